@@ -1,0 +1,1 @@
+"""Pairs of imagery and map tiles on disk, and the offset between them."""

@@ -1,0 +1,1 @@
+"""SGDM, the scale-guided diffusion model of C2GM, at any width."""

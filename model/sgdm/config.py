@@ -1,0 +1,197 @@
+"""What an SGDM is built from: one frozen description per part, and the two presets.
+
+`sd21` has the sizes of the published network (C2GM's code on Stable Diffusion 2.1). `default` is the small
+network that this project trains and ships; where it departs from the publication, the field says so.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+TILE_SIZE = 256
+"""Edge of a map tile in pixels."""
+
+LATENT_STRIDE = 8
+"""Pixels per latent cell along one axis (three halvings in the autoencoder)."""
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """MFEncoder (C2GM section 3.2.2) and SFAdapter (section 3.2.3).
+
+    imagery_branch: "conv" is the published residual branch; "efficientnet_lite0" a pretrained backbone with a
+        top-down path, which makes the network trainable on little data.
+    reference: "spade" merges both branches by SPADE modulation (published default), "concat" drops the
+        modulation, "none" drops the reference branch.
+    norm: what SPADE normalises with: "batch" as published, "channel" per position (no statistics of the window).
+    downsample_first: PixelUnshuffle before a stage's convolution instead of after it: a quarter of the cost.
+    """
+
+    imagery_branch: Literal["conv", "efficientnet_lite0"] = "conv"
+    reference: Literal["spade", "concat", "none"] = "spade"
+    norm: Literal["batch", "channel"] = "batch"
+    downsample_first: bool = False
+    stem: int = 32
+    widths: tuple[int, int, int] = (64, 128, 256)
+    spade_hidden: int = 128
+    condition_channels: int = 384
+    adapter_blocks: int = 2
+    feature_scale: float = 0.18215
+
+
+@dataclass(frozen=True)
+class UNetConfig:
+    """The denoiser: a diffusers `UNet2DConditionModel` with three injected features.
+
+    local: per-position normalisation instead of GroupNorm and no self-attention between positions, so that the output at a
+        position depends on a bounded neighbourhood only.
+    """
+
+    widths: tuple[int, ...] = (320, 640, 1280, 1280)
+    layers_per_block: int = 2
+    head_dim: int = 64
+    context_dim: int = 1024
+    local: bool = False
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """The text tower (open_clip classes) that reads the scale text.
+
+    compact_vocabulary: keep only the tokens that occur in scale texts (a few hundred of 49,408).
+    """
+
+    open_clip_model: str | None = "ViT-H-14"
+    width: int = 1024
+    layers: int = 24
+    heads: int = 16
+    context_length: int = 77
+    compact_vocabulary: bool = False
+
+
+@dataclass(frozen=True)
+class AutoencoderConfig:
+    """diffusers `AutoencoderKL`; the latent is the posterior's mean (published: a sample).
+
+    patch: pixels folded into channels before the encoder and unfolded after the decoder (PixelUnshuffle), so that
+        no layer runs at full resolution. patch * 2^(len(widths) - 1) must be 8.
+    """
+
+    latent_channels: int = 4
+    patch: int = 1
+    widths: tuple[int, ...] = (128, 256, 512, 512)
+    layers_per_block: int = 2
+    attention: bool = True
+    local: bool = False
+    scale: float = 0.18215
+
+
+@dataclass(frozen=True)
+class DiffusionConfig:
+    """Noise schedule and sampler.
+
+    prediction: what the U-Net outputs. sampler: "ddim" (eta 0) or "ddpm" (the published respaced ancestral one,
+    here with step noise keyed by coordinates). zero_snr: rescale the schedule so that the last step is pure noise.
+    """
+
+    prediction: Literal["epsilon", "v"] = "epsilon"
+    sampler: Literal["ddim", "ddpm"] = "ddpm"
+    steps: int = 50
+    zero_snr: bool = False
+
+
+@dataclass(frozen=True)
+class SGDMConfig:
+    """A whole network. `name` is the preset it came from."""
+
+    name: str
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    unet: UNetConfig = field(default_factory=UNetConfig)
+    text: TextConfig = field(default_factory=TextConfig)
+    autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
+    diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON-ready form."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> SGDMConfig:
+        """Inverse of `to_dict`. Raises TypeError on an unknown field."""
+        parts: dict[str, Any] = {
+            "encoder": EncoderConfig,
+            "unet": UNetConfig,
+            "text": TextConfig,
+            "autoencoder": AutoencoderConfig,
+            "diffusion": DiffusionConfig,
+        }
+        built = {
+            key: kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in data.get(key, {}).items()})
+            for key, kind in parts.items()
+        }
+        return cls(name=data["name"], **built)
+
+    @classmethod
+    def from_file(cls, path: Path) -> SGDMConfig:
+        """Read the JSON written beside a weights file."""
+        return cls.from_dict(json.loads(path.read_text()))
+
+
+def sd21() -> SGDMConfig:
+    """The published sizes: 866 M U-Net, 53 M encoder and adapter, ViT-H-14 text tower, SD's autoencoder."""
+    return SGDMConfig(name="sd21")
+
+
+def default() -> SGDMConfig:
+    """The small network that is trained here and shipped in `model/weights`."""
+    return SGDMConfig(
+        name="default",
+        encoder=EncoderConfig(
+            imagery_branch="efficientnet_lite0",
+            norm="channel",
+            downsample_first=True,
+            widths=(24, 48, 96),
+            spade_hidden=32,
+            condition_channels=192,
+            adapter_blocks=1,
+            feature_scale=1.0,
+        ),
+        unet=UNetConfig(widths=(48, 96, 160), layers_per_block=1, head_dim=16, context_dim=128, local=True),
+        text=TextConfig(
+            open_clip_model=None, width=128, layers=3, heads=4, context_length=48, compact_vocabulary=True
+        ),
+        autoencoder=AutoencoderConfig(
+            latent_channels=8, patch=2, widths=(32, 48, 96), layers_per_block=1, attention=False, local=True, scale=1.0
+        ),
+        diffusion=DiffusionConfig(prediction="v", sampler="ddim", steps=4, zero_snr=True),
+    )
+
+
+def tiny() -> SGDMConfig:
+    """Random-weight tests: every part of `default`'s design at the smallest width that still runs."""
+    return SGDMConfig(
+        name="tiny",
+        encoder=EncoderConfig(
+            norm="channel",
+            downsample_first=True,
+            widths=(8, 8, 16),
+            spade_hidden=8,
+            condition_channels=16,
+            adapter_blocks=1,
+            feature_scale=1.0,
+        ),
+        unet=UNetConfig(widths=(16, 16, 16), layers_per_block=1, head_dim=8, context_dim=32, local=True),
+        text=TextConfig(
+            open_clip_model=None, width=32, layers=2, heads=2, context_length=48, compact_vocabulary=True
+        ),
+        autoencoder=AutoencoderConfig(
+            latent_channels=4, patch=2, widths=(8, 8, 8), layers_per_block=1, attention=False, local=True, scale=1.0
+        ),
+        diffusion=DiffusionConfig(prediction="v", sampler="ddim", steps=2, zero_snr=True),
+    )
+
+
+PRESETS = {"default": default, "sd21": sd21, "tiny": tiny}

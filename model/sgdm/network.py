@@ -1,0 +1,79 @@
+"""The whole SGDM: its five parts, assembled from a configuration, and how they are stored."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from model.sgdm.autoencoder import MapAutoencoder
+from model.sgdm.config import SGDMConfig
+from model.sgdm.mf_encoder import MFEncoder
+from model.sgdm.scale_text import ScaleTextEncoder
+from model.sgdm.sf_adapter import SFAdapter
+from model.sgdm.unet import InjectedUNet
+
+WEIGHTS_DIR = Path(__file__).resolve().parent.parent / "weights"
+
+
+class SGDM(nn.Module):
+    """MFEncoder, SFAdapter, U-Net, text tower and autoencoder of one configuration."""
+
+    def __init__(self, config: SGDMConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = MFEncoder(config.encoder)
+        self.adapter = SFAdapter(config.encoder, config.unet.widths)
+        self.unet = InjectedUNet(config.unet, config.autoencoder.latent_channels)
+        self.text = ScaleTextEncoder(config.text)
+        self.autoencoder = MapAutoencoder(config.autoencoder)
+
+    def features(self, imagery: Tensor, reference: Tensor) -> list[Tensor]:
+        """Condition images (N x 3 x H x W in [-1, 1], 0 where unknown) -> the three injected features."""
+        condition, _ = self.encoder(imagery, reference)
+        return self.adapter(condition)
+
+    def parameter_counts(self) -> dict[str, int]:
+        """Parameters by part."""
+        return {name: sum(p.numel() for p in part.parameters()) for name, part in self.named_children()}
+
+
+def save_network(network: SGDM, stem: Path, half: bool = True) -> None:
+    """Write `stem`.safetensors (float16 unless told otherwise) and `stem`.json beside it."""
+    state = {
+        key: (value.half() if half and value.is_floating_point() else value).contiguous().cpu()
+        for key, value in network.state_dict().items()
+    }
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    save_file(state, stem.with_suffix(".safetensors"))
+    stem.with_suffix(".json").write_text(json.dumps(network.config.to_dict(), indent=2) + "\n")
+
+
+def load_network(stem: Path) -> SGDM:
+    """Read what `save_network` wrote; float32, eval mode. Raises FileNotFoundError with a hint if it is not there."""
+    weights, description = stem.with_suffix(".safetensors"), stem.with_suffix(".json")
+    for path in (weights, description):
+        if not path.is_file():
+            raise FileNotFoundError(f"{path} is missing; give the path of a .safetensors file with its .json beside it")
+    network = SGDM(SGDMConfig.from_file(description))
+    network.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in load_file(weights).items()})
+    return network.eval()
+
+
+def random_network(config: SGDMConfig, seed: int = 0) -> SGDM:
+    """A network with random weights, the same for the same seed (tests)."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return SGDM(config).eval()
+
+
+def weights_hash(stem: Path) -> str:
+    """Twelve hex digits that name these weights and this configuration."""
+    digest = hashlib.sha256()
+    for suffix in (".json", ".safetensors"):
+        digest.update(stem.with_suffix(suffix).read_bytes())
+    return digest.hexdigest()[:12]

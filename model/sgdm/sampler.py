@@ -1,0 +1,88 @@
+"""Noise schedule and samplers: DDIM with eta 0, and the published 50-step respaced DDPM.
+
+Both are one update (DDIM, Song et al. 2021, Eq. 12): eta 0 is deterministic; eta 1 over a respaced list of steps is
+the ancestral sampler with the small fixed variance. Random numbers never come from a global generator: the caller
+passes the noise of each step as a function of coordinates.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from model.sgdm.config import DiffusionConfig
+
+TRAIN_STEPS = 1000
+
+
+def alphas_cumprod(zero_snr: bool) -> Tensor:
+    """Cumulative signal fraction of the latent-diffusion schedule, 1000 float32 values, falling.
+
+    beta = linspace(sqrt 0.00085, sqrt 0.012)^2. With `zero_snr` the square roots are shifted and scaled so that the
+    last is 0 (Lin et al. 2024, algorithm 1): sampling then starts from pure noise without a mismatch.
+    """
+    betas = torch.linspace(0.00085**0.5, 0.012**0.5, TRAIN_STEPS, dtype=torch.float64) ** 2
+    signal = torch.cumprod(1 - betas, 0)
+    if zero_snr:
+        root = signal.sqrt()
+        signal = ((root - root[-1]) * root[0] / (root[0] - root[-1])) ** 2
+    return signal.float()
+
+
+def timesteps(config: DiffusionConfig) -> list[int]:
+    """The steps to visit, falling from 999. "ddpm": even spacing to 0 (IDDPM); "ddim": trailing spacing."""
+    if config.sampler == "ddpm":
+        return [int(t) for t in np.linspace(0, TRAIN_STEPS - 1, config.steps).round()[::-1]]
+    stride = TRAIN_STEPS / config.steps
+    return [round(TRAIN_STEPS - i * stride) - 1 for i in range(config.steps)]
+
+
+class Sampler:
+    """Steps through `timesteps(config)`; stateless between calls."""
+
+    def __init__(self, config: DiffusionConfig) -> None:
+        self.prediction = config.prediction
+        self.eta = 1.0 if config.sampler == "ddpm" else 0.0
+        self.steps = timesteps(config)
+        self.alphas = alphas_cumprod(config.zero_snr)
+
+    @property
+    def needs_step_noise(self) -> bool:
+        """Whether `step` wants fresh noise."""
+        return self.eta > 0
+
+    def add_noise(self, clean: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """q(x_t | x_0): N x C x h x w latents, N integer steps."""
+        a = self.alphas.to(clean.device)[t].view(-1, 1, 1, 1)
+        return a.sqrt() * clean + (1 - a).sqrt() * noise
+
+    def target(self, clean: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """What the network should output for `add_noise(clean, noise, t)`."""
+        if self.prediction == "epsilon":
+            return noise
+        a = self.alphas.to(clean.device)[t].view(-1, 1, 1, 1)
+        return a.sqrt() * noise - (1 - a).sqrt() * clean
+
+    def split(self, x: Tensor, output: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Network output -> (predicted clean latent, predicted noise)."""
+        a = self.alphas.to(x.device)[t].view(-1, 1, 1, 1)
+        if self.prediction == "epsilon":
+            return (x - (1 - a).sqrt() * output) / a.sqrt(), output
+        return a.sqrt() * x - (1 - a).sqrt() * output, (1 - a).sqrt() * x + a.sqrt() * output
+
+    def step(self, x: Tensor, output: Tensor, index: int, noise: Tensor | None = None) -> Tensor:
+        """From step `index` of `steps` to the next; after the last one the predicted clean latent."""
+        t = self.steps[index]
+        clean, eps = self.split(x, output, torch.full((x.shape[0],), t, device=x.device))
+        if index + 1 == len(self.steps):
+            return clean
+        a = float(self.alphas[t])
+        b = float(self.alphas[self.steps[index + 1]])
+        variance = self.eta**2 * (1 - b) / (1 - a) * (1 - a / b)
+        x = b**0.5 * clean + (1 - b - variance) ** 0.5 * eps
+        if variance > 0:
+            if noise is None:
+                raise ValueError("the ancestral sampler needs the noise of each step")
+            x = x + variance**0.5 * noise
+        return x

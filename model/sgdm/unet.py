@@ -1,0 +1,92 @@
+"""The denoiser: a diffusers U-Net into which SFAdapter's features are injected.
+
+Each feature is added to the output of the first transformer of its level, once on the way down (before the skip is
+stored, so that it reaches the decoder too) and once on the way up. The paper's Eq. 8 also concatenates the enlarged
+reference to the noisy latent and Eq. 11 sums a scale embedding into the timestep's; the released code does neither,
+and neither does this.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from diffusers import UNet2DConditionModel
+from diffusers.models.attention import BasicTransformerBlock
+from torch import Tensor, nn
+
+from model.sgdm.config import UNetConfig
+from model.sgdm.layers import make_local
+
+INJECTED_LEVELS = 3
+
+
+def unet_arguments(config: UNetConfig, latent_channels: int) -> dict[str, Any]:
+    """Keyword arguments of `UNet2DConditionModel` for this configuration."""
+    plain = len(config.widths) - INJECTED_LEVELS
+    return {
+        "sample_size": 32,
+        "in_channels": latent_channels,
+        "out_channels": latent_channels,
+        "block_out_channels": config.widths,
+        "layers_per_block": config.layers_per_block,
+        "down_block_types": ("CrossAttnDownBlock2D",) * INJECTED_LEVELS + ("DownBlock2D",) * plain,
+        "up_block_types": ("UpBlock2D",) * plain + ("CrossAttnUpBlock2D",) * INJECTED_LEVELS,
+        # diffusers' name is historical: for this class the value is the number of heads of each level
+        "attention_head_dim": [width // config.head_dim for width in config.widths],
+        "cross_attention_dim": config.context_dim,
+        "use_linear_projection": True,
+        "norm_num_groups": 8 if config.local else 32,
+    }
+
+
+class NoAttention(nn.Module):
+    """Stands where a transformer block has self-attention between positions; adds nothing."""
+
+    def forward(self, x: Tensor, **_: Any) -> Tensor:
+        """Zeros of the same shape."""
+        return torch.zeros_like(x)
+
+
+def remove_self_attention(unet: UNet2DConditionModel) -> None:
+    """Leave each transformer block its text cross-attention and feed-forward only, in place."""
+    for module in unet.modules():
+        if isinstance(module, BasicTransformerBlock):
+            module.norm1 = nn.Identity()
+            module.attn1 = NoAttention()
+
+
+class InjectedUNet(nn.Module):
+    """`UNet2DConditionModel` plus feature injection at three levels."""
+
+    def __init__(self, config: UNetConfig, latent_channels: int) -> None:
+        super().__init__()
+        self.unet = UNet2DConditionModel(**unet_arguments(config, latent_channels))
+        if config.local:
+            make_local(self.unet)
+            remove_self_attention(self.unet)
+        self._features: Sequence[Tensor] | None = None
+        for level in range(INJECTED_LEVELS):
+            for block in (self.unet.down_blocks[level], self.unet.up_blocks[-1 - level]):
+                block.attentions[0].register_forward_hook(self._adder(level))
+
+    def _adder(self, level: int) -> Any:
+        def add(module: nn.Module, args: Any, output: Any) -> Any:
+            if self._features is None:
+                return output
+            return (output[0] + self._features[level], *output[1:])
+
+        return add
+
+    def forward(self, latent: Tensor, timestep: Tensor, context: Tensor, features: Sequence[Tensor]) -> Tensor:
+        """Predict.
+
+        latent: N x C x h x w; timestep: N integers; context: N x L x context_dim;
+        features: three maps of N x widths[i] x h/2^i x w/2^i. Returns N x C x h x w.
+        """
+        self._features = features
+        try:
+            return self.unet(latent, timestep, encoder_hidden_states=context, return_dict=False)[0]
+        finally:
+            self._features = None

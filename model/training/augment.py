@@ -1,0 +1,77 @@
+"""What is done to a pair before the network sees it.
+
+The eight symmetries act on imagery, map and reference alike (valid for maps without labels). Colour, haze and blur
+act on the imagery; holes stand for the edge of a scene; the reference is degraded on its own, because at serving
+time it is the network's own earlier output and not a true map.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageFilter
+
+from model.data.pairs import Pixels
+from model.palette import LAND
+
+Floats = NDArray[np.float32]
+
+
+def symmetry(image: NDArray[Any], index: int) -> NDArray[Any]:
+    """One of the eight symmetries of the square (index 0..7) of H x W x ..., H = W."""
+    turned = np.rot90(image, index % 4)
+    return np.ascontiguousarray(turned[:, ::-1] if index >= 4 else turned)
+
+
+def imagery_colours(image: Pixels, rng: np.random.Generator) -> Pixels:
+    """Exposure, contrast, white balance, saturation, haze and blur, each moderate and at random."""
+    x = image.astype(np.float32) / 255
+    x = x ** np.float32(np.exp(rng.normal(0, 0.25)))
+    x = x * rng.normal(1, 0.08, 3).astype(np.float32) * np.float32(np.exp(rng.normal(0, 0.12)))
+    grey = x.mean(axis=2, keepdims=True)
+    x = grey + (x - grey) * np.float32(np.clip(rng.normal(1, 0.25), 0.2, 2.0))
+    if rng.random() < 0.2:
+        haze = np.float32(rng.uniform(0, 0.3))
+        x = x * (1 - haze) + haze * np.float32(rng.uniform(0.6, 0.9))
+    out = (np.clip(x, 0, 1) * 255).astype(np.uint8)
+    if rng.random() < 0.2:
+        out = np.asarray(Image.fromarray(out).filter(ImageFilter.GaussianBlur(rng.uniform(0.3, 1.5))))
+    return out
+
+
+def scene_edge(size: int, rng: np.random.Generator) -> NDArray[np.bool_]:
+    """A validity mask as a scene's border cuts it: everything on one side of a random line is missing."""
+    angle = rng.uniform(0, 2 * np.pi)
+    offset = rng.uniform(-0.35, 0.35) * size
+    y, x = np.mgrid[:size, :size] - size / 2
+    return np.asarray(np.cos(angle) * x + np.sin(angle) * y < offset + size * 0.25)
+
+
+def degrade_reference(reference: Pixels, other: Pixels, rng: np.random.Generator) -> Pixels:
+    """Make a true reference look like a generated one: soft, shifted by a pixel or two, and wrong in places.
+
+    other: any other reference, the source of the wrong patches.
+    """
+    out = np.array(reference)
+    size = out.shape[0]
+    for _ in range(rng.integers(0, 4)):
+        h, w = rng.integers(size // 16, size // 2, 2)
+        y, x = rng.integers(0, size - h), rng.integers(0, size - w)
+        out[y : y + h, x : x + w] = LAND if rng.random() < 0.5 else other[y : y + h, x : x + w]
+    if rng.random() < 0.5:
+        out = np.roll(out, tuple(rng.integers(-3, 4, 2)), axis=(0, 1))
+    if rng.random() < 0.7:
+        picture = Image.fromarray(out)
+        if rng.random() < 0.5:
+            small = int(size * rng.uniform(0.3, 0.8))
+            picture = picture.resize((small, small), Image.Resampling.BILINEAR)
+            picture = picture.resize((size, size), Image.Resampling.BICUBIC)
+        out = np.asarray(picture.filter(ImageFilter.GaussianBlur(rng.uniform(0, 2.5))))
+    return out
+
+
+def to_unit(image: Pixels) -> Floats:
+    """H x W x 3 uint8 -> 3 x H x W float32 in [-1, 1]."""
+    return np.ascontiguousarray(image.transpose(2, 0, 1)).astype(np.float32) / 127.5 - 1

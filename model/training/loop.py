@@ -1,0 +1,136 @@
+"""The training loop of every stage: AdamW, warm-up and cosine, EMA, checkpoints, sample grids, JSONL log.
+
+A run can be stopped at any moment and started again with the same command: each step draws its data and noise from
+(seed, stage, step), so the resumed run is the run that was not interrupted.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import os
+import time
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from model.data.pairs import Pixels
+from model.training.config import StageConfig
+from model.training.samples import Batch
+
+
+class Task(Protocol):
+    """What a stage has to define."""
+
+    module: nn.Module
+
+    def groups(self) -> list[dict[str, object]]:
+        """Parameter groups; `scale` multiplies the stage's learning rate."""
+        ...
+
+    def batch(self, rng: np.random.Generator) -> Batch:
+        """The data of one step."""
+        ...
+
+    def loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        """The loss and what to log beside it."""
+        ...
+
+    def validate(self, module: nn.Module) -> tuple[dict[str, float], Pixels]:
+        """Metrics and a sample grid of the averaged weights."""
+        ...
+
+
+def update_average(average: nn.Module, module: nn.Module, decay: float, step: int) -> None:
+    """Exponential moving average of weights and buffers, with a short memory at the start."""
+    decay = min(decay, (1 + step) / (10 + step))
+    with torch.no_grad():
+        for mean, now in zip(average.state_dict().values(), module.state_dict().values(), strict=True):
+            if mean.is_floating_point():
+                mean.lerp_(now, 1 - decay)
+            else:
+                mean.copy_(now)
+
+
+def rate_factor(stage: StageConfig, step: int) -> float:
+    """Linear warm-up, then cosine to 2 % of the rate."""
+    if step < stage.warmup:
+        return (step + 1) / stage.warmup
+    done = (step - stage.warmup) / max(1, stage.steps - stage.warmup)
+    return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+
+
+def _save(path: Path, content: dict[str, object]) -> None:
+    temporary = path.with_suffix(".tmp")
+    torch.save(content, temporary)
+    os.replace(temporary, path)
+
+
+def run(task: Task, stage: StageConfig, out: Path, seed: int) -> nn.Module:
+    """Train `task.module` for `stage.steps` steps; returns the averaged module (also in the checkpoint)."""
+    torch.set_num_threads(stage.threads)
+    out.mkdir(parents=True, exist_ok=True)
+    checkpoint = out / f"{stage.name}.ckpt"
+    optimizer = torch.optim.AdamW(task.groups(), lr=stage.rate, weight_decay=stage.weight_decay)
+    scales = [float(str(group.get("scale", 1.0))) for group in optimizer.param_groups]
+    average = copy.deepcopy(task.module).eval()
+    start = 0
+    if checkpoint.exists():
+        saved = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        task.module.load_state_dict(saved["module"])
+        average.load_state_dict(saved["average"])
+        optimizer.load_state_dict(saved["optimizer"])
+        start = saved["step"]
+    stage_seed = zlib.crc32(stage.name.encode())
+
+    def draw(step: int) -> Batch:
+        return task.batch(np.random.default_rng([seed, stage_seed, step]))
+
+    def keep(step: int) -> None:
+        _save(
+            checkpoint,
+            {
+                "module": task.module.state_dict(),
+                "average": average.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "step": step,
+            },
+        )
+        metrics, grid = task.validate(average)
+        Image.fromarray(grid).save(out / f"{stage.name}-{step:06d}.png")
+        write({"step": step, "validation": metrics})
+        tqdm.write(f"{stage.name} step {step}: {json.dumps(metrics)}")
+
+    def write(entry: dict[str, object]) -> None:
+        with (out / "log.jsonl").open("a") as log:
+            log.write(json.dumps({"stage": stage.name, "time": round(time.time(), 1), **entry}) + "\n")
+
+    task.module.train()
+    with ThreadPoolExecutor(1) as ahead:
+        pending = ahead.submit(draw, start) if start < stage.steps else None
+        for step in tqdm(range(start, stage.steps), initial=start, total=stage.steps, desc=stage.name, mininterval=5):
+            assert pending is not None
+            batch = pending.result()
+            pending = ahead.submit(draw, step + 1)
+            for group, scale in zip(optimizer.param_groups, scales, strict=True):
+                group["lr"] = stage.rate * scale * rate_factor(stage, step)
+            generator = torch.Generator().manual_seed(seed * 1_000_003 + stage_seed + step)
+            loss, logged = task.loss(batch, generator)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            norm = nn.utils.clip_grad_norm_(task.module.parameters(), 1.0)
+            optimizer.step()
+            update_average(average, task.module, stage.ema, step)
+            if step % 20 == 0:
+                write({"step": step, "loss": round(float(loss), 5), "norm": round(float(norm), 4), **logged})
+            if (step + 1) % stage.checkpoint_every == 0 or step + 1 == stage.steps:
+                keep(step + 1)
+    return average

