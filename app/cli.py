@@ -1,0 +1,136 @@
+"""The `tilecascade` command. Wrong input: one line on stderr and exit code 2."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from app.imagery import SceneError
+from app.settings import LayerSettings, SettingsError, load_settings, read_layers
+
+
+class Commands(click.Group):
+    """Turns the errors that are the user's into one line and exit code 2."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the subcommand."""
+        try:
+            return super().invoke(ctx)
+        except (SettingsError, SceneError) as error:
+            click.echo(f"tilecascade: {error}", err=True)
+            sys.exit(2)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="tilecascade")
+def main() -> None:
+    """Serve map tiles that a diffusion cascade draws from imagery."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+
+
+def _parse_bbox(text: str) -> tuple[float, float, float, float]:
+    try:
+        west, south, east, north = (float(part) for part in text.split(","))
+    except ValueError:
+        raise SettingsError(f"--bbox wants W,S,E,N in degrees, not {text!r}") from None
+    if not (-180 <= west < east <= 180 and -90 <= south < north <= 90):
+        raise SettingsError(f"--bbox wants west < east and south < north, within the world, not {text!r}")
+    return west, south, east, north
+
+
+def _parse_zooms(text: str) -> range:
+    first, _, last = text.partition("-")
+    if not (first.isdigit() and (last or first).isdigit()):
+        raise SettingsError(f"--zooms wants A-B, such as 14-17, not {text!r}")
+    low, high = int(first), int(last or first)
+    if not low <= high <= 24:
+        raise SettingsError(f"--zooms wants a rising range within 0-24, not {text!r}")
+    return range(low, high + 1)
+
+
+@main.command()
+@click.argument("scenes", nargs=-1, type=click.Path(path_type=Path))
+@click.option("--host", help="Address to listen on; 127.0.0.1 unless told otherwise.")
+@click.option("--port", type=int, help="Port; 8000 unless told otherwise.")
+@click.option("--data-dir", type=click.Path(path_type=Path), help="Where all state is kept.")
+@click.option("--layers", "layers_file", type=click.Path(path_type=Path), help="TOML file describing several layers.")
+@click.option("--weights", type=click.Path(path_type=Path), help="Network to use instead of the shipped one.")
+def serve(
+    scenes: tuple[Path, ...],
+    host: str | None,
+    port: int | None,
+    data_dir: Path | None,
+    layers_file: Path | None,
+    weights: Path | None,
+) -> None:
+    """Serve the map of one or many GeoTIFF SCENES; without any, of a small fictional town."""
+    settings = load_settings(host=host, port=port, data_dir=data_dir, layers_file=layers_file, weights=weights)
+    if scenes and settings.layers_file:
+        raise SettingsError("give scenes or a layers file, not both")
+    if settings.layers_file:
+        layers = read_layers(settings.layers_file)
+    else:
+        if not scenes:
+            from app.demo import demo_scene
+
+            scenes = (demo_scene(settings.data_dir),)
+        layers = [LayerSettings(scenes=list(scenes))]
+    from app.serve import run_server
+
+    sys.exit(run_server(settings, layers))
+
+
+@main.command()
+@click.option("--bbox", required=True, help="W,S,E,N in degrees.")
+@click.option("--zooms", required=True, help="A-B, such as 14-17.")
+@click.option("--url", default="http://127.0.0.1:8000", show_default=True, help="The running server.")
+@click.option("--layer", help="Layer name; the server's default layer unless given.")
+@click.option("--parallel", default=8, show_default=True, type=click.IntRange(1, 64), help="Requests at once.")
+@click.option("--wait", default=300.0, show_default=True, type=click.FloatRange(1), help="Seconds to wait for a tile.")
+def prefetch(bbox: str, zooms: str, url: str, layer: str | None, parallel: int, wait: float) -> None:
+    """Have a running server draw every tile of an area, coarse zooms first. Exit code 1 if any tile failed."""
+    from app.prefetch import run_prefetch
+
+    sys.exit(asyncio.run(run_prefetch(_parse_bbox(bbox), _parse_zooms(zooms), url, layer, parallel, wait)))
+
+
+@main.command()
+@click.option("--scene", required=True, multiple=True, type=click.Path(path_type=Path), help="GeoTIFF; repeatable.")
+@click.option("--truth", required=True, type=click.Path(path_type=Path), help="Folder of pairs with manifest.csv.")
+@click.option("--split", required=True, help="Split of the manifest to compare with.")
+@click.option("--source", default="snezhinsk_osm", show_default=True, help="Source of the manifest.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for metrics and pictures.")
+@click.option("--weights", type=click.Path(path_type=Path), help="Network to use instead of the shipped one.")
+@click.option("--zooms", default="14-17", show_default=True, help="Zooms to compare.")
+def evaluate(
+    scene: tuple[Path, ...], truth: Path, split: str, source: str, out: Path, weights: Path | None, zooms: str
+) -> None:
+    """Draw scenes from imagery alone, through the real resolver, and compare with true map tiles."""
+    from app.evaluate import run_evaluation
+
+    settings = load_settings(weights=weights, data_dir=out / "data", redis_url="none")
+    asyncio.run(run_evaluation(settings, list(scene), truth, source, split, _parse_zooms(zooms), out))
+
+
+@main.command()
+@click.argument("config", type=click.Path(path_type=Path))
+@click.option("--stage", help="Run only this stage; the others are taken from their checkpoints.")
+def train(config: Path, stage: str | None) -> None:
+    """Train a network as CONFIG (TOML) says. Interrupted runs go on where they stopped."""
+    try:
+        from model.training.config import read_config
+        from model.training.run import train as run_training
+    except ImportError as error:
+        raise SettingsError(f"training needs the extra packages: pip install 'tilecascade[train]' ({error})") from None
+    if not config.is_file():
+        raise SettingsError(f"{config} does not exist; an example is model/training/default.toml")
+    try:
+        written = run_training(read_config(config), stage)
+    except ValueError as error:
+        raise SettingsError(str(error)) from None
+    click.echo(f"network: {written}.safetensors")

@@ -1,0 +1,54 @@
+"""Errors that clients see, and the one table from exception to status."""
+
+from __future__ import annotations
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+
+from app.resolver import NoTileError
+from model.engine.protocol import EngineClosedError
+
+
+class BadRequestError(ValueError):
+    """The request itself is wrong."""
+
+
+class NotFoundError(LookupError):
+    """There is no such thing."""
+
+
+class NotReadyError(RuntimeError):
+    """It will be there soon."""
+
+
+STATUS: dict[type[Exception], int] = {
+    BadRequestError: 400,
+    RequestValidationError: 400,
+    NotFoundError: 404,
+    NoTileError: 404,
+    NotReadyError: 503,
+    EngineClosedError: 503,
+}
+
+RETRY_AFTER = "2"
+
+
+def sentence(error: Exception) -> str:
+    """What to tell the client."""
+    if isinstance(error, RequestValidationError):
+        problem = error.errors()[0]
+        return f"{problem['loc'][-1]}: {problem['msg']}"
+    return str(error)
+
+
+def add_exception_handlers(app: FastAPI) -> None:
+    """Answer every known exception with its status and one sentence as JSON."""
+
+    async def handle(request: Request, error: Exception) -> JSONResponse:
+        status = next(code for kind, code in STATUS.items() if isinstance(error, kind))
+        headers = {"Cache-Control": "no-store"} | ({"Retry-After": RETRY_AFTER} if status == 503 else {})
+        return JSONResponse({"detail": sentence(error)}, status, headers)
+
+    for kind in STATUS:
+        app.add_exception_handler(kind, handle)

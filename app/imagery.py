@@ -1,0 +1,223 @@
+"""Imagery: GeoTIFF scenes as a field of pixels that any window can be read from.
+
+rio-tiler does the reading: any CRS, overviews, nodata, internal masks and alpha. A scene is opened for each read and
+never loaded whole. Sixteen-bit and float scenes are stretched from their 2nd to 98th percentile, taken once per scene
+from a coarse read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Protocol
+
+import mercantile
+import numpy as np
+import rasterio
+from cachetools import LRUCache
+from mercantile import Tile
+from rasterio.enums import ColorInterp
+from rio_tiler.errors import NoOverviewWarning, RioTilerError
+from rio_tiler.io import Reader
+
+from model.cascade import Mask, Pixels, Window
+from model.sgdm.config import TILE_SIZE
+
+EARTH = 2 * np.pi * 6378137.0
+"""Circumference of the Web Mercator sphere in metres: the width of the world at every zoom."""
+
+STRETCH_SAMPLE = 512
+"""Edge in pixels of the coarse read that percentiles are taken from."""
+
+
+class SceneError(ValueError):
+    """A file that cannot serve as imagery; the message says why and what would do."""
+
+
+class Imagery(Protocol):
+    """Something that gives pixels and a mask for a window."""
+
+    id: str
+    bounds: tuple[float, float, float, float]
+    native_zoom: int
+    attribution: str
+
+    def read(self, window: Window) -> tuple[Pixels, Mask]:
+        """H x W x 3 uint8 colours and the H x W mask of where there is imagery."""
+        ...
+
+    def covers(self, tile: Tile) -> bool:
+        """Whether any pixel of the tile has imagery."""
+        ...
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One raster file. bounds: west, south, east, north in degrees; taken: what 'newest first' sorts by."""
+
+    path: Path
+    id: str
+    bounds: tuple[float, float, float, float]
+    native_zoom: int
+    indexes: tuple[int, ...]
+    stretch: tuple[tuple[float, float], ...] | None
+    taken: str
+    attribution: str = ""
+
+
+def _bands(dataset: rasterio.DatasetReader, path: Path) -> tuple[int, ...]:
+    """Which bands are red, green and blue: by their colour interpretation, else the first three."""
+    kinds = list(dataset.colorinterp)
+    wanted = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
+    if all(kind in kinds for kind in wanted):
+        return tuple(kinds.index(kind) + 1 for kind in wanted)
+    optical = [i + 1 for i, kind in enumerate(kinds) if kind != ColorInterp.alpha]
+    if len(optical) >= 3:
+        return tuple(optical[:3])
+    raise SceneError(f"{path} has {len(optical)} colour band(s); imagery needs red, green and blue")
+
+
+def _taken(dataset: rasterio.DatasetReader, path: Path) -> str:
+    """Capture time as a sortable text: TIFFTAG_DATETIME, else the file's modification time."""
+    tag = dataset.tags().get("TIFFTAG_DATETIME", "")
+    try:
+        return datetime.strptime(tag, "%Y:%m:%d %H:%M:%S").isoformat()
+    except ValueError:
+        return datetime.fromtimestamp(path.stat().st_mtime).isoformat()
+
+
+def open_scene(path: Path, attribution: str = "") -> Scene:
+    """Examine a raster file. Raises SceneError with a sentence if it cannot be used."""
+    if not path.is_file():
+        raise SceneError(f"{path} does not exist or is not a file; give a GeoTIFF or COG")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Reader(str(path)) as reader:
+                dataset = reader.dataset
+                if dataset.crs is None:
+                    raise SceneError(f"{path} has no coordinate reference system; georeference it first")
+                indexes = _bands(dataset, path)
+                bounds = reader.get_geographic_bounds("epsg:4326")
+                stretch = None
+                if any(dataset.dtypes[i - 1] != "uint8" for i in indexes):
+                    sample = reader.preview(indexes=indexes, max_size=STRETCH_SAMPLE).array
+                    if not sample.count():
+                        raise SceneError(f"{path} holds no valid pixel")
+                    ends = [np.percentile(band.compressed(), (2, 98)) for band in sample]
+                    stretch = tuple((float(low), max(float(high), float(low) + 1e-6)) for low, high in ends)
+                with path.open("rb") as file:
+                    digest = hashlib.file_digest(file, "sha256").hexdigest()[:12]
+                return Scene(
+                    path=path.resolve(),
+                    id=digest,
+                    bounds=tuple(bounds),
+                    native_zoom=int(reader.maxzoom),
+                    indexes=indexes,
+                    stretch=stretch,
+                    taken=_taken(dataset, path),
+                    attribution=attribution,
+                )
+    except (rasterio.errors.RasterioError, RioTilerError) as error:
+        raise SceneError(f"{path} cannot be read as a raster: {error}") from None
+
+
+def window_bounds(window: Window) -> tuple[float, float, float, float]:
+    """A window's edges in Web Mercator metres: left, bottom, right, top."""
+    pixel = EARTH / (TILE_SIZE << window.zoom)
+    left = window.left * pixel - EARTH / 2
+    top = EARTH / 2 - window.top * pixel
+    return left, top - window.height * pixel, left + window.width * pixel, top
+
+
+def tile_window(tile: Tile) -> Window:
+    """The window of exactly one tile."""
+    return Window(tile.z, tile.x * TILE_SIZE, tile.y * TILE_SIZE, TILE_SIZE, TILE_SIZE)
+
+
+@dataclass
+class SceneImagery:
+    """Overlapping scenes as one field, newest on top."""
+
+    scenes: Sequence[Scene]
+    id: str = field(init=False)
+    bounds: tuple[float, float, float, float] = field(init=False)
+    native_zoom: int = field(init=False)
+    attribution: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        if not self.scenes:
+            raise SceneError("imagery needs at least one scene")
+        self.scenes = sorted(self.scenes, key=lambda scene: (scene.taken, scene.id), reverse=True)
+        self.id = hashlib.sha256("/".join(scene.id for scene in self.scenes).encode()).hexdigest()[:12]
+        edges = np.array([scene.bounds for scene in self.scenes])
+        self.bounds = (
+            float(edges[:, 0].min()),
+            float(edges[:, 1].min()),
+            float(edges[:, 2].max()),
+            float(edges[:, 3].max()),
+        )
+        self.native_zoom = max(scene.native_zoom for scene in self.scenes)
+        self.attribution = ", ".join(dict.fromkeys(s.attribution for s in self.scenes if s.attribution))
+        self._covered: LRUCache[Tile, bool] = LRUCache(maxsize=100_000)
+        self._lock = threading.Lock()
+
+    def read(self, window: Window) -> tuple[Pixels, Mask]:
+        """See Imagery. Unknown pixels are 0."""
+        colours = np.zeros((window.height, window.width, 3), dtype=np.uint8)
+        known = np.zeros((window.height, window.width), dtype=np.bool_)
+        box = window_bounds(window)
+        for scene in self.scenes:
+            if known.all():
+                break
+            if not _meets(scene.bounds, box):
+                continue
+            pixels, mask = _read_scene(scene, window, box)
+            fresh = mask & ~known
+            colours[fresh] = pixels[fresh]
+            known |= mask
+        return colours, known
+
+    def covers(self, tile: Tile) -> bool:
+        """See Imagery."""
+        with self._lock:
+            answer = self._covered.get(tile)
+        if answer is None:
+            answer = bool(self.read(tile_window(tile))[1].any())
+            with self._lock:
+                self._covered[tile] = answer
+        return answer
+
+
+def _meets(bounds: tuple[float, float, float, float], box: tuple[float, float, float, float]) -> bool:
+    west, south = mercantile.xy(bounds[0], max(bounds[1], -85.06))
+    east, north = mercantile.xy(bounds[2], min(bounds[3], 85.06))
+    return bool(west < box[2] and east > box[0] and south < box[3] and north > box[1])
+
+
+def _read_scene(scene: Scene, window: Window, box: tuple[float, float, float, float]) -> tuple[Pixels, Mask]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NoOverviewWarning)
+        with rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR"), Reader(str(scene.path)) as reader:
+            image = reader.part(
+                box,
+                bounds_crs="epsg:3857",
+                dst_crs="epsg:3857",
+                width=window.width,
+                height=window.height,
+                indexes=scene.indexes,
+                resampling_method="bilinear",
+                reproject_method="bilinear",
+            )
+    data = image.array.data
+    if scene.stretch is not None:
+        low = np.array([pair[0] for pair in scene.stretch])[:, None, None]
+        high = np.array([pair[1] for pair in scene.stretch])[:, None, None]
+        data = np.clip((data.astype(np.float64) - low) / (high - low), 0, 1) * 255
+    mask = np.asarray(image.mask > 127)
+    return np.ascontiguousarray(data.transpose(1, 2, 0)).astype(np.uint8), mask

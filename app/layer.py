@@ -1,0 +1,96 @@
+"""A layer: what is served, from what imagery, by what model; and the version that names its tiles."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+
+import mercantile
+from mercantile import Tile
+
+from app.imagery import Imagery, SceneImagery, open_scene
+from app.settings import LayerSettings, SettingsError
+from model.cascade import HALO, Ladder
+from model.sgdm.scale_text import MAX_TABLE_ZOOM
+
+ALGORITHM = 1
+"""Counts changes of code that change pixels."""
+
+STYLE = "osm"
+
+
+@dataclass(frozen=True)
+class Generator:
+    """What draws: the network's hash and a fingerprint of what computes (device class, dtype, library versions)."""
+
+    model: str
+    runtime: str
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One served layer. `version` is a hash of everything a tile's bytes depend on but its coordinates."""
+
+    name: str
+    imagery: Imagery
+    ladder: Ladder
+    max_zoom: int
+    seed: int
+    generator: Generator
+    attribution: str
+    version: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        described = json.dumps(self.describe(), sort_keys=True)
+        object.__setattr__(self, "version", hashlib.sha256(described.encode()).hexdigest()[:12])
+
+    def describe(self) -> dict[str, object]:
+        """What the version is the hash of."""
+        return {
+            "algorithm": ALGORITHM,
+            "model": self.generator.model,
+            "runtime": self.generator.runtime,
+            "imagery": self.imagery.id,
+            "root_zoom": self.ladder.root,
+            "span": self.ladder.span,
+            "halo": HALO,
+            "seed": self.seed,
+            "style": STYLE,
+        }
+
+    def key(self, tile: Tile) -> str:
+        """The cache key of a tile: also its path below the tile directory."""
+        return f"{self.name}/{self.version}/{tile.z}/{tile.x}/{tile.y}.png"
+
+    def root_tiles(self, tile: Tile, limit: int) -> list[Tile] | None:
+        """The root-zoom tiles below `tile` that may have imagery; None if they are more than `limit`."""
+        scale = 1 << (self.ladder.root - tile.z)
+        west, south, east, north = self.imagery.bounds
+        low = mercantile.tile(west, north, self.ladder.root)
+        high = mercantile.tile(east, south, self.ladder.root)
+        columns = range(max(low.x, tile.x * scale), min(high.x, tile.x * scale + scale - 1) + 1)
+        rows = range(max(low.y, tile.y * scale), min(high.y, tile.y * scale + scale - 1) + 1)
+        if len(columns) * len(rows) > limit:
+            return None
+        return [Tile(x, y, self.ladder.root) for y in rows for x in columns]
+
+
+def build_layer(settings: LayerSettings, generator: Generator) -> Layer:
+    """Open a layer's scenes. Raises SceneError or SettingsError with one sentence."""
+    imagery = SceneImagery([open_scene(path) for path in settings.scenes])
+    max_zoom = settings.max_zoom if settings.max_zoom is not None else min(imagery.native_zoom, MAX_TABLE_ZOOM)
+    root = settings.root_zoom
+    if max_zoom < root:
+        if settings.max_zoom is not None:
+            raise SettingsError(f"layer {settings.name}: max_zoom {max_zoom} is below root_zoom {root}")
+        root = max_zoom  # coarse imagery: the cascade has one stage, at the imagery's own zoom
+    return Layer(
+        name=settings.name,
+        imagery=imagery,
+        ladder=Ladder(root, settings.span),
+        max_zoom=max_zoom,
+        seed=settings.seed,
+        generator=generator,
+        attribution=settings.attribution or imagery.attribution,
+    )

@@ -1,0 +1,85 @@
+"""The application: `create_app(settings)` builds the service and mounts the routes."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+
+from fastapi import FastAPI
+from fastapi.staticfiles import StaticFiles
+from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp
+from xstatic.pkg import leaflet
+
+from app.errors import add_exception_handlers
+from app.imagery import SceneError
+from app.routes import about, tiles
+from app.service import Service
+from app.settings import LayerSettings, Settings, SettingsError
+
+log = logging.getLogger(__name__)
+
+EXPOSED = [
+    "ETag",
+    "Retry-After",
+    "Server-Timing",
+    "X-Cache",
+    "X-Tile-Ancestor",
+    "X-Tile-Depth",
+    "X-Tile-Imagery",
+    "X-Tile-Model",
+    "X-Tile-Notice",
+    "X-Tile-Reference",
+    "X-Tile-Seed",
+    "X-Tile-State",
+    "X-Tile-Version",
+]
+
+
+def create_app(
+    settings: Settings, layers: list[LayerSettings], on_failure: Callable[[], None] = lambda: None
+) -> ASGIApp:
+    """The ASGI application. The model loads after start-up, while `/health` says `starting`.
+
+    on_failure is called when loading fails. Raises SettingsError for what can be seen to be wrong before loading.
+    """
+    service = Service(settings, layers)
+
+    async def load() -> None:
+        try:
+            await asyncio.to_thread(service.start)
+        except (SettingsError, SceneError) as error:
+            service.state, service.problem = "failed", str(error)
+            log.error("%s", error)
+            on_failure()
+        except Exception:
+            service.state, service.problem = "failed", "the server could not start; its log says why"
+            log.exception("start failed")
+            on_failure()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        loading = asyncio.create_task(load())
+        yield
+        loading.cancel()
+        with suppress(asyncio.CancelledError):
+            await loading
+        for resolver in service.resolvers.values():
+            await resolver.drain()
+        await asyncio.to_thread(service.close)
+
+    app = FastAPI(
+        title="tilecascade",
+        summary="The tile server for maps that do not exist yet.",
+        license_info={"name": "Apache-2.0"},
+        lifespan=lifespan,
+    )
+    app.state.service = service
+    app.include_router(tiles.router)
+    app.include_router(about.router)
+    app.mount("/static/leaflet", StaticFiles(directory=leaflet.BASE_DIR))
+    add_exception_handlers(app)
+    # outermost, so that errors carry the headers too
+    return CORSMiddleware(app, allow_origins=["*"], allow_methods=["GET", "HEAD"], expose_headers=EXPOSED)

@@ -1,0 +1,176 @@
+"""The way of a tile: cached? -> climb the canonical chain -> plan the block -> generate -> store.
+
+Everything below `TileResolver.tile` runs once per block however many ask (single flight), and gives the same bytes
+however often it runs: the references of a block are its canonical ancestors, generated first if they are missing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from mercantile import Tile
+
+from app import tile_image
+from app.layer import Layer
+from cache.single_flight import SingleFlight
+from cache.tiered import TieredStore
+from model.cascade import Block, Mask, Pixels, assemble, enlarge
+from model.engine.protocol import GenerationEngine
+from model.palette import LAND
+from model.pipeline import Conditions, Stage
+
+MAX_PREPARED = 8
+"""Blocks whose conditions are held in memory at once."""
+
+MAX_ROOT_TILES = 4096
+"""Root tiles that a tile below the root may be drawn together from."""
+
+
+class NoTileError(LookupError):
+    """There is no such tile and never will be for this imagery; the message says why."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """A tile's bytes and where they came from: a tier's name, or "generated"."""
+
+    png: bytes
+    source: str
+
+
+class TileResolver:
+    """Finds or makes the tiles of one layer. Use from one event loop."""
+
+    def __init__(self, layer: Layer, store: TieredStore, engine: GenerationEngine, workers: ThreadPoolExecutor) -> None:
+        self.layer = layer
+        self._store = store
+        self._engine = engine
+        self._workers = workers
+        self._flights: SingleFlight[dict[Tile, bytes]] = SingleFlight()
+        self._prepared = asyncio.Semaphore(MAX_PREPARED)
+        self.blocks_generated = 0
+
+    async def tile(self, tile: Tile) -> Found:
+        """The tile, generated if need be. Raises NoTileError where there is nothing to show."""
+        found = await self.cached(tile)
+        if found is not None:
+            return found
+        self.check_zoom(tile)
+        if tile.z < self.layer.ladder.root:
+            return Found(await self._below_root(tile), "generated")
+        if not await self._off_loop(self.layer.imagery.covers, tile):
+            raise NoTileError(f"there is no imagery at {tile.z}/{tile.x}/{tile.y}")
+        block = self.layer.ladder.block(tile)
+        made = await self._flights.run(block, partial(self._generate, block))
+        if tile not in made:
+            raise NoTileError(f"there is no imagery at {tile.z}/{tile.x}/{tile.y}")
+        return Found(made[tile], "generated")
+
+    def check_zoom(self, tile: Tile) -> None:
+        """Raises NoTileError above the layer's max zoom."""
+        if tile.z > self.layer.max_zoom:
+            raise NoTileError(
+                f"zoom {tile.z} is above this layer's max zoom {self.layer.max_zoom}; let the client over-zoom"
+            )
+
+    async def cached(self, tile: Tile) -> Found | None:
+        """The stored tile, if there is one. Memory is asked at once, the other tiers off the loop."""
+        key = self.layer.key(tile)
+        memory = self._store.tiers[0].get(key)
+        if memory is not None:
+            return Found(memory, self._store.tiers[0].name)
+        hit = await self._off_loop(self._store.get, key)
+        return Found(*hit) if hit else None
+
+    async def nearest_ancestor(self, tile: Tile) -> tuple[Tile, bytes] | None:
+        """The closest cached tile on the canonical chain above `tile` (for placeholders)."""
+        if tile.z <= self.layer.ladder.root:
+            return None
+        for zoom in reversed(self.layer.ladder.chain(tile.z)[:-1]):
+            shift = tile.z - zoom
+            ancestor = Tile(tile.x >> shift, tile.y >> shift, zoom)
+            found = await self.cached(ancestor)
+            if found is not None:
+                return ancestor, found.png
+        return None
+
+    async def _generate(self, block: Block) -> dict[Tile, bytes]:
+        """Make the tiles of a block and store them: references first, then conditions, drawing, encoding."""
+        references = await self._references(block)
+        async with self._prepared:
+            conditions = await self._off_loop(self._conditions, block, references)
+            reference_zoom = self.layer.ladder.reference_zoom(block.zoom)
+            stage = Stage(block.zoom, reference_zoom, conditions.window.width, self.layer.seed)
+            pixels = await asyncio.wrap_future(self._engine.submit(stage, conditions))
+            made: dict[Tile, bytes] = await self._off_loop(self._encode, block, pixels, conditions.imagery_known)
+        self.blocks_generated += 1
+        return made
+
+    async def _references(self, block: Block) -> dict[Tile, bytes]:
+        """The canonical ancestor tiles that a block's reference field touches."""
+        window = self.layer.ladder.reference_window(block)
+        if window is None:
+            return {}
+        wanted = await self._off_loop(self._covered, list(window.tiles()))
+        found = await asyncio.gather(*(self.tile(tile) for tile in wanted))
+        return {tile: reference.png for tile, reference in zip(wanted, found, strict=True)}
+
+    def _covered(self, tiles: list[Tile]) -> list[Tile]:
+        return [tile for tile in tiles if self.layer.imagery.covers(tile)]
+
+    def _conditions(self, block: Block, references: dict[Tile, bytes]) -> Conditions:
+        window = block.window()
+        imagery, known = self.layer.imagery.read(window)
+        reference_window = self.layer.ladder.reference_window(block)
+        if reference_window is None:
+            return Conditions(window, imagery, known, None, None)
+        field = assemble(reference_window, {tile: tile_image.decode(png) for tile, png in references.items()})
+        reference, reference_known = enlarge(*field, block.levels, LAND)
+        return Conditions(window, imagery, known, reference, reference_known)
+
+    def _encode(self, block: Block, pixels: Pixels, known: Mask) -> dict[Tile, bytes]:
+        """Encode and store a drawn block's tiles, those with imagery only."""
+        masks, made = block.cut(known), {}
+        for tile, colours in block.cut(pixels).items():
+            if masks[tile].any():
+                made[tile] = tile_image.encode(colours, masks[tile], tile_image.provenance(self.layer, tile))
+                self._store.put(self.layer.key(tile), made[tile])
+        return made
+
+    async def _below_root(self, tile: Tile) -> bytes:
+        """A tile below the root zoom, averaged from its children; only if all root tiles under it exist."""
+        roots = self.layer.root_tiles(tile, MAX_ROOT_TILES)
+        if roots is None:
+            raise NoTileError(f"zoom {tile.z} covers too much; the map begins at zoom {self.layer.ladder.root}")
+        covered = await self._off_loop(self._covered, roots)
+        if not covered:
+            raise NoTileError(f"there is no imagery at {tile.z}/{tile.x}/{tile.y}")
+        for root in covered:
+            if await self.cached(root) is None:
+                raise NoTileError(
+                    f"{tile.z}/{tile.x}/{tile.y} is made from zoom {self.layer.ladder.root}, where not all tiles exist yet"
+                )
+        children = {}
+        for column in (0, 1):
+            for row in (0, 1):
+                child = Tile(2 * tile.x + column, 2 * tile.y + row, tile.z + 1)
+                try:
+                    children[column, row] = tile_image.decode((await self.tile(child)).png)
+                except NoTileError:
+                    continue
+        merged = tile_image.merge_down(children)
+        facts = tile_image.provenance(self.layer, tile)
+        png = tile_image.encode(merged[..., :3], merged[..., 3] > 127, facts)
+        await self._off_loop(self._store.put, self.layer.key(tile), png)
+        return png
+
+    async def drain(self) -> None:
+        """Wait for the generations under way."""
+        await self._flights.drain()
+
+    async def _off_loop(self, work: Any, *arguments: Any) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._workers, partial(work, *arguments))

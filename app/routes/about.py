@@ -1,0 +1,84 @@
+"""`/health`, `/tilejson.json` and the viewer page."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from importlib.resources import files
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import HTMLResponse, JSONResponse
+
+from app.errors import NotFoundError, NotReadyError
+from app.service import Service
+from app.tile_image import NOTICE
+
+router = APIRouter(tags=["about"])
+
+
+@router.get("/health", operation_id="health")
+async def health(request: Request) -> JSONResponse:
+    """`starting` and `failed` answer 503; `ready` and `degraded` (a cache is ill, tiles still come) answer 200."""
+    service: Service = request.app.state.service
+    answer = await asyncio.to_thread(service.health)
+    return JSONResponse(answer, 200 if answer["state"] in ("ready", "degraded") else 503)
+
+
+def base_url(request: Request) -> str:
+    """The server's own address as the client sees it, without a trailing slash."""
+    return str(request.base_url).rstrip("/")
+
+
+def tilejson(service: Service, name: str, base: str) -> dict[str, object]:
+    """TileJSON 3.0 of one layer."""
+    layer = service.resolvers[name].layer
+    west, south, east, north = layer.imagery.bounds
+    notes = [note for note in (layer.attribution, f"tilecascade: {NOTICE}") if note]
+    return {
+        "tilejson": "3.0.0",
+        "name": layer.name,
+        "description": f"Map drawn by a diffusion cascade from imagery; {NOTICE}.",
+        "version": "1.0.0",
+        "scheme": "xyz",
+        "tiles": [f"{base}/tiles/{layer.name}/{{z}}/{{x}}/{{y}}.png?v={layer.version}"],
+        "minzoom": layer.ladder.root,
+        "maxzoom": layer.max_zoom,
+        "bounds": [west, south, east, north],
+        "center": [(west + east) / 2, (south + north) / 2, min(layer.ladder.root + 2, layer.max_zoom)],
+        "attribution": " | ".join(notes),
+        "generated": True,
+    }
+
+
+async def _layer_tilejson(request: Request, layer: str | None) -> JSONResponse:
+    service: Service = request.app.state.service
+    if not service.resolvers:
+        raise NotReadyError("the server is starting: the model is being loaded")
+    name = layer or service.default_layer.name
+    if name not in service.resolvers:
+        raise NotFoundError(f"there is no layer {name[:40]!r}; there are: {', '.join(service.resolvers)}")
+    return JSONResponse(tilejson(service, name, base_url(request)), headers={"Cache-Control": "no-cache"})
+
+
+@router.get("/tilejson.json", operation_id="tilejson")
+async def default_tilejson(request: Request) -> JSONResponse:
+    """TileJSON of the default layer."""
+    return await _layer_tilejson(request, None)
+
+
+@router.get("/tiles/{layer}/tilejson.json", operation_id="layer_tilejson")
+async def layer_tilejson(request: Request, layer: str) -> JSONResponse:
+    """TileJSON of a named layer."""
+    return await _layer_tilejson(request, layer)
+
+
+@router.get("/", response_class=HTMLResponse, include_in_schema=False)
+async def viewer(request: Request) -> Response:
+    """The map page: Leaflet over the layers, served from here (no content delivery network)."""
+    service: Service = request.app.state.service
+    base = base_url(request)
+    layers = [tilejson(service, name, base) for name in service.resolvers]
+    page = (files("app") / "viewer" / "index.html").read_text(encoding="utf-8")
+    # "<" would let a layer's attribution close the script element
+    data = json.dumps({"layers": layers, "base": base}).replace("<", "\\u003c")
+    return HTMLResponse(page.replace("__DATA__", data).replace("__BASE__", base), headers={"Cache-Control": "no-cache"})

@@ -1,0 +1,141 @@
+"""`/tiles/...`: parse and validate, ask the resolver, say with headers what the answer is."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request, Response
+from mercantile import Tile
+
+from app import tile_image
+from app.errors import BadRequestError, NotFoundError, NotReadyError
+from app.layer import Layer
+from app.resolver import Found, TileResolver
+from app.service import Service
+from model.sgdm.scale_text import MAX_TABLE_ZOOM
+
+router = APIRouter(tags=["tiles"])
+
+PLACEHOLDER_AGE = 2
+FINISHED = "no-cache"
+PINNED = "public, max-age=31536000, immutable"
+
+Wait = Annotated[
+    float | None,
+    Query(ge=0, description="Seconds to wait for the finished tile instead of the server's interactive wait."),
+]
+Version = Annotated[str | None, Query(alias="v", description="Layer version; a matching one makes the tile cacheable.")]
+
+
+def parse_number(name: str, text: str) -> int:
+    """A non-negative decimal integer of at most ten ASCII digits. Raises BadRequestError."""
+    if not (text.isascii() and text.isdigit() and len(text) <= 10):
+        raise BadRequestError(f"{name} must be a whole number from 0 up, not {text[:40]!r}")
+    return int(text)
+
+
+def parse_tile(z: str, x: str, y: str) -> Tile:
+    """Validate tile coordinates and the format suffix. Raises BadRequestError or NotFoundError with a sentence."""
+    row, dot, suffix = y.partition(".")
+    if not dot or suffix.lower() != "png":
+        raise NotFoundError(f"tiles are served as .png; {suffix[:20] or 'no format'!r} is not available")
+    zoom = parse_number("z", z)
+    if zoom > MAX_TABLE_ZOOM + 10:
+        raise BadRequestError(f"z must be at most {MAX_TABLE_ZOOM}, not {zoom}")
+    tile = Tile(parse_number("x", x), parse_number("y", row), zoom)
+    limit = (1 << zoom) - 1
+    if tile.x > limit or tile.y > limit:
+        raise BadRequestError(f"x and y go from 0 to {limit} at zoom {zoom}; got {tile.x}, {tile.y}")
+    return tile
+
+
+def etag_of(png: bytes) -> str:
+    """A strong validator of the content."""
+    return f'"{hashlib.blake2b(png, digest_size=12).hexdigest()}"'
+
+
+def describe(layer: Layer, tile: Tile, state: str, source: str) -> dict[str, str]:
+    """Headers that say what this answer is."""
+    headers = {
+        "X-Tile-State": state,
+        "X-Cache": source,
+        "X-Tile-Model": layer.generator.model,
+        "X-Tile-Seed": str(layer.seed),
+        "X-Tile-Depth": str(tile_image.generated_depth(layer, tile.z)),
+        "X-Tile-Imagery": layer.imagery.id,
+        "X-Tile-Version": layer.version,
+        "X-Tile-Notice": tile_image.NOTICE,
+    }
+    reference = tile_image.provenance(layer, tile).get("tilecascade:reference")
+    return headers | ({"X-Tile-Reference": reference} if reference else {})
+
+
+def finished(layer: Layer, tile: Tile, found: Found, request: Request, version: str | None, began: float) -> Response:
+    """A finished tile: 200, or 304 when the client has it."""
+    state = "generated" if found.source == "generated" else "cached"
+    headers = describe(layer, tile, state, "miss" if state == "generated" else found.source)
+    headers["ETag"] = etag_of(found.png)
+    headers["Cache-Control"] = PINNED if version == layer.version else FINISHED
+    headers["Server-Timing"] = f"total;dur={(time.perf_counter() - began) * 1000:.1f}"
+    known = request.headers.get("if-none-match", "")
+    if known.strip() == "*" or headers["ETag"] in [tag.strip().removeprefix("W/") for tag in known.split(",")]:
+        return Response(status_code=304, headers=headers)
+    return Response(found.png, media_type="image/png", headers=headers)
+
+
+async def placeholder(resolver: TileResolver, tile: Tile) -> Response:
+    """The nearest cached ancestor enlarged, never stored; 503 where there is none."""
+    nearest = await resolver.nearest_ancestor(tile)
+    if nearest is None:
+        raise NotReadyError("this tile is being drawn and no coarser one exists yet; try again, or use ?wait=60")
+    ancestor, png = nearest
+    part = tile_image.enlarge_part(tile_image.decode(png), tile, tile.z - ancestor.z)
+    body = tile_image.encode(part[..., :3], part[..., 3] > 127, {"Comment": "placeholder"})
+    headers = describe(resolver.layer, tile, "placeholder", "miss")
+    headers["X-Tile-Ancestor"] = f"{ancestor.z}/{ancestor.x}/{ancestor.y}"
+    headers["Cache-Control"] = f"max-age={PLACEHOLDER_AGE}, must-revalidate"
+    return Response(body, media_type="image/png", headers=headers)
+
+
+async def answer(request: Request, layer: str | None, tile: Tile, wait: float | None, version: str | None) -> Response:
+    """Find, make, or stand in for one tile. HEAD never generates."""
+    began = time.perf_counter()
+    service: Service = request.app.state.service
+    if not service.resolvers:
+        raise NotReadyError("the server is starting: the model is being loaded")
+    name = layer or service.default_layer.name
+    if name not in service.resolvers:
+        raise NotFoundError(f"there is no layer {name[:40]!r}; there are: {', '.join(service.resolvers)}")
+    resolver = service.resolvers[name]
+    if request.method == "HEAD":
+        found = await resolver.cached(tile)
+        if found is None:
+            resolver.check_zoom(tile)
+            raise NotFoundError("this tile has not been drawn; HEAD does not draw it")
+        return finished(resolver.layer, tile, found, request, version, began)
+    patience = service.settings.interactive_wait if wait is None else min(wait, service.settings.max_wait)
+    try:
+        async with asyncio.timeout(patience):
+            found = await resolver.tile(tile)
+    except TimeoutError:
+        return await placeholder(resolver, tile)
+    return finished(resolver.layer, tile, found, request, version, began)
+
+
+@router.api_route("/tiles/{z}/{x}/{y}", methods=["GET", "HEAD"], operation_id="tile", response_class=Response)
+async def tile(request: Request, z: str, x: str, y: str, wait: Wait = None, v: Version = None) -> Response:
+    """A tile of the default layer: `/tiles/{z}/{x}/{y}.png`."""
+    return await answer(request, None, parse_tile(z, x, y), wait, v)
+
+
+@router.api_route(
+    "/tiles/{layer}/{z}/{x}/{y}", methods=["GET", "HEAD"], operation_id="layer_tile", response_class=Response
+)
+async def layer_tile(
+    request: Request, layer: str, z: str, x: str, y: str, wait: Wait = None, v: Version = None
+) -> Response:
+    """A tile of a named layer: `/tiles/{layer}/{z}/{x}/{y}.png`."""
+    return await answer(request, layer, parse_tile(z, x, y), wait, v)

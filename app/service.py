@@ -1,0 +1,147 @@
+"""What a running program holds: settings in, layers with their resolvers, the cache and the generator out."""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+
+from app.layer import Generator, Layer, build_layer
+from app.resolver import TileResolver
+from app.settings import LayerSettings, Settings, SettingsError
+from app.tile_image import is_whole_png
+from cache.disk import DiskStore
+from cache.memory import MemoryStore
+from cache.redis import EmbeddedRedis, RedisStore, find_server
+from cache.store import Store
+from cache.tiered import TieredStore
+from model.engine import LocalEngine
+from model.engine.protocol import GenerationEngine
+from model.pipeline import CascadePipeline
+from model.sgdm.network import load_network, weights_hash
+
+log = logging.getLogger(__name__)
+
+CURRENT = "current"
+"""Name of the pointer in a layer's directory to the version that is served."""
+
+
+def choose_device(wanted: str) -> str:
+    """"auto" -> cuda if there is one, else cpu. Raises SettingsError for a device that is not there."""
+    if wanted == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.zeros(1, device=wanted)
+    except (RuntimeError, AssertionError):
+        raise SettingsError(f"device {wanted!r} is not usable here; use auto, cpu or cuda") from None
+    return wanted
+
+
+def runtime_fingerprint(device: str, dtype: torch.dtype, batch: int) -> str:
+    """What else the bytes depend on: two unlike machines may differ in the last bit, so they are named apart."""
+    kind = torch.cuda.get_device_name(device) if device.startswith("cuda") else platform.machine()
+    capability = torch.backends.cpu.get_cpu_capability()
+    return f"{kind} {capability} {dtype} torch {torch.__version__} batch {batch}"
+
+
+class Service:
+    """Everything behind the routes. `start` may take a while (weights, scenes); `close` drains and stops."""
+
+    def __init__(self, settings: Settings, layers: list[LayerSettings]) -> None:
+        self.settings = settings
+        self._wanted = layers
+        self.state = "starting"
+        self.problem: str | None = None
+        self.resolvers: dict[str, TileResolver] = {}
+        self.workers = ThreadPoolExecutor(max(4, os.cpu_count() or 1), thread_name_prefix="worker")
+        self._redis: EmbeddedRedis | None = None
+        self.store = TieredStore(self._tiers())
+        self.engine: GenerationEngine | None = None
+
+    @property
+    def tiles_dir(self) -> Path:
+        """Where tiles lie on disk."""
+        return self.settings.data_dir / "tiles"
+
+    @property
+    def default_layer(self) -> Layer:
+        """The first layer: what `/tiles/{z}/{x}/{y}.png` shows."""
+        return next(iter(self.resolvers.values())).layer
+
+    def _tiers(self) -> list[Store]:
+        settings = self.settings
+        try:
+            self.tiles_dir.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise SettingsError(f"data directory {settings.data_dir} cannot be used: {error.strerror}") from None
+        self._disk = DiskStore(self.tiles_dir, settings.disk_bytes, is_whole_png)
+        tiers: list[Store] = [MemoryStore(settings.memory_bytes), self._disk]
+        url = settings.redis_url
+        if url is None and (program := find_server()):
+            self._redis = EmbeddedRedis(program, settings.redis_bytes)
+            url = self._redis.url
+        if url and url != "none":
+            try:
+                tiers.append(RedisStore(url, settings.redis_ttl))
+            except ValueError as error:
+                raise SettingsError(f"redis_url {url!r}: {error}") from None
+        return tiers
+
+    def start(self) -> None:
+        """Load the model, open the scenes, sweep the tile directory. Raises SettingsError or SceneError."""
+        settings = self.settings
+        device = choose_device(settings.device)
+        batch = settings.batch_blocks or (8 if device.startswith("cuda") else 1)
+        dtype = torch.bfloat16 if device.startswith("cuda") else torch.float32
+        if settings.threads:
+            torch.set_num_threads(settings.threads)
+        try:
+            network = load_network(settings.weights)
+        except (FileNotFoundError, ValueError, RuntimeError) as error:
+            raise SettingsError(f"weights: {str(error).splitlines()[0]}") from None
+        fingerprint = runtime_fingerprint(device, dtype, batch)
+        generator = Generator(weights_hash(settings.weights), fingerprint)
+        layers = [build_layer(wanted, generator) for wanted in self._wanted]
+        self.engine = LocalEngine(CascadePipeline(network, device, dtype), batch)
+        self.resolvers = {layer.name: TileResolver(layer, self.store, self.engine, self.workers) for layer in layers}
+        for layer in layers:
+            self._point(layer)
+            log.info("layer %s: version %s, zooms %d to %d", layer.name, layer.version, layer.ladder.root, layer.max_zoom)
+        threading.Thread(target=self._sweep, name="sweep", daemon=True).start()
+        self.state = "ready"
+
+    def _point(self, layer: Layer) -> None:
+        """Aim <layer>/current at the version served, atomically, for web servers that answer hits themselves."""
+        folder = self.tiles_dir / layer.name
+        folder.mkdir(parents=True, exist_ok=True)
+        fresh = folder / f".{CURRENT}-{os.getpid()}"
+        fresh.unlink(missing_ok=True)
+        fresh.symlink_to(layer.version)
+        os.replace(fresh, folder / CURRENT)
+
+    def _sweep(self) -> None:
+        kept, removed = self._disk.scan()
+        log.info("tile directory: %d tiles, %d broken or left-over files removed", kept, removed)
+
+    def health(self) -> dict[str, object]:
+        """State for `/health`: starting, ready, degraded (a cache tier is ill) or failed. Asks Redis, so may block."""
+        self.store.check()
+        state = "degraded" if self.state == "ready" and self.store.ill else self.state
+        answer: dict[str, object] = {"state": state, "caches": {}, "layers": sorted(self.resolvers)}
+        answer["caches"] = {t.name: "ill" if t.name in self.store.ill else "ok" for t in self.store.tiers}
+        if self.problem:
+            answer["problem"] = self.problem
+        return answer
+
+    def close(self) -> None:
+        """Finish what the generator has begun, then stop it and the embedded Redis."""
+        if self.engine is not None:
+            self.engine.close()
+        self.workers.shutdown(wait=True)
+        if self._redis is not None:
+            self._redis.close()

@@ -1,0 +1,98 @@
+"""Settings: environment variables TILECASCADE_*, and one TOML file for several layers.
+
+A layers file looks like
+
+    [[layer]]
+    name = "map"
+    scenes = ["mosaic.tif", "older.tif"]
+    root_zoom = 14
+    max_zoom = 19
+"""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from model.sgdm.network import WEIGHTS_DIR
+from model.sgdm.scale_text import MAX_TABLE_ZOOM
+
+DEFAULT_ROOT_ZOOM = 14
+
+
+class SettingsError(ValueError):
+    """A setting that cannot be used; the message is one sentence."""
+
+
+class LayerSettings(BaseModel, extra="forbid"):
+    """One layer as the user describes it. `max_zoom` defaults to the scenes' own resolution."""
+
+    name: str = Field(default="map", pattern=r"^[a-z][a-z0-9_-]{0,31}$")
+    scenes: list[Path] = Field(min_length=1)
+    root_zoom: int = Field(default=DEFAULT_ROOT_ZOOM, ge=0, le=MAX_TABLE_ZOOM)
+    max_zoom: int | None = Field(default=None, ge=0, le=MAX_TABLE_ZOOM)
+    span: Literal[1, 2] = 1
+    seed: int = Field(default=0, ge=0, lt=2**64)
+    attribution: str = ""
+
+
+class Settings(BaseSettings):
+    """All settings of a server. Every field can be given as TILECASCADE_<FIELD>."""
+
+    model_config = SettingsConfigDict(env_prefix="TILECASCADE_", extra="forbid")
+
+    data_dir: Path = Path("tilecascade-data")
+    layers_file: Path | None = None
+    weights: Path = WEIGHTS_DIR / "default"
+    device: str = "auto"
+    threads: int = Field(default=0, ge=0, description="CPU threads of the generator; 0 = all cores")
+    batch_blocks: int = Field(default=0, ge=0, description="blocks drawn at once; 0 = 1 on a CPU, 8 on a GPU")
+    interactive_wait: float = Field(default=3.0, ge=0, le=60)
+    max_wait: float = Field(default=600.0, ge=0)
+    memory_bytes: int = Field(default=128 << 20, ge=0)
+    disk_bytes: int = Field(default=20 << 30, ge=0)
+    redis_url: str | None = Field(default=None, description="redis://...; 'none' = no Redis at all")
+    redis_bytes: int = Field(default=128 << 20, ge=1 << 20, description="limit of the embedded Redis")
+    redis_ttl: int = Field(default=24 * 3600, ge=1)
+    host: str = "127.0.0.1"
+    port: int = Field(default=8000, ge=0, le=65535)
+
+
+def first_problem(error: ValidationError) -> str:
+    """The first complaint of a pydantic error as one line."""
+    problem = error.errors()[0]
+    place = ".".join(str(part) for part in problem["loc"])
+    return f"{place}: {problem['msg']}"
+
+
+def load_settings(**given: object) -> Settings:
+    """Environment plus what is given. Raises SettingsError with one line."""
+    try:
+        return Settings(**{key: value for key, value in given.items() if value is not None})  # type: ignore[arg-type]
+    except ValidationError as error:
+        raise SettingsError(f"setting {first_problem(error)}") from None
+
+
+def read_layers(path: Path) -> list[LayerSettings]:
+    """Parse a layers file; scene paths are relative to it. Raises SettingsError with one line."""
+    try:
+        data = tomllib.loads(path.read_text())
+    except FileNotFoundError:
+        raise SettingsError(f"layers file {path} does not exist") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"layers file {path} is not valid TOML: {error}") from None
+    try:
+        layers = [LayerSettings(**table) for table in data.get("layer", [])]
+    except ValidationError as error:
+        raise SettingsError(f"layers file {path}: {first_problem(error)}") from None
+    if not layers:
+        raise SettingsError(f"layers file {path} has no [[layer]] table")
+    names = [layer.name for layer in layers]
+    if len(set(names)) < len(names):
+        raise SettingsError(f"layers file {path} uses a layer name twice")
+    base = path.resolve().parent
+    return [layer.model_copy(update={"scenes": [base / scene for scene in layer.scenes]}) for layer in layers]

@@ -1,0 +1,93 @@
+"""Tiles as PNG: pixels and mask to bytes and back, with the constants of the tile in text chunks."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+from mercantile import Tile
+from numpy.typing import NDArray
+from PIL import Image, PngImagePlugin
+
+from app.layer import STYLE, Layer
+from model.cascade import Mask, Pixels
+from model.sgdm.config import TILE_SIZE
+
+PNG_HEAD, PNG_TAIL = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
+NOTICE = "generated, not surveyed"
+
+
+def is_whole_png(value: bytes) -> bool:
+    """Whether these bytes begin and end as a PNG file does: catches empty and cut-off files."""
+    return value.startswith(PNG_HEAD) and value.endswith(PNG_TAIL)
+
+
+def provenance(layer: Layer, tile: Tile) -> dict[str, str]:
+    """What stays true of a tile for ever: the same for every request, so part of its bytes."""
+    facts = {
+        "Software": "tilecascade",
+        "Comment": NOTICE,
+        "tilecascade:model": layer.generator.model,
+        "tilecascade:seed": str(layer.seed),
+        "tilecascade:style": STYLE,
+        "tilecascade:imagery": layer.imagery.id,
+        "tilecascade:depth": str(generated_depth(layer, tile.z)),
+    }
+    if tile.z < layer.ladder.root:
+        facts["tilecascade:downsampled-from"] = f"zoom {layer.ladder.root}"
+        return facts
+    reference = layer.ladder.reference_zoom(tile.z)
+    if reference is not None:
+        shift = tile.z - reference
+        facts["tilecascade:reference"] = f"{reference}/{tile.x >> shift}/{tile.y >> shift}"
+    return facts
+
+
+def generated_depth(layer: Layer, zoom: int) -> int:
+    """Stages of the cascade that lead to a zoom: 1 at the root and below it."""
+    return len(layer.ladder.chain(max(zoom, layer.ladder.root)))
+
+
+def encode(colours: Pixels, known: Mask, facts: dict[str, str]) -> bytes:
+    """256 x 256 x 3 colours and mask -> PNG: RGB where all is known, else RGBA, transparent where nothing is."""
+    if known.all():
+        image = Image.fromarray(np.ascontiguousarray(colours))
+    else:
+        alpha = known.astype(np.uint8) * 255
+        image = Image.fromarray(np.dstack([colours * known[..., None], alpha]))
+    chunks = PngImagePlugin.PngInfo()
+    for name, value in facts.items():
+        chunks.add_text(name, value)
+    out = io.BytesIO()
+    image.save(out, "PNG", pnginfo=chunks, compress_level=6)
+    return out.getvalue()
+
+
+def decode(png: bytes) -> Pixels:
+    """PNG bytes -> 256 x 256 x 4 RGBA uint8."""
+    with Image.open(io.BytesIO(png)) as image:
+        return np.asarray(image.convert("RGBA"))
+
+
+def enlarge_part(ancestor: Pixels, child: Tile, levels: int) -> Pixels:
+    """The part of an ancestor (RGBA) that covers `child`, `levels` below, enlarged to a tile."""
+    size = max(1, TILE_SIZE >> levels)
+    left = (child.x % (1 << levels)) * TILE_SIZE >> levels
+    top = (child.y % (1 << levels)) * TILE_SIZE >> levels
+    box = (left, top, left + size, top + size)
+    return np.asarray(
+        Image.fromarray(ancestor).resize((TILE_SIZE, TILE_SIZE), Image.Resampling.BILINEAR, box=box)
+    )
+
+
+def merge_down(children: dict[tuple[int, int], Pixels]) -> Pixels:
+    """Up to four RGBA children, by (column, row) in {0, 1}, averaged 2 x 2 into one RGBA tile (alpha-weighted)."""
+    canvas = np.zeros((2 * TILE_SIZE, 2 * TILE_SIZE, 4), dtype=np.uint32)
+    for (column, row), child in children.items():
+        canvas[row * TILE_SIZE : (row + 1) * TILE_SIZE, column * TILE_SIZE : (column + 1) * TILE_SIZE] = child
+    cells: NDArray[np.uint32] = canvas.reshape(TILE_SIZE, 2, TILE_SIZE, 2, 4)
+    weight = cells[..., 3:].sum(axis=(1, 3))
+    total = (cells[..., :3] * cells[..., 3:]).sum(axis=(1, 3))
+    colours = (total + weight // 2) // np.maximum(weight, 1)
+    alpha = np.where(weight >= 510, 255, 0)
+    return np.dstack([colours * (alpha > 0), alpha]).astype(np.uint8)

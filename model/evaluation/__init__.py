@@ -1,0 +1,1 @@
+"""How good a drawn map is: metrics on uint8 images."""
