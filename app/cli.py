@@ -134,3 +134,7 @@ def train(config: Path, stage: str | None) -> None:
     except ValueError as error:
         raise SettingsError(str(error)) from None
     click.echo(f"network: {written}.safetensors")
+
+
+if __name__ == "__main__":
+    main()

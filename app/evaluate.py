@@ -70,7 +70,6 @@ async def run_evaluation(
     except ValueError as error:
         raise SettingsError(str(error)) from None
     offsets = estimate_offsets(pairs)
-    out.mkdir(parents=True, exist_ok=True)
     service = Service(settings, [LayerSettings(name=f"scene{i}", scenes=[s]) for i, s in enumerate(scenes)])
     await asyncio.to_thread(service.start)
     compared: list[Compared] = []
@@ -94,6 +93,7 @@ async def run_evaluation(
         raise SettingsError("no truth tile lies on these scenes; check --scene, --truth and --split")
     compared.sort(key=lambda c: (c.pair.zoom, c.pair.x, c.pair.y))
     metrics = score(compared, offsets)
+    out.mkdir(parents=True, exist_ok=True)
     (out / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
     (out / "metrics.md").write_text(table(metrics))
     Image.fromarray(sheet(compared)).save(out / "sheet.png")
@@ -134,7 +134,9 @@ def table(metrics: dict[str, object]) -> str:
     for zoom in metrics["zooms"]:  # type: ignore[attr-defined]
         for name, zooms in methods.items():
             s = zooms[zoom]  # type: ignore[index]
-            classes = " | ".join(f"{s['iou'].get(c, float('nan')):.3f}" for c in ("building", "road", "water", "vegetation"))
+            classes = " | ".join(
+                f"{s['iou'].get(c, float('nan')):.3f}" for c in ("building", "road", "water", "vegetation")
+            )
             lines.append(
                 f"| {zoom} | {name} | {s['n']} | {s['psnr_y']:.2f} | {s['ssim_y']:.3f} | {s['miou']:.3f} | {classes} |"
             )

@@ -44,9 +44,7 @@ def _detail(answer: httpx.Response) -> str:
         return f"status {answer.status_code}"
 
 
-async def run_prefetch(
-    bbox: Bounds, zooms: range, url: str, layer: str | None, parallel: int, wait: float
-) -> int:
+async def run_prefetch(bbox: Bounds, zooms: range, url: str, layer: str | None, parallel: int, wait: float) -> int:
     """Fetch; prints a progress bar and a summary. Returns 0, or 1 if any tile failed.
 
     A tile that exists is skipped (HEAD). A tile without imagery is not a failure; a placeholder or an error is.

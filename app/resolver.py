@@ -152,7 +152,8 @@ class TileResolver:
         for root in covered:
             if await self.cached(root) is None:
                 raise NoTileError(
-                    f"{tile.z}/{tile.x}/{tile.y} is made from zoom {self.layer.ladder.root}, where not all tiles exist yet"
+                    f"{tile.z}/{tile.x}/{tile.y} is made from zoom {self.layer.ladder.root}, where "
+                    "not all tiles exist yet"
                 )
         children = {}
         for column in (0, 1):

@@ -32,7 +32,7 @@ CURRENT = "current"
 
 
 def choose_device(wanted: str) -> str:
-    """"auto" -> cuda if there is one, else cpu. Raises SettingsError for a device that is not there."""
+    """ "auto" -> cuda if there is one, else cpu. Raises SettingsError for a device that is not there."""
     if wanted == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -111,7 +111,9 @@ class Service:
         self.resolvers = {layer.name: TileResolver(layer, self.store, self.engine, self.workers) for layer in layers}
         for layer in layers:
             self._point(layer)
-            log.info("layer %s: version %s, zooms %d to %d", layer.name, layer.version, layer.ladder.root, layer.max_zoom)
+            log.info(
+                "layer %s: version %s, zooms %d to %d", layer.name, layer.version, layer.ladder.root, layer.max_zoom
+            )
         threading.Thread(target=self._sweep, name="sweep", daemon=True).start()
         self.state = "ready"
 

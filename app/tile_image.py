@@ -75,9 +75,7 @@ def enlarge_part(ancestor: Pixels, child: Tile, levels: int) -> Pixels:
     left = (child.x % (1 << levels)) * TILE_SIZE >> levels
     top = (child.y % (1 << levels)) * TILE_SIZE >> levels
     box = (left, top, left + size, top + size)
-    return np.asarray(
-        Image.fromarray(ancestor).resize((TILE_SIZE, TILE_SIZE), Image.Resampling.BILINEAR, box=box)
-    )
+    return np.asarray(Image.fromarray(ancestor).resize((TILE_SIZE, TILE_SIZE), Image.Resampling.BILINEAR, box=box))
 
 
 def merge_down(children: dict[tuple[int, int], Pixels]) -> Pixels:

@@ -56,9 +56,7 @@ class Window:
     def tiles(self) -> Iterator[Tile]:
         """The tiles it touches, inside the world's rows; columns wrap at the antimeridian."""
         world = 1 << self.zoom
-        for y in range(
-            max(0, self.top // TILE_SIZE), min(world - 1, (self.top + self.height - 1) // TILE_SIZE) + 1
-        ):
+        for y in range(max(0, self.top // TILE_SIZE), min(world - 1, (self.top + self.height - 1) // TILE_SIZE) + 1):
             seen = set()
             for column in range(self.left // TILE_SIZE, (self.left + self.width - 1) // TILE_SIZE + 1):
                 x = column % world

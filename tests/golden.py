@@ -39,10 +39,6 @@ def golden_inputs(batch: int, context: int) -> dict[str, torch.Tensor]:
     return {
         "rs": torch.from_numpy(rng("input.rs").random((batch, 3, 256, 256)).astype(np.float32)),
         "ref": torch.from_numpy(rng("input.ref").random((batch, 3, 256, 256)).astype(np.float32)),
-        "latent": torch.from_numpy(
-            rng("input.latent").standard_normal((batch, 4, 32, 32)).astype(np.float32)
-        ),
-        "context": torch.from_numpy(
-            rng("input.context").standard_normal((batch, 77, context)).astype(np.float32)
-        ),
+        "latent": torch.from_numpy(rng("input.latent").standard_normal((batch, 4, 32, 32)).astype(np.float32)),
+        "context": torch.from_numpy(rng("input.context").standard_normal((batch, 77, context)).astype(np.float32)),
     }

@@ -125,15 +125,15 @@ async def answer(request: Request, layer: str | None, tile: Tile, wait: float | 
     return finished(resolver.layer, tile, found, request, version, began)
 
 
-@router.api_route("/tiles/{z}/{x}/{y}", methods=["GET", "HEAD"], operation_id="tile", response_class=Response)
+@router.head("/tiles/{z}/{x}/{y}", include_in_schema=False)
+@router.get("/tiles/{z}/{x}/{y}", operation_id="tile", response_class=Response)
 async def tile(request: Request, z: str, x: str, y: str, wait: Wait = None, v: Version = None) -> Response:
     """A tile of the default layer: `/tiles/{z}/{x}/{y}.png`."""
     return await answer(request, None, parse_tile(z, x, y), wait, v)
 
 
-@router.api_route(
-    "/tiles/{layer}/{z}/{x}/{y}", methods=["GET", "HEAD"], operation_id="layer_tile", response_class=Response
-)
+@router.head("/tiles/{layer}/{z}/{x}/{y}", include_in_schema=False)
+@router.get("/tiles/{layer}/{z}/{x}/{y}", operation_id="layer_tile", response_class=Response)
 async def layer_tile(
     request: Request, layer: str, z: str, x: str, y: str, wait: Wait = None, v: Version = None
 ) -> Response:

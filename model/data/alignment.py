@@ -23,7 +23,7 @@ RADIUS = 12
 Area = tuple[str, int, int]
 
 
-def _orientation(image: Pixels) -> NDArray[np.complex64]:
+def _orientation(image: Pixels) -> NDArray[np.complexfloating]:
     """Structure of an image: H x W complex, phase = twice the gradient angle, modulus = gradient strength."""
     total = np.zeros(image.shape[:2], dtype=np.complex64)
     for channel in range(3):
@@ -55,9 +55,7 @@ def _at_z17(surface: NDArray[np.float64], zoom: int) -> NDArray[np.float64]:
 
 def estimate_offsets(pairs: Iterable[Pair]) -> dict[Area, tuple[int, int]]:
     """(dx, dy) in z17 pixels for every area that has z16 or z17 pairs."""
-    surfaces: dict[Area, NDArray[np.float64]] = defaultdict(
-        lambda: np.zeros((2 * RADIUS + 1, 2 * RADIUS + 1))
-    )
+    surfaces: dict[Area, NDArray[np.float64]] = defaultdict(lambda: np.zeros((2 * RADIUS + 1, 2 * RADIUS + 1)))
     for pair in pairs:
         if pair.zoom in (16, 17):
             surfaces[pair.area] += _at_z17(correlation(pair.imagery, pair.map), pair.zoom)

@@ -7,6 +7,8 @@ published weights were trained that way.
 
 from __future__ import annotations
 
+import itertools
+
 import timm
 import torch
 from torch import Tensor, nn
@@ -72,9 +74,7 @@ class ConvBranch(nn.Module):
         first = config.downsample_first
         self.stem: nn.Module = nn.Identity() if first else nn.Conv2d(3, config.stem, 3, padding=1)
         widths = (3 if first else config.stem, *config.widths)
-        self.stages = nn.ModuleList(
-            Stage(a, b, residual, first) for a, b in zip(widths[:-1], widths[1:], strict=True)
-        )
+        self.stages = nn.ModuleList(Stage(a, b, residual, first) for a, b in itertools.pairwise(widths))
 
     def start(self, image: Tensor) -> Tensor:
         """The stem: N x 3 x H x W -> N x stem x H x W."""
@@ -160,9 +160,7 @@ class MFEncoder(nn.Module):
             return
         self.reference = ConvBranch(config, residual=False)
         if config.reference == "spade":
-            self.spade = nn.ModuleList(
-                SPADE(w, 2 * w, config.spade_hidden, config.norm) for w in config.widths
-            )
+            self.spade = nn.ModuleList(SPADE(w, 2 * w, config.spade_hidden, config.norm) for w in config.widths)
         self.merge = nn.Conv2d(2 * config.widths[-1], config.condition_channels, 1, bias=False)
 
     def forward(self, imagery: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:

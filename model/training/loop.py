@@ -14,7 +14,7 @@ import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -30,7 +30,7 @@ from model.training.samples import Batch
 class Task(Protocol):
     """What a stage has to define."""
 
-    module: nn.Module
+    module: Any
 
     def groups(self) -> list[dict[str, object]]:
         """Parameter groups; `scale` multiplies the stage's learning rate."""
@@ -44,7 +44,7 @@ class Task(Protocol):
         """The loss and what to log beside it."""
         ...
 
-    def validate(self, module: nn.Module) -> tuple[dict[str, float], Pixels]:
+    def validate(self, module: Any) -> tuple[dict[str, float], Pixels]:
         """Metrics and a sample grid of the averaged weights."""
         ...
 
@@ -74,7 +74,7 @@ def _save(path: Path, content: dict[str, object]) -> None:
     os.replace(temporary, path)
 
 
-def run(task: Task, stage: StageConfig, out: Path, seed: int) -> nn.Module:
+def run(task: Task, stage: StageConfig, out: Path, seed: int) -> Any:
     """Train `task.module` for `stage.steps` steps; returns the averaged module (also in the checkpoint)."""
     torch.set_num_threads(stage.threads)
     out.mkdir(parents=True, exist_ok=True)
@@ -123,14 +123,15 @@ def run(task: Task, stage: StageConfig, out: Path, seed: int) -> nn.Module:
             for group, scale in zip(optimizer.param_groups, scales, strict=True):
                 group["lr"] = stage.rate * scale * rate_factor(stage, step)
             generator = torch.Generator().manual_seed(seed * 1_000_003 + stage_seed + step)
-            loss, logged = task.loss(batch, generator)
+            with torch.autocast("cpu", torch.bfloat16, enabled=stage.bfloat16):
+                loss, logged = task.loss(batch, generator)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             norm = nn.utils.clip_grad_norm_(task.module.parameters(), 1.0)
             optimizer.step()
             update_average(average, task.module, stage.ema, step)
             if step % 20 == 0:
-                write({"step": step, "loss": round(float(loss), 5), "norm": round(float(norm), 4), **logged})
+                write({"step": step, "loss": round(float(loss.detach()), 5), "norm": round(float(norm), 4), **logged})
             if (step + 1) % stage.checkpoint_every == 0 or step + 1 == stage.steps:
                 keep(step + 1)
     return average

@@ -65,9 +65,7 @@ class SampleSource:
 
     @staticmethod
     def _aligned(pair: Pair, offset: tuple[int, int]) -> Pair:
-        return Pair(
-            pair.zoom, pair.x, pair.y, pair.split, shift(pair.imagery, *offset), pair.map, pair.parent
-        )
+        return Pair(pair.zoom, pair.x, pair.y, pair.split, shift(pair.imagery, *offset), pair.map, pair.parent)
 
     def reference(self, pair: Pair, span: int) -> Pixels | None:
         """The true reference `span` levels up, enlarged; None where that map tile is not known."""
@@ -123,17 +121,12 @@ def collate(samples: list[Sample]) -> Batch:
     blank = np.zeros_like(imagery[0])
     reference = np.stack([blank if s.reference is None else to_unit(s.reference) * s.valid for s in samples])
     palette = np.stack(
-        [
-            np.where(s.valid[::2, ::2], nearest_colour(s.map[::2, ::2]).astype(np.int64), -1)
-            for s in samples
-        ]
+        [np.where(s.valid[::2, ::2], nearest_colour(s.map[::2, ::2]).astype(np.int64), -1) for s in samples]
     )
     return Batch(
         torch.from_numpy(imagery).contiguous(memory_format=torch.channels_last),
         torch.from_numpy(reference).contiguous(memory_format=torch.channels_last),
-        torch.from_numpy(np.stack([to_unit(s.map) for s in samples])).contiguous(
-            memory_format=torch.channels_last
-        ),
+        torch.from_numpy(np.stack([to_unit(s.map) for s in samples])).contiguous(memory_format=torch.channels_last),
         torch.from_numpy(palette),
         [s.text for s in samples],
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,11 +24,12 @@ def load_backbone(network: SGDM, path: Path) -> None:
     That file lists the same tensors in the same order under other names; its head is not used. Raises ValueError if
     the shapes disagree.
     """
-    own = network.encoder.imagery.backbone.state_dict()
+    backbone: Any = network.encoder.imagery.backbone
+    own = backbone.state_dict()
     given = list(torch.load(path, map_location="cpu", weights_only=True).values())[: len(own)]
     if [v.shape for v in given] != [v.shape for v in own.values()]:
         raise ValueError(f"{path} is not EfficientNet-Lite0")
-    network.encoder.imagery.backbone.load_state_dict(dict(zip(own, given, strict=True)))
+    backbone.load_state_dict(dict(zip(own, given, strict=True)))
 
 
 def to_pixels(image: Tensor) -> Pixels:
@@ -62,7 +64,9 @@ class AutoencoderTask:
     """Reconstruct map tiles. L1 with extra weight where the map changes, so that thin lines survive."""
 
     def __init__(self, network: SGDM, train: SampleSource, val: SampleSource, stage: StageConfig) -> None:
-        self.module = network.autoencoder.to(memory_format=torch.channels_last)
+        self.module: Any = network.autoencoder.to(memory_format=torch.channels_last)
+        with torch.no_grad():  # begin with little noise on the latent: at variance 1 the first thousand steps are lost
+            self.module.vae.quant_conv.bias[network.config.autoencoder.latent_channels :] = -5.0
         self.train, self.stage = train, stage
         self.check = validation_batch(val, False)
 
@@ -80,12 +84,18 @@ class AutoencoderTask:
         posterior = self.module.posterior(target)
         noise = torch.randn(posterior.mean.shape, generator=generator)
         decoded = self.module.decode((posterior.mean + posterior.std * noise) * self.module.scale)
-        change = (target - F.avg_pool2d(target, 5, 1, 2)).abs().amax(1, keepdim=True)
-        error = ((decoded - target).abs() * (1 + 8 * change)).mean()
+        # compared where colours are spread out, and with weight on changes: roads are pale and thin
+        spread = target * self.module.contrast
+        change = (spread - F.avg_pool2d(spread, 7, 1, 3)).abs().amax(1, keepdim=True).clamp(max=1)
+        difference = (decoded - target).abs()
+        error = self.module.contrast * (difference * (1 + 6 * change)).mean()
         kl = 0.5 * (posterior.mean**2 + posterior.var - 1 - posterior.logvar).mean()
-        return error + 1e-4 * kl, {"l1": round(float((decoded - target).abs().mean()), 5), "kl": round(float(kl), 2)}
+        return error + 1e-4 * kl, {
+            "l1": round(float(difference.detach().mean()), 5),
+            "kl": round(float(kl.detach()), 2),
+        }
 
-    def validate(self, module: nn.Module) -> tuple[dict[str, float], Pixels]:
+    def validate(self, module: Any) -> tuple[dict[str, float], Pixels]:
         """PSNR of the reconstruction and IoU of its classes with the original."""
         with torch.no_grad():
             out = module.decode(module.encode(self.check.map))
@@ -123,7 +133,7 @@ class ConditionTask:
     def __init__(self, network: SGDM, train: SampleSource, val: SampleSource, stage: StageConfig) -> None:
         encoder = network.config.encoder
         head = PaletteHead(encoder.condition_channels, encoder.widths[0])
-        self.module = nn.ModuleDict({"encoder": network.encoder, "head": head}).to(
+        self.module: Any = nn.ModuleDict({"encoder": network.encoder, "head": head}).to(
             memory_format=torch.channels_last
         )
         self.train, self.stage = train, stage
@@ -145,7 +155,7 @@ class ConditionTask:
         condition, fine = self.module["encoder"](batch.imagery, batch.reference)
         return palette_loss(self.module["head"], condition, fine, batch.palette), {}
 
-    def validate(self, module: nn.Module) -> tuple[dict[str, float], Pixels]:
+    def validate(self, module: Any) -> tuple[dict[str, float], Pixels]:
         """IoU of the most likely palette colours, imagery alone."""
         with torch.no_grad():
             logits, _ = module["head"](*module["encoder"](self.check.imagery, self.check.reference))
@@ -163,7 +173,7 @@ class DiffusionTask:
         self.sampler = Sampler(network.config.diffusion)
         self.autoencoder = network.autoencoder.eval().requires_grad_(False)
         parts = {"encoder": network.encoder, "adapter": network.adapter, "unet": network.unet, "text": network.text}
-        self.module = nn.ModuleDict({**parts, "head": head}).to(memory_format=torch.channels_last)
+        self.module: Any = nn.ModuleDict({**parts, "head": head}).to(memory_format=torch.channels_last)
         if stage.freeze_backbone:
             network.encoder.imagery.requires_grad_(False)
         self.train, self.stage = train, stage
@@ -185,7 +195,9 @@ class DiffusionTask:
             clean = self.autoencoder.encode(batch.map)
         count = clean.shape[0]
         t = torch.randint(0, TRAIN_STEPS, (count,), generator=generator)
-        served = torch.tensor(self.sampler.steps)[torch.randint(0, len(self.sampler.steps), (count,), generator=generator)]
+        served = torch.tensor(self.sampler.steps)[
+            torch.randint(0, len(self.sampler.steps), (count,), generator=generator)
+        ]
         t = torch.where(torch.rand(count, generator=generator) < 0.5, served, t)
         noise = torch.randn(clean.shape, generator=generator)
         condition, fine = self.module["encoder"](batch.imagery, batch.reference)
@@ -197,9 +209,12 @@ class DiffusionTask:
         )
         error = F.mse_loss(output, self.sampler.target(clean, noise, t))
         semantic = palette_loss(self.module["head"], condition, fine, batch.palette)
-        return error + 0.1 * semantic, {"mse": round(float(error), 5), "semantic": round(float(semantic), 4)}
+        return error + 0.1 * semantic, {
+            "mse": round(float(error.detach()), 5),
+            "semantic": round(float(semantic.detach()), 4),
+        }
 
-    def validate(self, module: nn.Module) -> tuple[dict[str, float], Pixels]:
+    def validate(self, module: Any) -> tuple[dict[str, float], Pixels]:
         """IoU of sampled maps from imagery alone, and the grid imagery / drawn / truth."""
         generator = torch.Generator().manual_seed(1)
         shape = (len(self.check.texts), self.autoencoder.vae.config.latent_channels, 32, 32)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -63,7 +64,7 @@ def plan_town(rng: np.random.Generator, size: int) -> Plan:
         roads.append((_street((0.28 * s, offset), (0.88 * s, offset - 0.02 * s), 0.015), 7))
     for line, width in roads[2:]:
         steps = np.array(line)
-        for (x0, y0), (x1, y1) in zip(steps[:-1], steps[1:], strict=True):
+        for (x0, y0), (x1, y1) in itertools.pairwise(steps):
             along = np.arctan2(y1 - y0, x1 - x0)
             for side in (-1, 1):
                 if rng.random() < 0.72:

@@ -1,0 +1,231 @@
+"""The real program in a process of its own: draw, restart, lose Redis, stop, prefetch."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+import redis
+
+from app.imagery import open_scene
+from cache.redis import EmbeddedRedis, find_server
+from tests.conftest import PLACE, SceneMaker
+
+TILECASCADE = [sys.executable, "-m", "app.cli"]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Server:
+    """`tilecascade serve` in a subprocess."""
+
+    def __init__(self, scene: Path, weights: Path, data: Path, env: dict[str, str] | None = None) -> None:
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.log = data.with_suffix(".log")
+        arguments = ["serve", str(scene), "--port", str(self.port), "--data-dir", str(data), "--weights", str(weights)]
+        with self.log.open("a") as out:
+            self.process = subprocess.Popen(
+                TILECASCADE + arguments,
+                stdout=out,
+                stderr=out,
+                env=os.environ | {"CUDA_VISIBLE_DEVICES": ""} | (env or {}),
+            )
+        for _ in range(600):
+            try:
+                if httpx.get(self.url + "/health").status_code == 200:
+                    return
+            except httpx.HTTPError:
+                pass
+            if self.process.poll() is not None:
+                break
+            time.sleep(0.1)
+        self.process.kill()
+        pytest.fail(self.log.read_text())
+
+    def get(self, path: str) -> httpx.Response:
+        return httpx.get(self.url + path, timeout=120)
+
+    def stop(self) -> int:
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(60)
+
+
+Start = Callable[..., Server]
+
+
+@pytest.fixture
+def start(make_scene: SceneMaker, tiny_weights: Path, tmp_path: Path) -> Iterator[Start]:
+    scene = make_scene()
+    running: list[Server] = []
+
+    def begin(env: dict[str, str] | None = None) -> Server:
+        running.append(Server(scene, tiny_weights, tmp_path / "data", env))
+        return running[-1]
+
+    yield begin
+    for server in running:
+        if server.process.poll() is None:
+            server.process.kill()
+            server.process.wait()
+
+
+PATHS = [
+    f"/tiles/{z}/{(PLACE.x << z - 14) + i}/{(PLACE.y << z - 14) + i}.png?wait=100"
+    for z, i in ((16, 1), (15, 0), (14, 0))
+]
+
+
+def test_the_same_bytes_after_a_restart_and_from_nothing(start: Start, tmp_path: Path) -> None:
+    first = start()
+    drawn = [first.get(path) for path in PATHS]
+    assert [d.headers["x-tile-state"] for d in drawn] == ["generated", "cached", "cached"]
+    assert [first.get(path).content for path in PATHS] == [d.content for d in drawn]
+    assert first.stop() == 0
+    second = start()
+    again = [second.get(path) for path in PATHS]
+    assert [a.headers["x-cache"] for a in again] == ["disk"] * 3
+    assert [a.content for a in again] == [d.content for d in drawn]
+    assert second.stop() == 0
+    shutil.rmtree(tmp_path / "data")
+    third = start()  # its private Redis is new, too
+    anew = [third.get(path) for path in PATHS[::-1]]
+    assert [a.headers["x-tile-state"] for a in anew] == ["generated"] * 3
+    assert [a.content for a in anew][::-1] == [d.content for d in drawn]
+
+
+def test_bytes_are_in_redis_and_its_death_loses_no_request(start: Start, tmp_path: Path) -> None:
+    program = find_server()
+    if program is None:
+        pytest.skip("no redis-server here")
+    own = EmbeddedRedis(program, 32 << 20)
+    try:
+        server = start({"TILECASCADE_REDIS_URL": own.url})
+        drawn = server.get(PATHS[2])
+        version = drawn.headers["x-tile-version"]
+        client = redis.Redis.from_url(own.url)
+        key = f"tile:map/{version}/14/{PLACE.x}/{PLACE.y}.png"
+        assert client.get(key) == drawn.content
+        assert client.ttl(key) > 0
+        # Redis alone can answer, too: without the disk and in a fresh process
+        server.stop()
+        shutil.rmtree(tmp_path / "data")
+        server = start({"TILECASCADE_REDIS_URL": own.url})
+        assert server.get(PATHS[2]).headers["x-cache"] == "redis"
+        assert server.get("/health").json()["state"] == "ready"
+        everything = [
+            f"/tiles/{z}/{(PLACE.x << z - 14) + i}/{(PLACE.y << z - 14) + j}.png?wait=100"
+            for z in (15, 16)
+            for i in range(1 << z - 14)
+            for j in range(1 << z - 14)
+        ]
+        with ThreadPoolExecutor(8) as pool:
+            answers = [pool.submit(server.get, path) for path in everything * 3]
+            time.sleep(0.3)
+            own.process.kill()
+            assert {a.result().status_code for a in answers} == {200}
+        assert server.get("/health").json()["state"] == "degraded"
+        assert server.get(PATHS[0]).status_code == 200
+    finally:
+        own.close()
+
+
+def test_termination_finishes_what_was_asked(start: Start) -> None:
+    server = start()
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(server.get, PATHS[0])
+        time.sleep(0.2)
+        server.process.send_signal(signal.SIGTERM)
+        assert answer.result().status_code == 200
+    assert server.process.wait(60) == 0
+
+
+def test_a_broken_file_heals(start: Start, tmp_path: Path) -> None:
+    server = start()
+    drawn = server.get(PATHS[2]).content
+    server.stop()
+    [file] = (tmp_path / "data" / "tiles" / "map").glob(f"*/14/{PLACE.x}/{PLACE.y}.png")
+    file.write_bytes(drawn[:100])
+    server = start()
+    assert server.get(PATHS[2]).content == drawn
+    assert file.read_bytes() == drawn
+    current = tmp_path / "data" / "tiles" / "map" / "current"
+    assert (current / "14" / str(PLACE.x) / f"{PLACE.y}.png").read_bytes() == drawn
+
+
+def run_cli(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(TILECASCADE + list(arguments), capture_output=True, text=True, timeout=120)
+
+
+def test_prefetch_draws_everything_once_and_tells(start: Start, make_scene: SceneMaker, tmp_path: Path) -> None:
+    server = start()
+    west, south, east, north = open_scene(make_scene()).bounds
+    box = f"{west + 1e-6},{south + 1e-6},{east - 1e-6},{north - 1e-6}"
+    first = run_cli("prefetch", "--bbox", box, "--zooms", "14-16", "--url", server.url)
+    assert first.returncode == 0, first.stderr
+    counted = {name: int(count) for count, name in re.findall(r"(\d+) ([a-z ]+)", first.stdout)}
+    assert counted["failed"] == 0
+    assert counted["drawn"] + counted["there already"] == 21
+    assert len(list((tmp_path / "data" / "tiles" / "map").glob("[0-9a-f]*/*/*/*.png"))) == 21
+    second = run_cli("prefetch", "--bbox", box, "--zooms", "14-16", "--url", server.url)
+    assert "0 drawn, 21 there already" in second.stdout
+    for arguments, words in [
+        (["--bbox", "1,2,3", "--zooms", "14-16"], "--bbox wants"),
+        (["--bbox", box, "--zooms", "16-14"], "rising"),
+        (["--bbox", box, "--zooms", "14-18"], "zooms 14-16"),
+        (["--bbox", "100,10,101,11", "--zooms", "14-15"], "outside"),
+        (["--bbox", box, "--zooms", "14", "--layer", "no"], "no layer"),
+    ]:
+        wrong = run_cli("prefetch", *arguments, "--url", server.url)
+        assert wrong.returncode == 2, wrong.stdout
+        assert words in wrong.stderr
+        assert len(wrong.stderr.strip().splitlines()) == 1
+    server.stop()
+    gone = run_cli("prefetch", "--bbox", box, "--zooms", "14", "--url", server.url)
+    assert gone.returncode == 2
+    assert "no server answers" in gone.stderr
+
+
+def test_curl_globbing(start: Start, tmp_path: Path) -> None:
+    if shutil.which("curl") is None:
+        pytest.skip("curl is not installed")
+    server = start()
+    x, y = PLACE.x * 2, PLACE.y * 2
+    out = tmp_path / "tiles" / "#1_#2.png"
+    url = f"{server.url}/tiles/15/[{x}-{x + 1}]/[{y}-{y + 1}].png?wait=60"
+    subprocess.run(["curl", "-sSf", "--create-dirs", "--parallel", url, "-o", str(out)], check=True)
+    assert len({path.read_bytes() for path in out.parent.iterdir()}) == 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["serve", "missing.tif"], "missing.tif does not exist"),
+        (["serve", "--layers", "missing.toml"], "missing.toml does not exist"),
+        (["serve", "--weights", "missing", "README.md"], "weights missing.safetensors do not exist"),
+        (["serve", "--port", "99999"], "port"),
+        (["train", "missing.toml"], "does not exist"),
+        (["evaluate", "--scene", "x.tif", "--truth", ".", "--split", "val", "--out", "/tmp/x"], "no manifest.csv"),
+    ],
+)
+def test_wrong_commands_get_one_line(arguments: list[str], words: str) -> None:
+    answer = run_cli(*arguments)
+    assert answer.returncode == 2
+    assert words in answer.stderr
+    assert "Traceback" not in answer.stderr
+    assert len(answer.stderr.strip().splitlines()) == 1

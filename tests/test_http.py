@@ -1,0 +1,244 @@
+"""The HTTP surface, in process: answers, headers, and sentences for everything that is wrong."""
+
+from __future__ import annotations
+
+import io
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from fastapi.testclient import TestClient
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from app.main import create_app
+from app.service import Service
+from app.settings import LayerSettings, Settings
+from tests.conftest import PLACE
+
+MakeSettings = Callable[..., Settings]
+ROOT = f"/tiles/14/{PLACE.x}/{PLACE.y}.png"
+CHILD = f"/tiles/15/{2 * PLACE.x}/{2 * PLACE.y}.png"
+
+
+def service_of(client: TestClient) -> Service:
+    service: Service = client.app.app.state.service  # type: ignore[attr-defined]
+    return service
+
+
+def wait_ready(client: TestClient) -> None:
+    for _ in range(600):
+        if client.get("/health").status_code == 200:
+            return
+        time.sleep(0.05)
+    pytest.fail("never ready")
+
+
+@pytest.fixture
+def client(make_settings: MakeSettings, layer_settings: LayerSettings) -> Iterator[TestClient]:
+    app = create_app(make_settings(interactive_wait=60), [layer_settings])
+    with TestClient(app) as running:
+        wait_ready(running)
+        yield running
+
+
+def test_a_tile_is_drawn_then_served_from_the_cache(client: TestClient) -> None:
+    first = client.get(CHILD)
+    assert first.status_code == 200, first.text
+    assert first.headers["content-type"] == "image/png"
+    assert first.headers["x-tile-state"] == "generated"
+    assert first.headers["x-tile-reference"] == f"14/{PLACE.x}/{PLACE.y}"
+    assert first.headers["cache-control"] == "no-cache"
+    assert "total;dur=" in first.headers["server-timing"]
+    with Image.open(io.BytesIO(first.content)) as image:
+        assert image.size == (256, 256)
+    second = client.get(CHILD)
+    assert second.headers["x-tile-state"] == "cached"
+    assert second.headers["x-cache"] == "memory"
+    assert second.content == first.content
+    assert client.get(CHILD.replace("/tiles/", "/tiles/map/")).content == first.content
+
+
+def test_revalidation_is_cheap(client: TestClient) -> None:
+    etag = client.get(ROOT).headers["etag"]
+    for sent in (etag, f'"other", {etag}', "*", f"W/{etag}"):
+        answer = client.get(ROOT, headers={"if-none-match": sent})
+        assert answer.status_code == 304
+        assert not answer.content
+        assert answer.headers["etag"] == etag
+    assert client.get(ROOT, headers={"if-none-match": '"other"'}).status_code == 200
+
+
+def test_head_never_generates(client: TestClient) -> None:
+    assert client.head(ROOT).status_code == 404
+    assert service_of(client).resolvers["map"].blocks_generated == 0
+    length = len(client.get(ROOT).content)
+    answer = client.head(ROOT)
+    assert answer.status_code == 200
+    assert int(answer.headers["content-length"]) == length
+    assert not answer.content
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "words"),
+    [
+        ("/tiles/14/-1/0.png", 400, "x must be a whole number"),
+        ("/tiles/14/1.5/0.png", 400, "x must be a whole number"),
+        ("/tiles/14/%D9%A1/0.png", 400, "x must be a whole number"),
+        ("/tiles/a/0/0.png", 400, "z must be a whole number"),
+        ("/tiles/99/0/0.png", 400, "z must be at most"),
+        ("/tiles/3/8/0.png", 400, "from 0 to 7"),
+        ("/tiles/3/0/100000000000000000000.png", 400, "y must be a whole number"),
+        ("/tiles/14/0/0.jpg", 404, "served as .png"),
+        ("/tiles/14/0/0", 404, "served as .png"),
+        ("/tiles/none/14/0/0.png", 404, "there is no layer 'none'; there are: map"),
+        ("/tiles/14/0/0.png", 404, "no imagery"),
+        ("/tiles/17/0/0.png", 404, "max zoom 16"),
+        (ROOT + "?wait=-1", 400, "wait"),
+        (ROOT + "?wait=soon", 400, "wait"),
+        ("/tiles/none/tilejson.json", 404, "no layer"),
+        ("/nothing", 404, "Not Found"),
+    ],
+)
+def test_mistakes_get_a_sentence_and_cors(client: TestClient, path: str, status: int, words: str) -> None:
+    answer = client.get(path, headers={"Origin": "http://elsewhere.example"})
+    assert answer.status_code == status
+    assert words in answer.json()["detail"]
+    assert answer.headers["access-control-allow-origin"] == "*"
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.text(max_size=12), min_size=1, max_size=4))
+def test_no_path_is_a_server_error(client: TestClient, parts: list[str]) -> None:
+    from urllib.parse import quote
+
+    answer = client.get("/tiles/" + "/".join(quote(part, safe="") for part in parts))
+    assert answer.status_code in (400, 404, 307)
+
+
+def test_other_methods_are_refused(client: TestClient) -> None:
+    assert client.post(ROOT).status_code == 405
+    preflight = client.options(
+        ROOT, headers={"Origin": "http://elsewhere.example", "Access-Control-Request-Method": "GET"}
+    )
+    assert preflight.status_code == 200
+
+
+def test_tilejson_describes_the_layer_and_its_url_works(client: TestClient) -> None:
+    described = client.get("/tilejson.json").json()
+    assert described == client.get("/tiles/map/tilejson.json").json()
+    assert described["tilejson"] == "3.0.0"
+    assert (described["minzoom"], described["maxzoom"]) == (14, 16)
+    assert "generated, not surveyed" in described["attribution"]
+    west, south, east, north = described["bounds"]
+    assert west < described["center"][0] < east
+    assert south < described["center"][1] < north
+    url = described["tiles"][0].format(z=14, x=PLACE.x, y=PLACE.y)
+    answer = client.get(url)
+    assert answer.status_code == 200
+    assert "immutable" in answer.headers["cache-control"]
+    assert client.get(ROOT + "?v=old").headers["cache-control"] == "no-cache"
+
+
+def test_the_page_needs_nothing_from_elsewhere(client: TestClient) -> None:
+    page = client.get("/")
+    assert page.status_code == 200
+    assert "https://" not in page.text
+    for name in ("leaflet.js", "leaflet.css"):
+        assert client.get(f"/static/leaflet/{name}").status_code == 200
+    assert client.get("/docs").status_code == 200
+    assert "/tiles/{z}/{x}/{y}" in client.get("/openapi.json").json()["paths"]
+
+
+class Gate:
+    """Holds the generator back until opened."""
+
+    def __init__(self, service: Service) -> None:
+        self._open = threading.Event()
+        engine: Any = service.engine
+        inner = engine._draw
+
+        def draw(stage: Any, batch: Any) -> Any:
+            self._open.wait(30)
+            return inner(stage, batch)
+
+        engine._draw = draw
+
+    def open(self) -> None:
+        self._open.set()
+
+
+def test_placeholder_now_sharp_later(client: TestClient) -> None:
+    root = client.get(ROOT)
+    gate = Gate(service_of(client))
+    early = client.get(CHILD + "?wait=0.05")
+    assert early.status_code == 200
+    assert early.headers["x-tile-state"] == "placeholder"
+    assert early.headers["x-tile-ancestor"] == f"14/{PLACE.x}/{PLACE.y}"
+    assert early.headers["cache-control"].startswith("max-age=2")
+    assert "etag" not in early.headers
+    shown = np.asarray(Image.open(io.BytesIO(early.content)).convert("RGB")).astype(int)
+    above = Image.open(io.BytesIO(root.content)).convert("RGB").crop((0, 0, 128, 128))
+    expected = np.asarray(above.resize((256, 256), Image.Resampling.BILINEAR)).astype(int)
+    assert np.abs(shown - expected)[8:-8, 8:-8].max() <= 3
+    gate.open()
+    late = client.get(CHILD + "?wait=60")
+    assert late.headers["x-tile-state"] in ("generated", "cached")
+    assert late.content != early.content
+    assert client.get(CHILD).content == late.content
+
+
+def test_nothing_to_stand_in_is_503(client: TestClient) -> None:
+    gate = Gate(service_of(client))
+    answer = client.get(ROOT + "?wait=0.05")
+    gate.open()
+    assert answer.status_code == 503
+    assert answer.headers["retry-after"] == "2"
+    assert "wait" in answer.json()["detail"]
+
+
+def test_starting_is_said(make_settings: MakeSettings, layer_settings: LayerSettings) -> None:
+    app = create_app(make_settings(), [layer_settings])
+    service: Service = app.app.state.service  # type: ignore[attr-defined]
+    held, start = threading.Event(), service.start
+
+    def slowly() -> None:
+        held.wait(10)
+        start()
+
+    service.start = slowly  # type: ignore[method-assign]
+    with TestClient(app) as running:
+        answer = running.get("/health")
+        assert (answer.status_code, answer.json()["state"]) == (503, "starting")
+        assert running.get(ROOT).status_code == 503
+        assert running.get("/tilejson.json").status_code == 503
+        assert "starting" in running.get("/").text
+        held.set()
+        wait_ready(running)
+
+
+def test_a_failed_start_is_said(make_settings: MakeSettings, layer_settings: LayerSettings, tmp_path: Any) -> None:
+    failures = []
+    app = create_app(make_settings(weights=tmp_path / "none"), [layer_settings], lambda: failures.append(1))
+    with TestClient(app) as running:
+        for _ in range(100):
+            state = running.get("/health").json()
+            if state["state"] == "failed":
+                break
+            time.sleep(0.05)
+        assert "missing" in state["problem"]
+    assert failures == [1]
+
+
+def test_two_layers(make_settings: MakeSettings, layer_settings: LayerSettings) -> None:
+    other = layer_settings.model_copy(update={"name": "other", "seed": 9})
+    with TestClient(create_app(make_settings(interactive_wait=60), [layer_settings, other])) as running:
+        wait_ready(running)
+        a, b = running.get(ROOT), running.get(ROOT.replace("/tiles/", "/tiles/other/"))
+        assert a.status_code == b.status_code == 200
+        assert a.content != b.content
+        assert running.get("/health").json()["layers"] == ["map", "other"]

@@ -1,0 +1,203 @@
+"""The parts of SGDM: shapes, variants, conditioning that matters, schedules equal to the libraries'."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDIMScheduler, DDPMScheduler
+
+from model.sgdm.config import DiffusionConfig, SGDMConfig, default, sd21, tiny
+from model.sgdm.network import load_network, random_network, save_network, weights_hash
+from model.sgdm.sampler import Sampler
+from model.sgdm.scale_text import ZOOM_TABLE, compact_vocabulary, scale_text
+
+
+def images(n: int = 1, size: int = 64) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(3)
+    return torch.rand(n, 3, size, size, generator=generator) * 2 - 1, torch.rand(
+        n, 3, size, size, generator=generator
+    ) * 2 - 1
+
+
+@pytest.mark.parametrize("reference", ["spade", "concat", "none"])
+@pytest.mark.parametrize("branch", ["conv", "efficientnet_lite0"])
+def test_features_have_the_unets_shapes(reference: str, branch: str) -> None:
+    config = replace(tiny(), encoder=replace(tiny().encoder, reference=reference, imagery_branch=branch))
+    network = random_network(config)
+    with torch.no_grad():
+        features = network.features(*images(2))
+    widths = config.unet.widths
+    assert [tuple(f.shape) for f in features] == [(2, widths[i], 8 >> i, 8 >> i) for i in range(3)]
+
+
+@pytest.mark.parametrize("preset", [tiny, default])
+def test_both_conditions_and_the_text_change_the_prediction(preset: object) -> None:
+    network = random_network(preset())  # type: ignore[operator]
+    imagery, reference = images()
+    latent = torch.randn(1, network.config.autoencoder.latent_channels, 8, 8)
+
+    def predict(a: torch.Tensor, b: torch.Tensor, text: str) -> torch.Tensor:
+        with torch.no_grad():
+            return network.unet(latent, torch.tensor([500]), network.text([text]), network.features(a, b))
+
+    base = predict(imagery, reference, scale_text(16, 15))
+    assert base.shape == latent.shape
+    assert not torch.equal(base, predict(torch.zeros_like(imagery), reference, scale_text(16, 15)))
+    assert not torch.equal(base, predict(imagery, torch.zeros_like(reference), scale_text(16, 15)))
+    assert not torch.equal(base, predict(imagery, reference, scale_text(18, 16)))
+
+
+def test_zero_features_equal_the_plain_unet() -> None:
+    network = random_network(tiny())
+    latent, context = torch.randn(1, 4, 8, 8), network.text([scale_text(14, None)])
+    features = [torch.zeros_like(f) for f in network.features(*images())]
+    with torch.no_grad():
+        ours = network.unet(latent, torch.tensor([7]), context, features)
+        plain = network.unet.unet(latent, torch.tensor([7]), encoder_hidden_states=context).sample
+    assert torch.equal(ours, plain)
+
+
+def test_gradients_reach_both_branches() -> None:
+    network = random_network(tiny())
+    sum(f.square().sum() for f in network.features(*images())).backward()  # type: ignore[union-attr]
+    for branch in (network.encoder.imagery, network.encoder.reference):
+        assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in branch.parameters())
+
+
+def test_local_networks_take_no_statistics_of_the_window() -> None:
+    """Far away from a changed pixel the autoencoder and the condition map stay exactly as they were."""
+    network = random_network(tiny())
+    imagery, reference = images(1, 512)
+    changed = imagery.clone()
+    changed[:, :, :8, :8] = 1
+    with torch.no_grad():
+        a, b = network.encoder(imagery, reference)[0], network.encoder(changed, reference)[0]
+        c, d = network.autoencoder.encode(imagery), network.autoencoder.encode(changed)
+    assert not torch.equal(a, b)
+    assert torch.equal(a[..., 40:], b[..., 40:])
+    assert torch.equal(c[..., 40:], d[..., 40:])
+
+
+def test_autoencoder_shapes() -> None:
+    network = random_network(tiny())
+    image = images()[0]
+    with torch.no_grad():
+        latent = network.autoencoder.encode(image)
+        assert latent.shape == (1, 4, 8, 8)
+        assert network.autoencoder.decode(latent).shape == image.shape
+
+
+def test_scale_text_slots() -> None:
+    assert scale_text(17, 15) == (
+        "a map tile, zoom level 17, reference zoom level 15, 4X reference, 1.194 m/pixel, scale 1:4k, "
+        "block, park, addresses"
+    )
+    assert "reference" not in scale_text(14, None)
+    assert len({scale_text(z, None) for z in ZOOM_TABLE}) == 21
+    with pytest.raises(ValueError, match="no scale text"):
+        scale_text(21, 20)
+
+
+def test_every_scale_text_fits_the_compact_tower() -> None:
+    network = random_network(tiny())
+    texts = [scale_text(z, r) for z in ZOOM_TABLE for r in (None, z - 1, z - 2) if r is None or r >= 0]
+    tokens = network.text.tokens(texts)
+    assert int(tokens.max()) < len(compact_vocabulary())
+    assert (tokens[:, -1] == 0).all(), "a text was cut off"
+    assert len({tuple(row.tolist()) for row in tokens}) == len(texts)
+
+
+def test_store_and_load(tmp_path: Path) -> None:
+    network = random_network(tiny())
+    stem = tmp_path / "net"
+    save_network(network, stem, half=False)
+    again = load_network(stem)
+    assert again.config == network.config
+    assert all(torch.equal(a, b) for a, b in zip(network.parameters(), again.parameters(), strict=True))
+    first = weights_hash(stem)
+    stem.with_suffix(".json").write_text(stem.with_suffix(".json").read_text() + " ")
+    assert weights_hash(stem) != first
+    with pytest.raises(FileNotFoundError, match="missing"):
+        load_network(tmp_path / "nothing")
+
+
+def test_config_round_trip() -> None:
+    for preset in (sd21, default, tiny):
+        assert SGDMConfig.from_dict(preset().to_dict()) == preset()
+
+
+def test_ddim_equals_diffusers() -> None:
+    config = DiffusionConfig(prediction="v", sampler="ddim", steps=5, zero_snr=True)
+    theirs = DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        prediction_type="v_prediction",
+        timestep_spacing="trailing",
+        rescale_betas_zero_snr=True,
+        clip_sample=False,
+        set_alpha_to_one=True,
+    )
+    theirs.set_timesteps(5)
+    ours = Sampler(config)
+    assert ours.steps == theirs.timesteps.tolist()
+    x = y = torch.randn(2, 4, 8, 8, dtype=torch.float64)
+    for index, t in enumerate(ours.steps):
+        output = torch.tanh(x * 0.7 + index)
+        x = ours.step(x, output, index)
+        y = theirs.step(output, t, y).prev_sample
+    assert torch.allclose(x, y, atol=1e-4)
+
+
+def test_respaced_ddpm_equals_diffusers() -> None:
+    ours = Sampler(DiffusionConfig())
+    assert len(ours.steps) == 50
+    assert (ours.steps[0], ours.steps[-1]) == (999, 0)
+    theirs = DDPMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        variance_type="fixed_small",
+    )
+    theirs.set_timesteps(timesteps=ours.steps)
+    x = y = torch.randn(1, 4, 8, 8, dtype=torch.float64)
+    for index, t in enumerate(ours.steps):
+        output = torch.tanh(x * 0.7)
+        y = theirs.step(output, t, y, generator=torch.Generator().manual_seed(index)).prev_sample
+        noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(index), dtype=x.dtype)
+        x = ours.step(x, output, index, noise)
+    assert torch.allclose(x, y, atol=1e-3)
+
+
+def test_target_and_split_are_inverse() -> None:
+    for prediction in ("epsilon", "v"):
+        sampler = Sampler(DiffusionConfig(prediction=prediction))  # type: ignore[arg-type]
+        clean, noise, t = torch.randn(3, 4, 4, 4), torch.randn(3, 4, 4, 4), torch.tensor([10, 400, 900])
+        x = sampler.add_noise(clean, noise, t)
+        again, eps = sampler.split(x, sampler.target(clean, noise, t), t)
+        assert torch.allclose(again, clean, atol=1e-3)
+        assert torch.allclose(eps, noise, atol=1e-3)
+
+
+def test_published_size() -> None:
+    """Parameter counts of the publication: 866 M U-Net, 53 M encoder and adapter (on the meta device: no memory)."""
+    with torch.device("meta"):
+        from model.sgdm.mf_encoder import MFEncoder
+        from model.sgdm.sf_adapter import SFAdapter
+        from model.sgdm.unet import InjectedUNet
+
+        config = sd21()
+        count = lambda m: sum(p.numel() for p in m.parameters())  # noqa: E731
+        unet = count(InjectedUNet(config.unet, 4))
+        rest = count(MFEncoder(config.encoder)) + count(SFAdapter(config.encoder, config.unet.widths))
+    assert round(unet / 1e6, 1) == 865.9
+    assert round(rest / 1e6) == 53
+
+
+def test_default_fits_the_size_promised() -> None:
+    counts = random_network(default()).parameter_counts()
+    assert sum(counts.values()) * 2 < 40e6, counts
+    assert np.all([n > 0 for n in counts.values()])
