@@ -93,12 +93,17 @@ async def run_evaluation(
         raise SettingsError("no truth tile lies on these scenes; check --scene, --truth and --split")
     compared.sort(key=lambda c: (c.pair.zoom, c.pair.x, c.pair.y))
     metrics = score(compared, offsets)
+    await asyncio.to_thread(write_report, out, metrics, compared)
+    print(table(metrics))
+    return metrics
+
+
+def write_report(out: Path, metrics: dict[str, object], compared: list[Compared]) -> None:
+    """metrics.json, metrics.md and the contact sheet."""
     out.mkdir(parents=True, exist_ok=True)
     (out / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
     (out / "metrics.md").write_text(table(metrics))
     Image.fromarray(sheet(compared)).save(out / "sheet.png")
-    print(table(metrics))
-    return metrics
 
 
 def score(compared: list[Compared], offsets: dict[tuple[str, int, int], tuple[int, int]]) -> dict[str, object]:

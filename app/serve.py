@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import sys
+
 import uvicorn
 
 from app.layer import Generator, build_layer
@@ -39,5 +42,7 @@ def run_server(settings: Settings, layers: list[LayerSettings]) -> int:
         log_config=None,
     )
     server = uvicorn.Server(config)
+    # uvicorn drains on SIGTERM and then raises it again: let that be a normal end
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     server.run()
     return 2 if failed else 0

@@ -74,21 +74,12 @@ class TextConfig:
 
 @dataclass(frozen=True)
 class AutoencoderConfig:
-    """diffusers `AutoencoderKL`; the latent is the posterior's mean (published: a sample).
+    """kind: "kl" is diffusers' `AutoencoderKL` (published); "patch" a linear encoder with a learned decoder."""
 
-    patch: pixels folded into channels before the encoder and unfolded after the decoder (PixelUnshuffle), so that
-        no layer runs at full resolution. patch * 2^(len(widths) - 1) must be 8.
-    centre, contrast: map colours are pale and close together; (colour - centre) * contrast spreads them first.
-    """
-
+    kind: Literal["kl", "patch"] = "kl"
     latent_channels: int = 4
-    patch: int = 1
-    centre: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    contrast: float = 1.0
     widths: tuple[int, ...] = (128, 256, 512, 512)
     layers_per_block: int = 2
-    attention: bool = True
-    local: bool = False
     scale: float = 0.18215
 
 
@@ -164,17 +155,7 @@ def default() -> SGDMConfig:
         ),
         unet=UNetConfig(widths=(48, 96, 160), layers_per_block=1, head_dim=16, context_dim=128, local=True),
         text=TextConfig(open_clip_model=None, width=128, layers=3, heads=4, context_length=48, compact_vocabulary=True),
-        autoencoder=AutoencoderConfig(
-            latent_channels=24,
-            patch=4,
-            centre=(0.68, 0.73, 0.6),
-            contrast=4.0,
-            widths=(64, 96),
-            layers_per_block=1,
-            attention=False,
-            local=True,
-            scale=1.0,
-        ),
+        autoencoder=AutoencoderConfig(kind="patch", latent_channels=24, widths=(64, 96), layers_per_block=1),
         diffusion=DiffusionConfig(prediction="v", sampler="ddim", steps=4, zero_snr=True),
     )
 
@@ -194,9 +175,7 @@ def tiny() -> SGDMConfig:
         ),
         unet=UNetConfig(widths=(16, 16, 16), layers_per_block=1, head_dim=8, context_dim=32, local=True),
         text=TextConfig(open_clip_model=None, width=32, layers=2, heads=2, context_length=48, compact_vocabulary=True),
-        autoencoder=AutoencoderConfig(
-            latent_channels=4, patch=2, widths=(8, 8, 8), layers_per_block=1, attention=False, local=True, scale=1.0
-        ),
+        autoencoder=AutoencoderConfig(kind="patch", latent_channels=4, widths=(8, 8), layers_per_block=1),
         diffusion=DiffusionConfig(prediction="v", sampler="ddim", steps=2, zero_snr=True),
     )
 

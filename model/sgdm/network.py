@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from model.sgdm.autoencoder import MapAutoencoder
+from model.sgdm.autoencoder import build_autoencoder
 from model.sgdm.config import SGDMConfig
 from model.sgdm.mf_encoder import MFEncoder
 from model.sgdm.scale_text import ScaleTextEncoder
@@ -30,7 +30,7 @@ class SGDM(nn.Module):
         self.adapter = SFAdapter(config.encoder, config.unet.widths)
         self.unet = InjectedUNet(config.unet, config.autoencoder.latent_channels)
         self.text = ScaleTextEncoder(config.text)
-        self.autoencoder = MapAutoencoder(config.autoencoder)
+        self.autoencoder = build_autoencoder(config.autoencoder)
 
     def features(self, imagery: Tensor, reference: Tensor) -> list[Tensor]:
         """Condition images (N x 3 x H x W in [-1, 1], 0 where unknown) -> the three injected features."""
@@ -45,7 +45,7 @@ class SGDM(nn.Module):
 def save_network(network: SGDM, stem: Path, half: bool = True) -> None:
     """Write `stem`.safetensors (float16 unless told otherwise) and `stem`.json beside it."""
     state = {
-        key: (value.half() if half and value.is_floating_point() else value).contiguous().cpu()
+        key: (value.half() if half and value.is_floating_point() and value.dim() > 1 else value).contiguous().cpu()
         for key, value in network.state_dict().items()
     }
     stem.parent.mkdir(parents=True, exist_ok=True)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import torch
 
+from model.sgdm.autoencoder import PatchAutoencoder
 from model.sgdm.config import PRESETS
 from model.sgdm.network import SGDM, save_network
+from model.training.augment import to_unit
 from model.training.config import TrainConfig
 from model.training.loop import run
-from model.training.samples import SampleSource
+from model.training.samples import ROOT_ZOOM, SampleSource
 from model.training.stages import (
     AutoencoderTask,
     ConditionTask,
@@ -21,15 +22,11 @@ from model.training.stages import (
 )
 
 
-def latent_scale(network: SGDM, source: SampleSource) -> float:
-    """1 / standard deviation of the latents of some training maps, so that the diffusion sees unit variance."""
-    from model.training.samples import collate
-
-    step = max(1, len(source.pairs) // 64)
-    batch = collate([source.plain(pair, False) for pair in source.pairs[::step][:64]])
-    network.autoencoder.scale = 1.0
-    with torch.no_grad():
-        return 1.0 / float(network.autoencoder.encode(batch.map).std())
+def fit_encoder(network: SGDM, source: SampleSource) -> None:
+    """Take the linear encoder's basis from the training maps. The same maps give the same basis: no checkpoint."""
+    if isinstance(network.autoencoder, PatchAutoencoder):
+        maps = (pair.map for pair in source.pairs if pair.zoom > ROOT_ZOOM)
+        network.autoencoder.fit(torch.from_numpy(to_unit(image)) for image in maps)
 
 
 def train(config: TrainConfig, only: str | None = None) -> Path:
@@ -45,6 +42,7 @@ def train(config: TrainConfig, only: str | None = None) -> Path:
     if config.backbone is not None:
         load_backbone(network, config.backbone)
     data, val = SampleSource(config, "train"), SampleSource(config, "val")
+    fit_encoder(network, data)
     head = PaletteHead(network.config.encoder.condition_channels, network.config.encoder.widths[0])
     for stage in config.stages:
         if only is not None and stage.name != only:
@@ -58,11 +56,6 @@ def train(config: TrainConfig, only: str | None = None) -> Path:
             network.encoder.load_state_dict(average["encoder"].state_dict())
             head.load_state_dict(average["head"].state_dict())
         else:
-            network.autoencoder.scale = latent_scale(network, data)
-            network.config = replace(
-                network.config,
-                autoencoder=replace(network.config.autoencoder, scale=network.autoencoder.scale),
-            )
             diffusion = DiffusionTask(network, head, data, val, stage)
             average = run(diffusion, stage, config.out, config.seed)
             for name in ("encoder", "adapter", "unet", "text"):

@@ -1,0 +1,99 @@
+"""Metrics behave: ideal on identical images, worse with more noise, equal to torchmetrics where it defines them."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torchmetrics.functional.image import structural_similarity_index_measure
+
+from model.evaluation.metrics import CAP, Scores, luma, psnr, ssim
+from tests.test_e2e import run_cli
+from tests.test_training import map_picture
+
+
+def scores(drawn: np.ndarray, truth: np.ndarray) -> dict:
+    tally = Scores()
+    tally.add(drawn, truth)
+    return tally.summary()
+
+
+def test_identical_images_are_ideal() -> None:
+    image = map_picture(np.random.default_rng(0))
+    result = scores(image, image)
+    assert result["psnr_y"] == result["psnr_rgb"] == CAP
+    assert result["ssim_y"] == 1
+    assert result["miou"] == 1
+
+
+def test_more_noise_is_worse() -> None:
+    rng = np.random.default_rng(1)
+    image = map_picture(rng)
+    results = []
+    for sigma in (2, 6, 18, 54):
+        noisy = np.clip(image + rng.normal(0, sigma, image.shape), 0, 255).astype(np.uint8)
+        results.append(scores(noisy, image))
+    for key in ("psnr_y", "psnr_rgb", "ssim_y", "miou"):
+        values = [result[key] for result in results]
+        assert values == sorted(values, reverse=True), key
+
+
+def test_known_values() -> None:
+    black, grey = np.zeros((32, 32, 3), np.uint8), np.full((32, 32, 3), 10, np.uint8)
+    assert luma(black)[0, 0] == 16
+    assert psnr(luma(black), luma(grey)) == pytest.approx(10 * np.log10(255**2 / (219 / 255 * 10) ** 2), abs=1e-6)
+
+
+def test_ssim_equals_torchmetrics() -> None:
+    rng = np.random.default_rng(2)
+    a = rng.uniform(16, 235, (60, 80))
+    b = a * 0.8 + rng.uniform(0, 40, a.shape)
+    theirs = structural_similarity_index_measure(
+        torch.from_numpy(a)[None, None], torch.from_numpy(b)[None, None], data_range=255.0
+    )
+    assert ssim(a, b) == pytest.approx(float(theirs), abs=1e-4)
+
+
+def test_iou_is_pooled_and_leaves_absent_classes_out() -> None:
+    road, land = np.full((8, 8, 3), 255, np.uint8), np.full((8, 8, 3), (242, 239, 233), np.uint8)
+    tally = Scores()
+    tally.add(road, road)
+    tally.add(land, road)
+    result = tally.summary()
+    assert result["iou"] == {"road": 0.5}
+    assert result["miou"] == 0.5
+
+
+def test_the_command_compares_the_served_cascade(tmp_path: Path, tiny_weights: Path) -> None:
+    """Pairs cut from one scene: everything is found, drawn, compared and written."""
+    import csv
+
+    import mercantile
+    from PIL import Image
+
+    from app.imagery import SceneImagery, open_scene, tile_window
+    from tests.conftest import PLACE, picture, place_bounds, write_scene
+
+    scene = write_scene(tmp_path / "s.tif", picture(1024), place_bounds())
+    imagery = SceneImagery([open_scene(scene)])
+    rng = np.random.default_rng(0)
+    with (tmp_path / "manifest.csv").open("w", newline="") as out:
+        writer = csv.writer(out)
+        writer.writerow(["source", "split", "zoom", "x", "y", "rs", "map", "parent_map"])
+        for tile in (PLACE, *mercantile.children(PLACE), *mercantile.children(mercantile.children(PLACE)[0])):
+            name = f"{tile.z}_{tile.x}_{tile.y}"
+            Image.fromarray(imagery.read(tile_window(tile))[0]).save(tmp_path / f"{name}.rs.png")
+            Image.fromarray(map_picture(rng)).save(tmp_path / f"{name}.map.png")
+            writer.writerow(["s", "val", tile.z, tile.x, tile.y, f"{name}.rs.png", f"{name}.map.png", ""])
+    arguments = ["--scene", str(scene), "--truth", str(tmp_path), "--split", "val", "--source", "s"]
+    result = run_cli(
+        "evaluate", *arguments, "--zooms", "14-16", "--out", str(tmp_path / "out"), "--weights", str(tiny_weights)
+    )
+    assert result.returncode == 0, result.stderr
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert {z: m["n"] for z, m in metrics["zooms"].items()} == {"14": 1, "15": 4, "16": 4}
+    assert set(metrics["baselines"]) == {"root_enlarged", "median"}
+    assert metrics["zooms"]["14"] == metrics["baselines"]["root_enlarged"]["14"]
+    assert (tmp_path / "out" / "sheet.png").stat().st_size > 10_000
+    assert "| 16 | drawn | 4 |" in (tmp_path / "out" / "metrics.md").read_text()

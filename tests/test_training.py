@@ -1,0 +1,246 @@
+"""Training on synthetic pairs: every stage learns, an interrupted run is the run that was not interrupted."""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from model.data.alignment import estimate_offsets, offset_of, shift
+from model.data.pairs import Pair, read_pairs
+from model.palette import COLOURS, LAND, classify, nearest_colour
+from model.sgdm.autoencoder import PatchAutoencoder
+from model.sgdm.config import tiny
+from model.sgdm.network import load_network, random_network
+from model.training.augment import degrade_reference, scene_edge, symmetry
+from model.training.config import StageConfig, TrainConfig, read_config
+from model.training.run import train
+from model.training.samples import SampleSource, quadrant
+
+X, Y = 8703, 5612
+
+
+def map_picture(rng: np.random.Generator) -> np.ndarray:
+    """A map-like tile: land, a wood, a lake, roads, houses."""
+    image = np.full((256, 256, 3), LAND, dtype=np.uint8)
+    for colour, size in (((173, 209, 158), 120), ((170, 211, 223), 70)):
+        top, left = rng.integers(0, 256 - size, 2)
+        image[top : top + size, left : left + size] = colour
+    for _ in range(3):
+        row = int(rng.integers(10, 240))
+        image[row : row + 6] = 255
+        image[:, row : row + 6] = 255
+    for _ in range(12):
+        top, left = rng.integers(0, 240, 2)
+        image[top : top + 14, left : left + 10] = (217, 208, 201)
+    return image
+
+
+def imagery_of(drawn: np.ndarray, rng: np.random.Generator, offset: tuple[int, int] = (0, 0)) -> np.ndarray:
+    """The same ground as a camera might see it: other colours, noise, moved by (dx, dy)."""
+    seen = 255 - drawn.astype(float) * np.array([0.6, 0.5, 0.7]) + rng.normal(0, 6, drawn.shape)
+    return np.roll(np.clip(seen, 0, 255).astype(np.uint8), (offset[1], offset[0]), axis=(0, 1))
+
+
+@pytest.fixture(scope="module")
+def pairs_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("pairs")
+    rng = np.random.default_rng(0)
+    rows = []
+    for split, dx in (("train", 0), ("val", 3)):
+        for zoom in (14, 15, 16, 17):
+            k = zoom - 14
+            for i in range(2 if k else 1):
+                x, y = ((X + dx) << k) + i, Y << k
+                stem = f"{split}_{zoom}_{x}_{y}"
+                drawn = map_picture(rng)
+                Image.fromarray(drawn).save(root / f"{stem}.map.png")
+                Image.fromarray(imagery_of(drawn, rng)).save(root / f"{stem}.rs.png")
+                parent = f"{split}_{zoom - 1}_{x >> 1}_{y >> 1}.map.png" if zoom > 14 else ""
+                rows.append(["s", split, zoom, x, y, f"{stem}.rs.png", f"{stem}.map.png", parent])
+    with (root / "manifest.csv").open("w", newline="") as out:
+        writer = csv.writer(out)
+        writer.writerow(["source", "split", "zoom", "x", "y", "rs", "map", "parent_map"])
+        writer.writerows(rows)
+    return root
+
+
+def config(pairs: Path, out: Path, steps: int, **changes: object) -> TrainConfig:
+    stage = StageConfig("autoencoder", steps, batch=2, crop=64, checkpoint_every=2, warmup=1)
+    stages = (stage, replace(stage, name="condition"), replace(stage, name="diffusion", crop=256, batch=1))
+    return TrainConfig(preset="tiny", pairs=pairs, source="s", out=out, stages=stages, **changes)  # type: ignore[arg-type]
+
+
+def test_an_interrupted_run_is_the_run_that_was_not(pairs_dir: Path, tmp_path: Path) -> None:
+    whole = load_network(train(config(pairs_dir, tmp_path / "a", 4)))
+    full, short = config(pairs_dir, tmp_path / "b", 4), config(pairs_dir, tmp_path / "b", 4)
+    for stage in ("autoencoder", "condition", "diffusion"):
+        # stopped after two of four steps: the second checkpoint is lost
+        train(short, only=stage)
+        path = tmp_path / "b" / f"{stage}.ckpt"
+        assert torch.load(path, weights_only=True)["step"] == 4
+        path.unlink()
+        stopping_at(2, short, stage)
+        assert torch.load(path, weights_only=True)["step"] == 2
+        train(full, only=stage)
+    again = load_network(tmp_path / "b" / "network")
+    for (name, a), b in zip(whole.state_dict().items(), again.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
+
+
+def stopping_at(step: int, settings: TrainConfig, stage: str) -> None:
+    """Run a stage and stop it, as a signal would, right after the checkpoint of `step`."""
+    from model.training import loop
+
+    kept, original = [], loop._save
+
+    def save(path: Path, content: dict[str, object]) -> None:
+        original(path, content)
+        kept.append(content["step"])
+        if content["step"] == step:
+            raise KeyboardInterrupt
+
+    loop._save = save  # type: ignore[assignment]
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            train(settings, only=stage)
+    finally:
+        loop._save = original
+
+
+def test_a_run_leaves_log_grids_and_a_network(pairs_dir: Path, tmp_path: Path) -> None:
+    train(config(pairs_dir, tmp_path, 2))
+    names = {path.name for path in tmp_path.iterdir()}
+    assert {"log.jsonl", "network.safetensors", "network.json", "diffusion-000002.png"} <= names
+    entries = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert {entry["stage"] for entry in entries} == {"autoencoder", "condition", "diffusion"}
+    assert any("miou" in entry.get("validation", {}) for entry in entries)
+
+
+@pytest.mark.slow
+def test_the_condition_stage_learns(pairs_dir: Path, tmp_path: Path) -> None:
+    settings = config(pairs_dir, tmp_path, 60)
+    stage = replace(settings.stages[1], rate=3e-3, batch=4, crop=128, checkpoint_every=60)
+    train(replace(settings, stages=(stage,)))
+    losses = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    values = [entry["loss"] for entry in losses if "loss" in entry]
+    assert values[-1] < 0.75 * values[0]
+
+
+def test_the_linear_encoder_keeps_what_it_was_fitted_to() -> None:
+    rng = np.random.default_rng(1)
+    maps = [torch.from_numpy(map_picture(rng).transpose(2, 0, 1).astype(np.float32) / 127.5 - 1) for _ in range(6)]
+    wide = replace(tiny(), autoencoder=replace(tiny().autoencoder, latent_channels=48))
+    errors = {}
+    for network in (random_network(tiny()), random_network(wide)):
+        auto = network.autoencoder
+        assert isinstance(auto, PatchAutoencoder)
+        auto.fit(maps)
+        batch = torch.stack(maps)
+        with torch.no_grad():
+            latent = auto.encode(batch)
+            errors[latent.shape[1]] = float((auto.decode(latent) - batch).square().mean())
+        assert float(latent.var(dim=(0, 2, 3)).mean()) == pytest.approx(1, abs=0.2)
+        assert torch.allclose(auto.basis @ auto.basis.T, torch.eye(latent.shape[1]), atol=1e-5)
+    assert errors[48] < 0.3 * errors[4]
+
+
+def test_offsets_are_found_and_removed() -> None:
+    rng = np.random.default_rng(2)
+    truth = {("val", 10, 20): (-4, 3), ("val", 11, 20): (5, -2)}
+    pairs = []
+    for (split, ax, ay), offset in truth.items():
+        for zoom, factor in ((17, 1.0), (16, 0.5)):
+            for i in range(4):
+                drawn = map_picture(rng)
+                moved = (round(offset[0] * factor), round(offset[1] * factor))
+                k = zoom - 14
+                pairs.append(Pair(zoom, (ax << k) + i, ay << k, split, imagery_of(drawn, rng, moved), drawn))
+    found = estimate_offsets(pairs)
+    assert {area: tuple(np.abs(np.subtract(found[area], truth[area])) <= 1) for area in truth} == dict.fromkeys(
+        truth, (True, True)
+    )
+    pair = pairs[0]
+    dx, dy = offset_of(pair, found)
+    aligned = shift(pair.imagery, dx, dy)
+    before = np.corrcoef(pair.imagery.ravel(), pair.map.ravel())[0, 1]
+    assert abs(np.corrcoef(aligned.ravel(), pair.map.ravel())[0, 1]) > abs(before)
+    assert offset_of(replace(pair, zoom=14, x=99), {}) == (0, 0)
+
+
+def test_pairs_are_read_with_their_parents(pairs_dir: Path) -> None:
+    pairs = read_pairs(pairs_dir, "s", "train")
+    assert len(pairs) == 7
+    assert all((pair.parent is not None) == (pair.zoom > 14) for pair in pairs)
+    with pytest.raises(ValueError, match="no pair of source"):
+        read_pairs(pairs_dir, "other", "train")
+    with pytest.raises(ValueError, match=r"no manifest\.csv"):
+        read_pairs(pairs_dir / "none", "s", "train")
+
+
+def test_samples_are_a_function_of_the_seed_and_the_root_has_no_reference(pairs_dir: Path, tmp_path: Path) -> None:
+    settings = config(pairs_dir, tmp_path, 1, zoom_weights={14: 1.0, 15: 0.0, 16: 0.0, 17: 0.0})
+    source = SampleSource(settings, "train")
+    stage = replace(settings.stages[2], reference_dropout=0.0)
+    a, b = (source.batch(stage, np.random.default_rng([1, 2])) for _ in range(2))
+    assert torch.equal(a.imagery, b.imagery)
+    assert torch.equal(a.palette, b.palette)
+    assert not a.reference.any()
+    assert "reference" not in a.texts[0]
+    source = SampleSource(replace(settings, zoom_weights={14: 0.0}), "train")
+    later = source.batch(stage, np.random.default_rng(3))
+    assert later.reference.any()
+    assert "reference" in later.texts[0]
+
+
+def test_the_quadrant_is_the_right_one() -> None:
+    parent = np.zeros((256, 256, 3), dtype=np.uint8)
+    parent[128:, :128] = 200
+    assert (quadrant(parent, 4, 7, 1) == 200).all()
+    assert (quadrant(parent, 5, 7, 1) == 0).all()
+    parent[:] = 0
+    parent[64:128, 192:] = 99
+    assert (quadrant(parent, 7, 5, 2) == 99).all()
+
+
+def test_augmentations() -> None:
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    assert len({symmetry(image, i).tobytes() for i in range(8)}) == 8
+    assert (symmetry(image, 0) == image).all()
+    shares = [scene_edge(64, rng).mean() for _ in range(50)]
+    assert 0.2 < np.mean(shares) < 0.95
+    changed = [degrade_reference(image, image[::-1], rng) for _ in range(20)]
+    assert all(c.shape == image.shape and c.dtype == np.uint8 for c in changed)
+    assert sum((c != image).any() for c in changed) > 10
+
+
+def test_configuration_mistakes_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "c.toml"
+    good = 'preset = "tiny"\npairs = "p"\nsource = "s"\nout = "o"\n[stage.condition]\nsteps = 1\n'
+    path.write_text(good)
+    assert read_config(path).pairs == tmp_path / "p"
+    for text, words in [
+        ("preset =", "not valid TOML"),
+        (good.replace("condition", "conditoin"), "stages are"),
+        (good + "stepz = 2\n", "stepz"),
+        (good.replace('preset = "tiny"\n', ""), "preset"),
+    ]:
+        path.write_text(text)
+        with pytest.raises(ValueError, match=words):
+            read_config(path)
+    path.write_text(good.replace("tiny", "huge"))
+    with pytest.raises(ValueError, match="unknown preset"):
+        train(read_config(path))
+
+
+def test_nearest_colours() -> None:
+    for index, colour in enumerate(COLOURS):
+        assert nearest_colour(np.array(colour, dtype=np.uint8)) == index
+    assert classify(np.array([[[255, 255, 255], [171, 210, 222]]], dtype=np.uint8)).tolist() == [[2, 3]]
