@@ -58,9 +58,9 @@ class CascadePipeline:
         Raises ValueError if the conditions do not fit the stage.
         """
         self._check(stage, batch)
-        features = self._encode(batch)
+        features, mean = self._encode(batch)
         latent = self._denoise(stage, batch, features)
-        return self._decode(stage, latent)
+        return self._decode(stage, latent, mean)
 
     @staticmethod
     def _check(stage: Stage, batch: Sequence[Conditions]) -> None:
@@ -76,8 +76,8 @@ class CascadePipeline:
             if item.window.left % 32 or item.window.top % 32:
                 raise ValueError(f"{item.window} is not on the lattice of 32 pixels")
 
-    def _encode(self, batch: Sequence[Conditions]) -> list[Tensor]:
-        """Fields to [-1, 1], 0 where unknown; then MFEncoder and SFAdapter."""
+    def _encode(self, batch: Sequence[Conditions]) -> tuple[list[Tensor], Tensor | None]:
+        """Fields to [-1, 1], 0 where unknown; then MFEncoder, SFAdapter and the prior's mean."""
         imagery = self._images([item.imagery for item in batch], [item.imagery_known for item in batch])
         if batch[0].reference is None:
             reference = torch.zeros_like(imagery)
@@ -86,7 +86,7 @@ class CascadePipeline:
                 [item.reference for item in batch if item.reference is not None],
                 [item.reference_known for item in batch if item.reference_known is not None],
             )
-        return self.network.features(imagery, reference)
+        return self.network.condition(imagery, reference)
 
     def _images(self, images: list[Pixels], masks: list[Mask]) -> Tensor:
         pixels = torch.from_numpy(np.stack(images)).to(self.device).permute(0, 3, 1, 2)
@@ -128,10 +128,10 @@ class CascadePipeline:
             latent = self.sampler.step(latent, output, index, fresh)
         return latent
 
-    def _decode(self, stage: Stage, latent: Tensor) -> list[Pixels]:
+    def _decode(self, stage: Stage, latent: Tensor, mean: Tensor | None) -> list[Pixels]:
         margin = HALO - DECODE_HALO
         inner = slice(margin // LATENT_STRIDE, (stage.size - margin) // LATENT_STRIDE)
-        image = self.network.autoencoder.decode(latent[:, :, inner, inner])
+        image = self.network.decode(latent[:, :, inner, inner], None if mean is None else mean[:, :, inner, inner])
         pixels = ((image.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
         out = np.zeros((latent.shape[0], stage.size, stage.size, 3), dtype=np.uint8)
         out[:, margin : stage.size - margin, margin : stage.size - margin] = pixels.permute(0, 2, 3, 1).cpu().numpy()

@@ -9,7 +9,6 @@ import torch
 from model.sgdm.checkpoint import load_published
 from model.sgdm.config import SGDMConfig, TextConfig, UNetConfig, sd21
 from model.sgdm.mf_encoder import MFEncoder
-from model.sgdm.network import SGDM
 from model.sgdm.sf_adapter import SFAdapter
 from model.sgdm.unet import InjectedUNet
 from tests.golden import SHARED, golden_inputs, published_state
@@ -31,8 +30,6 @@ class Parts(torch.nn.Module):
         self.adapter = SFAdapter(config.encoder, config.unet.widths)
         self.unet = InjectedUNet(config.unet, 4)
 
-    features = SGDM.features
-
 
 def compare(config: SGDMConfig, size: str, steps: list[int]) -> dict[str, float]:
     golden = np.load(SHARED / "golden" / f"{size}.npz")
@@ -44,7 +41,7 @@ def compare(config: SGDMConfig, size: str, steps: list[int]) -> dict[str, float]
     with torch.no_grad():
         imagery, reference = given["rs"] * 2 - 1, given["ref"] * 2 - 1
         out["f_cond"], _ = network.encoder(imagery, reference)
-        features = network.features(imagery, reference)
+        features = network.adapter(out["f_cond"])
         out |= {f"feature{i}": f for i, f in enumerate(features)}
         out["eps"] = network.unet(given["latent"], t, given["context"], features)
         zeros = [torch.zeros_like(f) for f in features]

@@ -8,7 +8,8 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler
 
-from model.sgdm.config import DiffusionConfig, SGDMConfig, default, sd21, tiny
+from model.palette import PALETTE
+from model.sgdm.config import AutoencoderConfig, DiffusionConfig, SGDMConfig, default, sd21, tiny
 from model.sgdm.network import load_network, random_network, save_network, weights_hash
 from model.sgdm.sampler import Sampler
 from model.sgdm.scale_text import ZOOM_TABLE, compact_vocabulary, scale_text
@@ -27,9 +28,11 @@ def test_features_have_the_unets_shapes(reference: str, branch: str) -> None:
     config = replace(tiny(), encoder=replace(tiny().encoder, reference=reference, imagery_branch=branch))
     network = random_network(config)
     with torch.no_grad():
-        features = network.features(*images(2))
+        features, mean = network.condition(*images(2))
     widths = config.unet.widths
     assert [tuple(f.shape) for f in features] == [(2, widths[i], 8 >> i, 8 >> i) for i in range(3)]
+    assert mean is not None
+    assert mean.shape == (2, config.autoencoder.latent_channels, 8, 8)
 
 
 @pytest.mark.parametrize("preset", [tiny, default])
@@ -40,7 +43,7 @@ def test_both_conditions_and_the_text_change_the_prediction(preset: object) -> N
 
     def predict(a: torch.Tensor, b: torch.Tensor, text: str) -> torch.Tensor:
         with torch.no_grad():
-            return network.unet(latent, torch.tensor([500]), network.text([text]), network.features(a, b))
+            return network.unet(latent, torch.tensor([500]), network.text([text]), network.condition(a, b)[0])
 
     base = predict(imagery, reference, scale_text(16, 15))
     assert base.shape == latent.shape
@@ -52,7 +55,7 @@ def test_both_conditions_and_the_text_change_the_prediction(preset: object) -> N
 def test_zero_features_equal_the_plain_unet() -> None:
     network = random_network(tiny())
     latent, context = torch.randn(1, 4, 8, 8), network.text([scale_text(14, None)])
-    features = [torch.zeros_like(f) for f in network.features(*images())]
+    features = [torch.zeros_like(f) for f in network.condition(*images())[0]]
     with torch.no_grad():
         ours = network.unet(latent, torch.tensor([7]), context, features)
         plain = network.unet.unet(latent, torch.tensor([7]), encoder_hidden_states=context).sample
@@ -61,7 +64,7 @@ def test_zero_features_equal_the_plain_unet() -> None:
 
 def test_gradients_reach_both_branches() -> None:
     network = random_network(tiny())
-    sum(f.square().sum() for f in network.features(*images())).backward()  # type: ignore[union-attr]
+    sum(f.square().sum() for f in network.condition(*images())[0]).backward()  # type: ignore[union-attr]
     for branch in (network.encoder.imagery, network.encoder.reference):
         assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in branch.parameters())
 
@@ -87,6 +90,37 @@ def test_autoencoder_shapes() -> None:
         latent = network.autoencoder.encode(image)
         assert latent.shape == (1, 4, 8, 8)
         assert network.autoencoder.decode(latent).shape == image.shape
+
+
+def test_the_prior_is_the_latent_of_the_expected_colours() -> None:
+    """Certain of one colour, the mean decodes to it, whatever the scale; the sampler's output is added to it."""
+    network = random_network(tiny())
+    prior, auto = network.prior, network.autoencoder
+    assert prior is not None
+    auto.fit([torch.rand(3, 64, 64) * 2 - 1])
+    water = [name for name, _, _ in PALETTE].index("water")
+    with torch.no_grad():
+        prior.logits.weight.zero_()
+        prior.logits.bias.zero_()
+        prior.logits.bias[water * 16 : (water + 1) * 16] = 50
+        mean = prior.mean(torch.zeros(1, 16, 4, 4), auto)
+        flat = torch.tensor(PALETTE[water][1]).view(1, 3, 1, 1) / 127.5 - 1
+        assert torch.allclose(mean, auto.encode(flat.expand(1, 3, 32, 32)), atol=1e-4)
+        prior.scale.fill_(2)
+        moved = network.decode(torch.ones_like(mean), mean)
+        assert torch.allclose(moved, auto.decode(mean + 2), atol=1e-5)
+
+
+def test_the_published_preset_has_no_prior_and_both_autoencoders_fit_the_same_code() -> None:
+    published = replace(tiny(), diffusion=DiffusionConfig(), autoencoder=AutoencoderConfig(widths=(32, 32, 32, 32)))
+    network = random_network(published)
+    imagery, reference = images()
+    with torch.no_grad():
+        _, mean = network.condition(imagery, reference)
+        assert mean is None
+        latent = network.autoencoder.encode(imagery)
+        assert latent.shape == (1, 4, 8, 8)
+        assert network.decode(latent, mean).shape == imagery.shape
 
 
 def test_scale_text_slots() -> None:

@@ -19,6 +19,7 @@ from diffusers.loaders.single_file_utils import (
 from safetensors.torch import load_file
 from torch import Tensor
 
+from model.sgdm.autoencoder import KLAutoencoder
 from model.sgdm.network import SGDM
 
 UNET_PREFIX = "model.diffusion_model."
@@ -93,6 +94,8 @@ def load_published(network: SGDM, state: Mapping[str, Tensor]) -> list[str]:
                 getattr(network, part).load_state_dict(own)
                 loaded.append(part)
         if any(name.startswith(VAE_PREFIX) for name in state):
+            if not isinstance(network.autoencoder, KLAutoencoder):
+                raise KeyError("it holds a KL autoencoder, and this preset has none")
             vae = network.autoencoder.vae
             vae.load_state_dict(convert_ldm_vae_checkpoint(dict(state), dict(vae.config)))
             loaded.append("autoencoder")

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from model.sgdm.autoencoder import build_autoencoder
 from model.sgdm.config import SGDMConfig
 from model.sgdm.mf_encoder import MFEncoder
+from model.sgdm.prior import PalettePrior
 from model.sgdm.scale_text import ScaleTextEncoder
 from model.sgdm.sf_adapter import SFAdapter
 from model.sgdm.unet import InjectedUNet
@@ -31,11 +32,25 @@ class SGDM(nn.Module):
         self.unet = InjectedUNet(config.unet, config.autoencoder.latent_channels)
         self.text = ScaleTextEncoder(config.text)
         self.autoencoder = build_autoencoder(config.autoencoder)
+        channels = config.autoencoder.latent_channels
+        self.prior = (
+            PalettePrior(config.encoder.condition_channels, channels) if config.diffusion.palette_prior else None
+        )
 
-    def features(self, imagery: Tensor, reference: Tensor) -> list[Tensor]:
-        """Condition images (N x 3 x H x W in [-1, 1], 0 where unknown) -> the three injected features."""
+    def condition(self, imagery: Tensor, reference: Tensor) -> tuple[list[Tensor], Tensor | None]:
+        """Condition images (N x 3 x H x W in [-1, 1], 0 where unknown) -> injected features and the latent's mean.
+
+        The mean is None without a prior; with one, a latent is mean + scale * what the sampler gives.
+        """
         condition, _ = self.encoder(imagery, reference)
-        return self.adapter(condition)
+        mean = None if self.prior is None else self.prior.mean(condition, self.autoencoder)
+        return self.adapter(condition), mean
+
+    def decode(self, latent: Tensor, mean: Tensor | None) -> Tensor:
+        """What the sampler gave, and the mean -> N x 3 x H x W in about [-1, 1]."""
+        if self.prior is not None and mean is not None:
+            latent = mean + self.prior.scale.view(1, -1, 1, 1) * latent
+        return self.autoencoder.decode(latent)
 
     def parameter_counts(self) -> dict[str, int]:
         """Parameters by part."""

@@ -128,6 +128,6 @@ class ScaleTextEncoder(nn.Module):
         Raises ValueError if the file lacks the tower's weights.
         """
         try:
-            self.load_tower(open_clip.load_state_dict(str(path)))
+            self.load_tower(open_clip.factory.load_state_dict(str(path)))
         except KeyError as missing:
             raise ValueError(f"{path} is not a checkpoint of {self.config.open_clip_model}: no {missing}") from None

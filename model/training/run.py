@@ -17,7 +17,6 @@ from model.training.stages import (
     AutoencoderTask,
     ConditionTask,
     DiffusionTask,
-    PaletteHead,
     load_backbone,
 )
 
@@ -43,28 +42,27 @@ def train(config: TrainConfig, only: str | None = None) -> Path:
         load_backbone(network, config.backbone)
     data, val = SampleSource(config, "train"), SampleSource(config, "val")
     fit_encoder(network, data)
-    head = PaletteHead(network.config.encoder.condition_channels, network.config.encoder.widths[0])
     for stage in config.stages:
         if only is not None and stage.name != only:
-            _load(network, head, config.out, stage.name)
+            _load(network, config.out, stage.name)
         elif stage.name == "autoencoder":
             average = run(AutoencoderTask(network, data, val, stage), stage, config.out, config.seed)
             network.autoencoder.load_state_dict(average.state_dict())
         elif stage.name == "condition":
             task = ConditionTask(network, data, val, stage)
             average = run(task, stage, config.out, config.seed)
-            network.encoder.load_state_dict(average["encoder"].state_dict())
-            head.load_state_dict(average["head"].state_dict())
+            for name in ("encoder", "prior"):
+                getattr(network, name).load_state_dict(average[name].state_dict())
         else:
-            diffusion = DiffusionTask(network, head, data, val, stage)
+            diffusion = DiffusionTask(network, data, val, stage)
             average = run(diffusion, stage, config.out, config.seed)
-            for name in ("encoder", "adapter", "unet", "text"):
+            for name in ("encoder", "adapter", "unet", "text", "prior"):
                 getattr(network, name).load_state_dict(average[name].state_dict())
             save_network(network, config.out / "network")
     return config.out / "network"
 
 
-def _load(network: SGDM, head: PaletteHead, out: Path, stage: str) -> None:
+def _load(network: SGDM, out: Path, stage: str) -> None:
     """Take a stage's averaged weights from its checkpoint, if it has one."""
     path = out / f"{stage}.ckpt"
     if not path.exists() or stage == "diffusion":
@@ -73,5 +71,6 @@ def _load(network: SGDM, head: PaletteHead, out: Path, stage: str) -> None:
     if stage == "autoencoder":
         network.autoencoder.load_state_dict(average)
         return
-    for prefix, part in (("encoder.", network.encoder), ("head.", head)):
-        part.load_state_dict({k[len(prefix) :]: v for k, v in average.items() if k.startswith(prefix)})
+    for name in ("encoder", "prior"):
+        own = {k.removeprefix(f"{name}."): v for k, v in average.items() if k.startswith(f"{name}.")}
+        getattr(network, name).load_state_dict(own)

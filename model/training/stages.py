@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from model.data.pairs import Pixels
 from model.palette import CLASS_OF_COLOUR, CLASSES, COLOURS, PALETTE, classify
 from model.sgdm.network import SGDM
+from model.sgdm.prior import PalettePrior
 from model.sgdm.sampler import TRAIN_STEPS, Sampler
 from model.training.config import StageConfig
 from model.training.samples import Batch, SampleSource, collate
@@ -60,6 +61,13 @@ def validation_batch(source: SampleSource, with_reference: bool, count: int = 24
     return collate([source.plain(pair, with_reference) for pair in pairs[::step][:count]])
 
 
+def need_prior(network: SGDM) -> PalettePrior:
+    """The network's prior. Raises ValueError for a preset without one: only such presets are trained here."""
+    if network.prior is None:
+        raise ValueError(f"preset {network.config.name!r} has no palette prior and cannot be trained by these stages")
+    return network.prior
+
+
 class AutoencoderTask:
     """Train the decoder; the linear encoder is fitted beforehand. Latents get some noise, as the diffusion's will.
 
@@ -104,37 +112,23 @@ class AutoencoderTask:
         return {"psnr": round(psnr, 2)} | mean_iou(drawn, truth), grid([truth[:8], drawn[:8], truth[8:16], drawn[8:16]])
 
 
-class PaletteHead(nn.Module):
-    """Condition map at stride 8 -> palette logits at stride 2; only for the auxiliary loss."""
+def palette_loss(prior: PalettePrior, fine: nn.Module, condition: Tensor, features: Tensor, palette: Tensor) -> Tensor:
+    """Cross-entropy of the palette colours, from the condition map and directly from the imagery branch.
 
-    def __init__(self, condition_channels: int, fine_channels: int) -> None:
-        super().__init__()
-        self.coarse = nn.Conv2d(condition_channels, len(PALETTE) * 16, 1)
-        self.fine = nn.Conv2d(fine_channels, len(PALETTE), 1)
-
-    def forward(self, condition: Tensor, fine: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits from the condition map and, for the imagery branch itself, from its features at stride 2."""
-        return F.pixel_shuffle(self.coarse(condition), 4), self.fine(fine)
-
-
-def palette_loss(head: PaletteHead, condition: Tensor, fine: Tensor, palette: Tensor) -> Tensor:
-    """Cross-entropy of both predictions; rare colours (roads, buildings, water) weigh a little more."""
+    features: the imagery branch's at stride 2. Roads, buildings, water and vegetation weigh a little more than land.
+    """
     weight = torch.where(torch.from_numpy(CLASS_OF_COLOUR) == 0, 0.7, 1.3).float()
-    coarse, direct = head(condition, fine)
-    return F.cross_entropy(coarse, palette, weight, ignore_index=-1) + 0.5 * F.cross_entropy(
-        direct, palette, weight, ignore_index=-1
-    )
+    through = F.cross_entropy(prior(condition), palette, weight, ignore_index=-1)
+    return through + 0.5 * F.cross_entropy(fine(features), palette, weight, ignore_index=-1)
 
 
 class ConditionTask:
     """Teach MFEncoder what is where, before any drawing: palette classes from its condition map."""
 
     def __init__(self, network: SGDM, train: SampleSource, val: SampleSource, stage: StageConfig) -> None:
-        encoder = network.config.encoder
-        head = PaletteHead(encoder.condition_channels, encoder.widths[0])
-        self.module: Any = nn.ModuleDict({"encoder": network.encoder, "head": head}).to(
-            memory_format=torch.channels_last
-        )
+        fine = nn.Conv2d(network.config.encoder.widths[0], len(PALETTE), 1)
+        parts = {"encoder": network.encoder, "prior": need_prior(network), "fine": fine}
+        self.module: Any = nn.ModuleDict(parts).to(memory_format=torch.channels_last)
         self.train, self.stage = train, stage
         self.check = validation_batch(val, False)
 
@@ -151,13 +145,13 @@ class ConditionTask:
 
     def loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         """Palette cross-entropy."""
-        condition, fine = self.module["encoder"](batch.imagery, batch.reference)
-        return palette_loss(self.module["head"], condition, fine, batch.palette), {}
+        condition, features = self.module["encoder"](batch.imagery, batch.reference)
+        return palette_loss(self.module["prior"], self.module["fine"], condition, features, batch.palette), {}
 
     def validate(self, module: Any) -> tuple[dict[str, float], Pixels]:
         """IoU of the most likely palette colours, imagery alone."""
         with torch.no_grad():
-            logits, _ = module["head"](*module["encoder"](self.check.imagery, self.check.reference))
+            logits = module["prior"](module["encoder"](self.check.imagery, self.check.reference)[0])
         drawn = COLOURS.astype(np.uint8)[logits.argmax(1).repeat_interleave(2, 1).repeat_interleave(2, 2).numpy()]
         truth, seen = to_pixels(self.check.map), to_pixels(self.check.imagery)
         return mean_iou(drawn, truth), grid([seen[::3], drawn[::3], truth[::3]])
@@ -166,22 +160,33 @@ class ConditionTask:
 class DiffusionTask:
     """The denoiser with its adapter and text tower; the encoder goes on learning at a lower rate."""
 
-    def __init__(
-        self, network: SGDM, head: PaletteHead, train: SampleSource, val: SampleSource, stage: StageConfig
-    ) -> None:
+    def __init__(self, network: SGDM, train: SampleSource, val: SampleSource, stage: StageConfig) -> None:
         self.sampler = Sampler(network.config.diffusion)
         self.channels = network.config.autoencoder.latent_channels
         self.autoencoder = network.autoencoder.eval().requires_grad_(False)
-        parts = {"encoder": network.encoder, "adapter": network.adapter, "unet": network.unet, "text": network.text}
-        self.module: Any = nn.ModuleDict({**parts, "head": head}).to(memory_format=torch.channels_last)
+        parts = {name: getattr(network, name) for name in ("encoder", "adapter", "unet", "text")}
+        self.module: Any = nn.ModuleDict({**parts, "prior": need_prior(network)}).to(memory_format=torch.channels_last)
         if stage.freeze_backbone:
             network.encoder.imagery.requires_grad_(False)
         self.train, self.stage = train, stage
         self.check = validation_batch(val, False)
+        self._measure_prior()
+
+    def _measure_prior(self) -> None:
+        """Set the prior's scale: the deviation of true latents from its mean over a few training batches."""
+        rng, errors = np.random.default_rng(0), []
+        self.module.eval()
+        with torch.no_grad():
+            for _ in range(8):
+                batch = self.train.batch(self.stage, rng)
+                condition, _ = self.module["encoder"](batch.imagery, batch.reference)
+                mean = self.module["prior"].mean(condition, self.autoencoder)
+                errors.append((self.autoencoder.encode(batch.map) - mean).square().mean(dim=(0, 2, 3)))
+            self.module["prior"].scale.copy_(torch.stack(errors).mean(0).sqrt())
 
     def groups(self) -> list[dict[str, object]]:
-        """Encoder and head at `encoder_rate`, the rest at the full rate."""
-        slow = [p for name in ("encoder", "head") for p in self.module[name].parameters() if p.requires_grad]
+        """Encoder and prior at `encoder_rate`, the rest at the full rate."""
+        slow = [p for name in ("encoder", "prior") for p in self.module[name].parameters() if p.requires_grad]
         fast = [p for name in ("adapter", "unet", "text") for p in self.module[name].parameters()]
         return [{"params": slow, "scale": self.stage.encoder_rate}, {"params": fast}]
 
@@ -191,40 +196,44 @@ class DiffusionTask:
 
     def loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         """Mean squared error of the prediction, with half of the steps drawn from those of the sampler."""
+        condition, _ = self.module["encoder"](batch.imagery, batch.reference)
+        prior = self.module["prior"]
         with torch.no_grad():
-            clean = self.autoencoder.encode(batch.map)
+            mean = prior.mean(condition, self.autoencoder)
+            clean = (self.autoencoder.encode(batch.map) - mean) / prior.scale.view(1, -1, 1, 1)
         count = clean.shape[0]
         t = torch.randint(0, TRAIN_STEPS, (count,), generator=generator)
-        served = torch.tensor(self.sampler.steps)[
-            torch.randint(0, len(self.sampler.steps), (count,), generator=generator)
-        ]
+        choice = torch.randint(0, len(self.sampler.steps), (count,), generator=generator)
+        served = torch.tensor(self.sampler.steps)[choice]
         t = torch.where(torch.rand(count, generator=generator) < 0.5, served, t)
         noise = torch.randn(clean.shape, generator=generator)
-        condition, fine = self.module["encoder"](batch.imagery, batch.reference)
         output = self.module["unet"](
             self.sampler.add_noise(clean, noise, t),
             t,
             self.module["text"](batch.texts),
             self.module["adapter"](condition),
         )
-        error = F.mse_loss(output, self.sampler.target(clean, noise, t))
-        semantic = palette_loss(self.module["head"], condition, fine, batch.palette)
-        return error + 0.1 * semantic, {
-            "mse": round(float(error.detach()), 5),
-            "semantic": round(float(semantic.detach()), 4),
-        }
+        error = F.mse_loss(output.float(), self.sampler.target(clean, noise, t))
+        semantic = F.cross_entropy(prior(condition), batch.palette, ignore_index=-1)
+        logged = {"mse": round(float(error.detach()), 5), "semantic": round(float(semantic.detach()), 4)}
+        return error + 0.1 * semantic, logged
 
     def validate(self, module: Any) -> tuple[dict[str, float], Pixels]:
-        """IoU of sampled maps from imagery alone, and the grid imagery / drawn / truth."""
+        """IoU of sampled maps from imagery alone, and the grid imagery / prior / drawn / truth."""
         generator = torch.Generator().manual_seed(1)
         shape = (len(self.check.texts), self.channels, 32, 32)
         x = torch.randn(shape, generator=generator)
         with torch.no_grad():
-            features = module["adapter"](module["encoder"](self.check.imagery, self.check.reference)[0])
+            condition, _ = module["encoder"](self.check.imagery, self.check.reference)
+            features = module["adapter"](condition)
+            prior = module["prior"]
+            mean = prior.mean(condition, self.autoencoder)
             context = module["text"](self.check.texts)
             for index, t in enumerate(self.sampler.steps):
                 output = module["unet"](x, torch.full((shape[0],), t), context, features)
                 x = self.sampler.step(x, output, index, torch.randn(shape, generator=generator))
-            drawn = to_pixels(self.autoencoder.decode(x))
+            drawn = to_pixels(self.autoencoder.decode(mean + prior.scale.view(1, -1, 1, 1) * x))
+            guess = to_pixels(self.autoencoder.decode(mean))
         truth, seen = to_pixels(self.check.map), to_pixels(self.check.imagery)
-        return mean_iou(drawn, truth), grid([seen[::3], drawn[::3], truth[::3]])
+        scores = mean_iou(drawn, truth) | {"prior_miou": mean_iou(guess, truth)["miou"]}
+        return scores, grid([seen[::3], guess[::3], drawn[::3], truth[::3]])
