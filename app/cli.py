@@ -31,6 +31,7 @@ class Commands(click.Group):
 def main() -> None:
     """Serve map tiles that a diffusion cascade draws from imagery."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
 
 
 def _parse_bbox(text: str) -> tuple[float, float, float, float]:

@@ -18,7 +18,7 @@ from typing import Literal
 from pydantic import BaseModel, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from model.sgdm.network import WEIGHTS_DIR
+from model.sgdm.config import WEIGHTS_DIR
 from model.sgdm.scale_text import MAX_TABLE_ZOOM
 
 DEFAULT_ROOT_ZOOM = 14

@@ -43,7 +43,7 @@ def test_what_does_not_fit_is_said() -> None:
 
 def test_a_text_tower_is_read_from_an_open_clip_file(tmp_path: Path) -> None:
     small = replace(sd21().text, open_clip_model="small", width=32, layers=2, heads=2)
-    from model.sgdm.scale_text import ScaleTextEncoder
+    from model.sgdm.text_tower import ScaleTextEncoder
 
     source, target = ScaleTextEncoder(small), ScaleTextEncoder(small)
     torch.save(source.tower.state_dict(), tmp_path / "tower.pt")

@@ -12,7 +12,8 @@ from model.palette import PALETTE
 from model.sgdm.config import AutoencoderConfig, DiffusionConfig, SGDMConfig, default, sd21, tiny
 from model.sgdm.network import load_network, random_network, save_network, weights_hash
 from model.sgdm.sampler import Sampler
-from model.sgdm.scale_text import ZOOM_TABLE, compact_vocabulary, scale_text
+from model.sgdm.scale_text import ZOOM_TABLE, scale_text
+from model.sgdm.text_tower import compact_vocabulary
 
 
 def images(n: int = 1, size: int = 64) -> tuple[torch.Tensor, torch.Tensor]:
@@ -163,12 +164,12 @@ def test_config_round_trip() -> None:
 
 
 def test_ddim_equals_diffusers() -> None:
-    config = DiffusionConfig(prediction="v", sampler="ddim", steps=5, zero_snr=True)
+    config = DiffusionConfig(prediction="sample", sampler="ddim", steps=5, zero_snr=True)
     theirs = DDIMScheduler(
         beta_start=0.00085,
         beta_end=0.012,
         beta_schedule="scaled_linear",
-        prediction_type="v_prediction",
+        prediction_type="sample",
         timestep_spacing="trailing",
         rescale_betas_zero_snr=True,
         clip_sample=False,
@@ -206,12 +207,13 @@ def test_respaced_ddpm_equals_diffusers() -> None:
     assert torch.allclose(x, y, atol=1e-3)
 
 
-def test_target_and_split_are_inverse() -> None:
-    for prediction in ("epsilon", "v"):
+def test_a_perfect_network_gives_the_clean_sample_back() -> None:
+    clean = torch.randn(3, 4, 4, 4)
+    for prediction in ("epsilon", "sample"):
         sampler = Sampler(DiffusionConfig(prediction=prediction))  # type: ignore[arg-type]
-        clean, noise, t = torch.randn(3, 4, 4, 4), torch.randn(3, 4, 4, 4), torch.tensor([10, 400, 900])
+        noise, t = torch.randn(3, 4, 4, 4), torch.tensor([10, 400, 900])
         x = sampler.add_noise(clean, noise, t)
-        again, eps = sampler.split(x, sampler.target(clean, noise, t), t)
+        again, eps = sampler.split(x, noise if prediction == "epsilon" else clean, t)
         assert torch.allclose(again, clean, atol=1e-3)
         assert torch.allclose(eps, noise, atol=1e-3)
 

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from model.sgdm.network import WEIGHTS_DIR, load_network
+from model.sgdm.config import WEIGHTS_DIR
+from model.sgdm.network import load_network
 from tests.golden import SHARED
 from tests.test_e2e import run_cli
 

@@ -14,6 +14,9 @@ from typing import Any, Literal
 TILE_SIZE = 256
 """Edge of a map tile in pixels."""
 
+WEIGHTS_DIR = Path(__file__).resolve().parent.parent / "weights"
+"""Where the shipped networks lie."""
+
 LATENT_STRIDE = 8
 """Pixels per latent cell along one axis (three halvings in the autoencoder)."""
 
@@ -87,12 +90,13 @@ class AutoencoderConfig:
 class DiffusionConfig:
     """Noise schedule and sampler.
 
-    prediction: what the U-Net outputs. sampler: "ddim" (eta 0) or "ddpm" (the published respaced ancestral one,
-    here with step noise keyed by coordinates). zero_snr: rescale the schedule so that the last step is pure noise.
-    palette_prior: diffuse about a mean that the condition predicts (prior.py) instead of about zero.
+    prediction: what the U-Net outputs: the noise (published) or the clean sample. sampler: "ddim" (eta 0) or "ddpm"
+        (the published respaced ancestral one, here with step noise keyed by coordinates). zero_snr: rescale the
+        schedule so that the last step is pure noise. palette_prior: diffuse about a mean that the condition predicts
+        (prior.py) instead of about zero.
     """
 
-    prediction: Literal["epsilon", "v"] = "epsilon"
+    prediction: Literal["epsilon", "sample"] = "epsilon"
     sampler: Literal["ddim", "ddpm"] = "ddpm"
     steps: int = 50
     zero_snr: bool = False
@@ -158,7 +162,7 @@ def default() -> SGDMConfig:
         unet=UNetConfig(widths=(48, 96, 160), layers_per_block=1, head_dim=16, context_dim=128, local=True),
         text=TextConfig(open_clip_model=None, width=128, layers=3, heads=4, context_length=48, compact_vocabulary=True),
         autoencoder=AutoencoderConfig(kind="patch", latent_channels=24, widths=(64, 96), layers_per_block=1),
-        diffusion=DiffusionConfig(prediction="v", sampler="ddim", steps=4, zero_snr=True, palette_prior=True),
+        diffusion=DiffusionConfig(prediction="sample", sampler="ddim", steps=4, zero_snr=True, palette_prior=True),
     )
 
 
@@ -178,7 +182,7 @@ def tiny() -> SGDMConfig:
         unet=UNetConfig(widths=(16, 16, 16), layers_per_block=1, head_dim=8, context_dim=32, local=True),
         text=TextConfig(open_clip_model=None, width=32, layers=2, heads=2, context_length=48, compact_vocabulary=True),
         autoencoder=AutoencoderConfig(kind="patch", latent_channels=4, widths=(8, 8), layers_per_block=1),
-        diffusion=DiffusionConfig(prediction="v", sampler="ddim", steps=2, zero_snr=True, palette_prior=True),
+        diffusion=DiffusionConfig(prediction="sample", sampler="ddim", steps=2, zero_snr=True, palette_prior=True),
     )
 
 

@@ -14,11 +14,9 @@ from model.sgdm.autoencoder import build_autoencoder
 from model.sgdm.config import SGDMConfig
 from model.sgdm.mf_encoder import MFEncoder
 from model.sgdm.prior import PalettePrior
-from model.sgdm.scale_text import ScaleTextEncoder
 from model.sgdm.sf_adapter import SFAdapter
+from model.sgdm.text_tower import ScaleTextEncoder
 from model.sgdm.unet import InjectedUNet
-
-WEIGHTS_DIR = Path(__file__).resolve().parent.parent / "weights"
 
 
 class SGDM(nn.Module):

@@ -2,8 +2,8 @@
 
 The published network starts every tile from pure noise and learns all of the map from eps. With little training that
 is out of reach: after 2,400 samples nothing of the imagery showed. Here the condition map also predicts palette
-colours at half resolution; their expectation, encoded, is a latent mean, and the diffusion models the difference to it
-(the idea of PriorGrad, Lee et al. 2022). What is certain is there from the start; the U-Net learns to draw it.
+colours at half resolution; these, encoded, are a latent mean, and the diffusion models the difference to it (the idea
+of PriorGrad, Lee et al. 2022). What is certain is there from the start; the U-Net learns to draw it.
 """
 
 from __future__ import annotations
@@ -19,11 +19,15 @@ from model.sgdm.config import LATENT_STRIDE
 STRIDE = 2
 """Pixels per predicted palette cell."""
 
+SHARPNESS = 4.0
+"""What logits are multiplied by: 1 would mix doubtful colours into a third one (mIoU 0.38 against 0.48 at 4)."""
+
 
 class PalettePrior(nn.Module):
     """Condition map -> palette logits -> mean latent.
 
-    scale: C, the deviation of true latents from this mean, measured on training maps.
+    scale: C, what the sampler's output is multiplied by: a fixed share of the deviation of true latents from this
+        mean, measured on training maps.
     """
 
     colours: Tensor
@@ -42,7 +46,7 @@ class PalettePrior(nn.Module):
         return F.pixel_shuffle(self.logits(condition), self.cells)
 
     def mean(self, condition: Tensor, autoencoder: KLAutoencoder | PatchAutoencoder) -> Tensor:
-        """The latent of the expected colours: N x C x h x w."""
-        share = self(condition).softmax(dim=1)
+        """The latent of the likely colours: N x C x h x w."""
+        share = (SHARPNESS * self(condition)).softmax(dim=1)
         image = torch.einsum("nphw,pc->nchw", share, self.colours.to(share.dtype))
         return autoencoder.encode(F.interpolate(image, scale_factor=float(STRIDE), mode="nearest"))

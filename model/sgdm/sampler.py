@@ -57,19 +57,12 @@ class Sampler:
         a = self.alphas.to(clean.device)[t].view(-1, 1, 1, 1)
         return a.sqrt() * clean + (1 - a).sqrt() * noise
 
-    def target(self, clean: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-        """What the network should output for `add_noise(clean, noise, t)`."""
-        if self.prediction == "epsilon":
-            return noise
-        a = self.alphas.to(clean.device)[t].view(-1, 1, 1, 1)
-        return a.sqrt() * noise - (1 - a).sqrt() * clean
-
     def split(self, x: Tensor, output: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """Network output -> (predicted clean latent, predicted noise)."""
         a = self.alphas.to(x.device)[t].view(-1, 1, 1, 1)
         if self.prediction == "epsilon":
             return (x - (1 - a).sqrt() * output) / a.sqrt(), output
-        return a.sqrt() * x - (1 - a).sqrt() * output, (1 - a).sqrt() * x + a.sqrt() * output
+        return output, (x - a.sqrt() * output) / (1 - a).sqrt()
 
     def step(self, x: Tensor, output: Tensor, index: int, noise: Tensor | None = None) -> Tensor:
         """From step `index` of `steps` to the next; after the last one the predicted clean latent."""

@@ -1,21 +1,10 @@
-"""The scale text of a cascade stage and the open_clip tower that reads it (C2GM section 3.2.1).
+"""The scale text of a cascade stage (C2GM section 3.2.1): what the text tower is told about a tile's zoom.
 
 The published per-zoom table states *equatorial* Web-Mercator resolutions; so does this one, because the text is a
 label of the zoom level and not a measurement on the ground.
 """
 
 from __future__ import annotations
-
-from collections.abc import Mapping
-from functools import lru_cache
-from pathlib import Path
-
-import open_clip
-import torch
-from open_clip.transformer import TextTransformer
-from torch import Tensor, nn
-
-from model.sgdm.config import TextConfig
 
 MAX_TABLE_ZOOM = 20
 
@@ -59,75 +48,3 @@ def scale_text(zoom: int, reference_zoom: int | None) -> str:
         slots += [f"reference zoom level {reference_zoom}", f"{2 ** (zoom - reference_zoom)}X reference"]
     slots += [f"{resolution} m/pixel", f"scale 1:{scale}", example]
     return ", ".join(slots)
-
-
-@lru_cache(maxsize=1)
-def compact_vocabulary() -> dict[int, int]:
-    """open_clip token id -> compact id, over every scale text of spans 1 and 2; 0 stays padding.
-
-    The start and end tokens keep the lowest and highest places, because the tower pools nothing here but open_clip's
-    tokenizer relies on their presence.
-    """
-    texts = [
-        scale_text(z, reference)
-        for z in ZOOM_TABLE
-        for reference in (None, z - 1, z - 2)
-        if reference is None or reference >= 0
-    ]
-    ids = sorted(set(open_clip.tokenize(texts).flatten().tolist()) - {0})
-    return {0: 0, **{token: place for place, token in enumerate(ids, start=1)}}
-
-
-class ScaleTextEncoder(nn.Module):
-    """Text tower: penultimate layer and the final LayerNorm, as the published network uses ViT-H-14's."""
-
-    def __init__(self, config: TextConfig) -> None:
-        super().__init__()
-        self.config = config
-        vocabulary = len(compact_vocabulary()) if config.compact_vocabulary else 49408
-        self.tower = TextTransformer(
-            context_length=config.context_length,
-            vocab_size=vocabulary,
-            width=config.width,
-            heads=config.heads,
-            layers=config.layers,
-            output_dim=config.width,
-        )
-        # only the layers that are read are kept
-        del self.tower.transformer.resblocks[-1]
-        self.tower.text_projection = None
-
-    def tokens(self, texts: list[str]) -> Tensor:
-        """Tokenise: N texts -> N x context_length integers. Unknown words of a compact vocabulary become padding."""
-        ids = open_clip.tokenize(texts, context_length=self.config.context_length)
-        if not self.config.compact_vocabulary:
-            return ids
-        table = compact_vocabulary()
-        return torch.tensor([[table.get(token, 0) for token in row] for row in ids.tolist()])
-
-    def forward(self, texts: list[str]) -> Tensor:
-        """Encode: N texts -> N x context_length x width."""
-        tower = self.tower
-        ids = self.tokens(texts).to(tower.positional_embedding.device)
-        x = tower.token_embedding(ids) + tower.positional_embedding
-        mask = tower.attn_mask
-        x = tower.transformer(x, attn_mask=mask.to(x.dtype) if mask is not None else None)
-        return tower.ln_final(x)
-
-    def load_tower(self, state: Mapping[str, Tensor]) -> None:
-        """Take this tower's tensors out of an open_clip state dict (names as open_clip's).
-
-        Raises KeyError naming the first tensor that is missing.
-        """
-        own = self.tower.state_dict()
-        self.tower.load_state_dict({key: own[key] if key == "attn_mask" else state[key] for key in own})
-
-    def load_open_clip(self, path: Path) -> None:
-        """Load a local open_clip checkpoint of `config.open_clip_model` (for ViT-H-14: laion2b_s32b_b79k).
-
-        Raises ValueError if the file lacks the tower's weights.
-        """
-        try:
-            self.load_tower(open_clip.factory.load_state_dict(str(path)))
-        except KeyError as missing:
-            raise ValueError(f"{path} is not a checkpoint of {self.config.open_clip_model}: no {missing}") from None
