@@ -26,10 +26,10 @@ def demo_scene(data_dir: Path) -> Path:
     path = data_dir / "demo" / "town-1.tif"
     if path.exists():
         return path
-    pixels = draw_town(seed=1, size=SIZE)
     temporary = path.with_suffix(f".{os.getpid()}.tif")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        pixels = draw_town(seed=1, size=SIZE)
         with rasterio.open(
             temporary,
             "w",

@@ -73,14 +73,19 @@ def pairs_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def config(pairs: Path, out: Path, steps: int, **changes: object) -> TrainConfig:
     stage = StageConfig("autoencoder", steps, batch=2, crop=64, checkpoint_every=2, warmup=1)
-    stages = (stage, replace(stage, name="condition"), replace(stage, name="diffusion", crop=256, batch=1))
+    stages = (
+        stage,
+        replace(stage, name="condition"),
+        replace(stage, name="diffusion", crop=256, batch=1),
+        replace(stage, name="decoder", batch=2),
+    )
     return TrainConfig(preset="tiny", pairs=pairs, source="s", out=out, stages=stages, **changes)  # type: ignore[arg-type]
 
 
 def test_an_interrupted_run_is_the_run_that_was_not(pairs_dir: Path, tmp_path: Path) -> None:
     whole = load_network(train(config(pairs_dir, tmp_path / "a", 4)))
     full, short = config(pairs_dir, tmp_path / "b", 4), config(pairs_dir, tmp_path / "b", 4)
-    for stage in ("autoencoder", "condition", "diffusion"):
+    for stage in ("autoencoder", "condition", "diffusion", "decoder"):
         # stopped after two of four steps: the second checkpoint is lost
         train(short, only=stage)
         path = tmp_path / "b" / f"{stage}.ckpt"
@@ -119,7 +124,7 @@ def test_a_run_leaves_log_grids_and_a_network(pairs_dir: Path, tmp_path: Path) -
     names = {path.name for path in tmp_path.iterdir()}
     assert {"log.jsonl", "network.safetensors", "network.json", "diffusion-000002.png"} <= names
     entries = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
-    assert {entry["stage"] for entry in entries} == {"autoencoder", "condition", "diffusion"}
+    assert {entry["stage"] for entry in entries} == {"autoencoder", "condition", "diffusion", "decoder"}
     assert any("miou" in entry.get("validation", {}) for entry in entries)
 
 

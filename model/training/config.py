@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-STAGES = ("autoencoder", "condition", "diffusion")
+STAGES = ("autoencoder", "condition", "diffusion", "decoder")
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,13 @@ from model.training.samples import ROOT_ZOOM, SampleSource
 from model.training.stages import (
     AutoencoderTask,
     ConditionTask,
+    DecoderTask,
     DiffusionTask,
     load_backbone,
 )
+
+DRAWING_PARTS = ("encoder", "adapter", "unet", "text", "prior")
+"""What the diffusion stage trains."""
 
 
 def fit_encoder(network: SGDM, source: SampleSource) -> None:
@@ -37,7 +41,8 @@ def train(config: TrainConfig, only: str | None = None) -> Path:
     torch.manual_seed(config.seed)
     if config.preset not in PRESETS:
         raise ValueError(f"unknown preset {config.preset!r}; there are {', '.join(PRESETS)}")
-    network = SGDM(PRESETS[config.preset]())
+    # one memory layout from the start: another one rounds differently, and a resumed run would drift
+    network = SGDM(PRESETS[config.preset]()).to(memory_format=torch.channels_last)
     if config.backbone is not None:
         load_backbone(network, config.backbone)
     data, val = SampleSource(config, "train"), SampleSource(config, "val")
@@ -53,11 +58,14 @@ def train(config: TrainConfig, only: str | None = None) -> Path:
             average = run(task, stage, config.out, config.seed)
             for name in ("encoder", "prior"):
                 getattr(network, name).load_state_dict(average[name].state_dict())
-        else:
-            diffusion = DiffusionTask(network, data, val, stage)
-            average = run(diffusion, stage, config.out, config.seed)
-            for name in ("encoder", "adapter", "unet", "text", "prior"):
+        elif stage.name == "diffusion":
+            average = run(DiffusionTask(network, data, val, stage), stage, config.out, config.seed)
+            for name in DRAWING_PARTS:
                 getattr(network, name).load_state_dict(average[name].state_dict())
+            save_network(network, config.out / "network")
+        else:
+            average = run(DecoderTask(network, data, val, stage), stage, config.out, config.seed)
+            network.autoencoder.load_state_dict(average.state_dict())
             save_network(network, config.out / "network")
     return config.out / "network"
 
@@ -65,12 +73,12 @@ def train(config: TrainConfig, only: str | None = None) -> Path:
 def _load(network: SGDM, out: Path, stage: str) -> None:
     """Take a stage's averaged weights from its checkpoint, if it has one."""
     path = out / f"{stage}.ckpt"
-    if not path.exists() or stage == "diffusion":
+    if not path.exists():
         return
     average = torch.load(path, map_location="cpu", weights_only=True)["average"]
-    if stage == "autoencoder":
+    if stage in ("autoencoder", "decoder"):
         network.autoencoder.load_state_dict(average)
         return
-    for name in ("encoder", "prior"):
+    for name in ("encoder", "prior") if stage == "condition" else DRAWING_PARTS:
         own = {k.removeprefix(f"{name}."): v for k, v in average.items() if k.startswith(f"{name}.")}
         getattr(network, name).load_state_dict(own)
