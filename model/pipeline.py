@@ -119,7 +119,7 @@ class CascadePipeline:
         return self._contexts[key]
 
     def _denoise(self, stage: Stage, batch: Sequence[Conditions], features: list[Tensor]) -> Tensor:
-        latent = self._noise(stage, batch, phase=0)
+        latent = self.sampler.start(self._noise(stage, batch, phase=0))
         context = self._context(stage).expand(len(batch), -1, -1)
         for index, t in enumerate(self.sampler.steps):
             steps = torch.full((len(batch),), t, device=self.device)

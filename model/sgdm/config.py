@@ -93,7 +93,8 @@ class DiffusionConfig:
     prediction: what the U-Net outputs: the noise (published) or the clean sample. sampler: "ddim" (eta 0) or "ddpm"
         (the published respaced ancestral one, here with step noise keyed by coordinates). zero_snr: rescale the
         schedule so that the last step is pure noise. palette_prior: diffuse about a mean that the condition predicts
-        (prior.py) instead of about zero.
+        (prior.py) instead of about zero. temperature: amplitude of the noise that sampling uses; below 1 it draws what
+        is likely rather than what is possible.
     """
 
     prediction: Literal["epsilon", "sample"] = "epsilon"
@@ -101,6 +102,7 @@ class DiffusionConfig:
     steps: int = 50
     zero_snr: bool = False
     palette_prior: bool = False
+    temperature: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -162,7 +164,9 @@ def default() -> SGDMConfig:
         unet=UNetConfig(widths=(48, 96, 160), layers_per_block=1, head_dim=16, context_dim=128, local=True),
         text=TextConfig(open_clip_model=None, width=128, layers=3, heads=4, context_length=48, compact_vocabulary=True),
         autoencoder=AutoencoderConfig(kind="patch", latent_channels=24, widths=(64, 96), layers_per_block=1),
-        diffusion=DiffusionConfig(prediction="sample", sampler="ddim", steps=4, zero_snr=True, palette_prior=True),
+        diffusion=DiffusionConfig(
+            prediction="sample", sampler="ddim", steps=4, zero_snr=True, palette_prior=True, temperature=0.25
+        ),
     )
 
 

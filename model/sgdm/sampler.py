@@ -44,6 +44,7 @@ class Sampler:
     def __init__(self, config: DiffusionConfig) -> None:
         self.prediction = config.prediction
         self.eta = 1.0 if config.sampler == "ddpm" else 0.0
+        self.temperature = config.temperature
         self.steps = timesteps(config)
         self.alphas = alphas_cumprod(config.zero_snr)
 
@@ -51,6 +52,10 @@ class Sampler:
     def needs_step_noise(self) -> bool:
         """Whether `step` wants fresh noise."""
         return self.eta > 0
+
+    def start(self, noise: Tensor) -> Tensor:
+        """What sampling begins with, from standard normal noise."""
+        return self.temperature * noise
 
     def add_noise(self, clean: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """q(x_t | x_0): N x C x h x w latents, N integer steps."""
@@ -77,5 +82,5 @@ class Sampler:
         if variance > 0:
             if noise is None:
                 raise ValueError("the ancestral sampler needs the noise of each step")
-            x = x + variance**0.5 * noise
+            x = x + self.temperature * variance**0.5 * noise
         return x

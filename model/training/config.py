@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-STAGES = ("autoencoder", "condition", "diffusion", "decoder")
+STAGES = ("autoencoder", "condition", "diffusion", "refine", "decoder")
 
 
 @dataclass(frozen=True)
@@ -16,6 +16,8 @@ class StageConfig:
 
     crop: edge of the training crop in pixels (a multiple of 32). after: name of a stage whose result is needed.
     bfloat16: matrix products in bfloat16 (autocast): twice as fast where the processor has such instructions.
+    self_reference: probability that a sample's reference is the network's own earlier drawing instead of the true map.
+    semantic_weight: share of the palette cross-entropy in the diffusion's loss.
     encoder_rate: learning rate of MFEncoder relative to `rate` in the diffusion stage (0 freezes it).
     """
 
@@ -35,6 +37,8 @@ class StageConfig:
     reference_dropout: float = 0.3
     text_dropout: float = 0.0
     freeze_backbone: bool = False
+    self_reference: float = 0.0
+    semantic_weight: float = 0.1
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from model.training.stages import (
     ConditionTask,
     DecoderTask,
     DiffusionTask,
+    draw_references,
     load_backbone,
 )
 
@@ -48,6 +49,9 @@ def train(config: TrainConfig, only: str | None = None) -> Path:
     data, val = SampleSource(config, "train"), SampleSource(config, "val")
     fit_encoder(network, data)
     for stage in config.stages:
+        if stage.self_reference and only in (None, stage.name):
+            torch.set_num_threads(stage.threads)
+            draw_references(network, data)
         if only is not None and stage.name != only:
             _load(network, config.out, stage.name)
         elif stage.name == "autoencoder":
@@ -58,7 +62,7 @@ def train(config: TrainConfig, only: str | None = None) -> Path:
             average = run(task, stage, config.out, config.seed)
             for name in ("encoder", "prior"):
                 getattr(network, name).load_state_dict(average[name].state_dict())
-        elif stage.name == "diffusion":
+        elif stage.name in ("diffusion", "refine"):
             average = run(DiffusionTask(network, data, val, stage), stage, config.out, config.seed)
             for name in DRAWING_PARTS:
                 getattr(network, name).load_state_dict(average[name].state_dict())

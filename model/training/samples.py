@@ -57,6 +57,7 @@ class SampleSource:
         maps = {(p.zoom, p.x, p.y): p.map for p in pairs}
         maps.update({(p.zoom - 1, p.x >> 1, p.y >> 1): p.parent for p in pairs if p.parent is not None})
         self.maps = maps
+        self.generated: dict[tuple[int, int, int], Pixels] = {}
         self.pairs = [self._aligned(pair, offset_of(pair, offsets)) for pair in pairs]
         weights = np.array([config.zoom_weights.get(p.zoom, 1.0) for p in pairs])
         counts = {z: sum(p.zoom == z for p in pairs) for z in {p.zoom for p in pairs}}
@@ -67,9 +68,10 @@ class SampleSource:
     def _aligned(pair: Pair, offset: tuple[int, int]) -> Pair:
         return Pair(pair.zoom, pair.x, pair.y, pair.split, shift(pair.imagery, *offset), pair.map, pair.parent)
 
-    def reference(self, pair: Pair, span: int) -> Pixels | None:
-        """The true reference `span` levels up, enlarged; None where that map tile is not known."""
-        parent = self.maps.get((pair.zoom - span, pair.x >> span, pair.y >> span))
+    def reference(self, pair: Pair, span: int, generated: bool = False) -> Pixels | None:
+        """The true (or the generated) reference `span` levels up, enlarged; None where that tile is not known."""
+        tiles = self.generated if generated else self.maps
+        parent = tiles.get((pair.zoom - span, pair.x >> span, pair.y >> span))
         return None if parent is None else quadrant(parent, pair.x, pair.y, span)
 
     def batch(self, stage: StageConfig, rng: np.random.Generator) -> Batch:
@@ -86,20 +88,21 @@ class SampleSource:
             return symmetry(image[top : top + size, left : left + size], turn)
 
         span = 2 if rng.random() < 0.2 and pair.zoom - 2 >= ROOT_ZOOM else 1
-        reference = self.reference(pair, span) if pair.zoom > ROOT_ZOOM else None
+        own = bool(rng.random() < stage.self_reference)
+        reference = self.reference(pair, span, own) if pair.zoom > ROOT_ZOOM else None
         if rng.random() < stage.reference_dropout:
             reference = None
         text = scale_text(pair.zoom, pair.zoom - span if reference is not None else None)
-        if reference is not None and rng.random() < 0.8:
+        if reference is not None and not own and rng.random() < 0.8:
             other = self.reference(self.pairs[rng.integers(len(self.pairs))], 1)
             reference = degrade_reference(reference, reference if other is None else other, rng)
         valid = scene_edge(size, rng) if rng.random() < 0.15 else np.ones((size, size), dtype=np.bool_)
         imagery = imagery_colours(crop(pair.imagery), rng)
         return Sample(imagery, valid, None if reference is None else crop(reference), crop(pair.map), text)
 
-    def plain(self, pair: Pair, with_reference: bool) -> Sample:
+    def plain(self, pair: Pair, with_reference: bool, generated: bool = False) -> Sample:
         """A pair without augmentation, for validation and pictures."""
-        reference = self.reference(pair, 1) if with_reference and pair.zoom > ROOT_ZOOM else None
+        reference = self.reference(pair, 1, generated) if with_reference and pair.zoom > ROOT_ZOOM else None
         text = scale_text(pair.zoom, pair.zoom - 1 if reference is not None else None)
         return Sample(pair.imagery, np.ones((256, 256), dtype=np.bool_), reference, pair.map, text)
 
