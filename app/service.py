@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from app.errors import NotFoundError, NotReadyError
 from app.layer import Generator, Layer, build_layer
 from app.resolver import TileResolver
 from app.settings import LayerSettings, Settings, SettingsError
@@ -72,6 +73,15 @@ class Service:
     def default_layer(self) -> Layer:
         """The first layer: what `/tiles/{z}/{x}/{y}.png` shows."""
         return next(iter(self.resolvers.values())).layer
+
+    def resolver(self, layer: str | None) -> TileResolver:
+        """The named layer's resolver, or the default layer's. Raises NotReadyError or NotFoundError."""
+        if not self.resolvers:
+            raise NotReadyError("the server is starting: the model is being loaded")
+        name = layer or self.default_layer.name
+        if name not in self.resolvers:
+            raise NotFoundError(f"there is no layer {name[:40]!r}; there are: {', '.join(self.resolvers)}")
+        return self.resolvers[name]
 
     def _tiers(self) -> list[Store]:
         settings = self.settings

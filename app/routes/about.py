@@ -9,7 +9,7 @@ from importlib.resources import files
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import HTMLResponse, JSONResponse
 
-from app.errors import NotFoundError, NotReadyError
+from app.layer import Layer
 from app.service import Service
 from app.tile_image import NOTICE
 
@@ -29,9 +29,8 @@ def base_url(request: Request) -> str:
     return str(request.base_url).rstrip("/")
 
 
-def tilejson(service: Service, name: str, base: str) -> dict[str, object]:
+def tilejson(layer: Layer, base: str) -> dict[str, object]:
     """TileJSON 3.0 of one layer."""
-    layer = service.resolvers[name].layer
     west, south, east, north = layer.imagery.bounds
     notes = [note for note in (layer.attribution, f"tilecascade: {NOTICE}") if note]
     return {
@@ -52,12 +51,9 @@ def tilejson(service: Service, name: str, base: str) -> dict[str, object]:
 
 async def _layer_tilejson(request: Request, layer: str | None) -> JSONResponse:
     service: Service = request.app.state.service
-    if not service.resolvers:
-        raise NotReadyError("the server is starting: the model is being loaded")
-    name = layer or service.default_layer.name
-    if name not in service.resolvers:
-        raise NotFoundError(f"there is no layer {name[:40]!r}; there are: {', '.join(service.resolvers)}")
-    return JSONResponse(tilejson(service, name, base_url(request)), headers={"Cache-Control": "no-cache"})
+    return JSONResponse(
+        tilejson(service.resolver(layer).layer, base_url(request)), headers={"Cache-Control": "no-cache"}
+    )
 
 
 @router.get("/tilejson.json", operation_id="tilejson")
@@ -77,7 +73,7 @@ async def viewer(request: Request) -> Response:
     """The map page: Leaflet over the layers, served from here (no content delivery network)."""
     service: Service = request.app.state.service
     base = base_url(request)
-    layers = [tilejson(service, name, base) for name in service.resolvers]
+    layers = [tilejson(resolver.layer, base) for resolver in service.resolvers.values()]
     page = (files("app") / "viewer" / "index.html").read_text(encoding="utf-8")
     # "<" would let a layer's attribution close the script element
     data = json.dumps({"layers": layers, "base": base}).replace("<", "\\u003c")

@@ -104,12 +104,7 @@ async def answer(request: Request, layer: str | None, tile: Tile, wait: float | 
     """Find, make, or stand in for one tile. HEAD never generates."""
     began = time.perf_counter()
     service: Service = request.app.state.service
-    if not service.resolvers:
-        raise NotReadyError("the server is starting: the model is being loaded")
-    name = layer or service.default_layer.name
-    if name not in service.resolvers:
-        raise NotFoundError(f"there is no layer {name[:40]!r}; there are: {', '.join(service.resolvers)}")
-    resolver = service.resolvers[name]
+    resolver = service.resolver(layer)
     if request.method == "HEAD":
         found = await resolver.cached(tile)
         if found is None:

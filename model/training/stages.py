@@ -89,7 +89,7 @@ class AutoencoderTask:
         return [{"params": list(self.module.parameters())}]
 
     def batch(self, rng: np.random.Generator) -> Batch:
-        """Crops of map tiles."""
+        """Augmented pairs; this stage needs the maps alone."""
         return self.train.batch(self.stage, rng)
 
     def loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
@@ -302,7 +302,7 @@ def draw_references(network: SGDM, source: SampleSource) -> None:
             source.generated.update({(p.zoom, p.x, p.y): image for p, image in zip(some, drawn, strict=True)})
 
 
-class DecoderTask:
+class DecoderTask(AutoencoderTask):
     """Teach the decoder what the diffusion really gives: it learns to draw doubtful edges cleanly, not to mix colours.
 
     Half of each batch are true latents with some noise, so that it stays faithful where the latent is right.
@@ -312,17 +312,8 @@ class DecoderTask:
         self.sampler = Sampler(network.config.diffusion)
         names = ("encoder", "adapter", "unet", "text", "prior")
         self.parts = {name: getattr(network, name).eval().requires_grad_(False) for name in names}
-        self.module: Any = network.autoencoder.requires_grad_(True)
-        self.train, self.stage = train, stage
-        self.check = validation_batch(val, False)
-
-    def groups(self) -> list[dict[str, object]]:
-        """All parameters alike."""
-        return [{"params": list(self.module.parameters())}]
-
-    def batch(self, rng: np.random.Generator) -> Batch:
-        """Augmented pairs."""
-        return self.train.batch(self.stage, rng)
+        super().__init__(network, train, val, stage)
+        self.module.requires_grad_(True)
 
     def loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         """Class-weighted L1 between pixels."""
