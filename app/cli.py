@@ -101,21 +101,57 @@ def prefetch(bbox: str, zooms: str, url: str, layer: str | None, parallel: int, 
 
 
 @main.command()
-@click.option("--scene", required=True, multiple=True, type=click.Path(path_type=Path), help="GeoTIFF; repeatable.")
-@click.option("--truth", required=True, type=click.Path(path_type=Path), help="Folder of pairs with manifest.csv.")
-@click.option("--split", required=True, help="Split of the manifest to compare with.")
+@click.option("--scene", multiple=True, type=click.Path(path_type=Path), help="GeoTIFF to draw as served; repeatable.")
+@click.option("--truth", type=click.Path(path_type=Path), help="Folder of pairs to compare scenes with.")
+@click.option("--pairs", type=click.Path(path_type=Path), help="Folder of pairs to draw with true references.")
+@click.option("--split", help="Split of the manifest.")
 @click.option("--source", default="snezhinsk_osm", show_default=True, help="Source of the manifest.")
+@click.option("--span", default=1, show_default=True, type=click.IntRange(1, 2), help="With --pairs: 1 = 2X, 2 = 4X.")
+@click.option("--seams", is_flag=True, help="Look for borders in a mosaic of the scenes; needs no truth.")
+@click.option("--edge", default=16, show_default=True, type=click.IntRange(2, 64), help="Mosaic's edge in tiles.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for metrics and pictures.")
 @click.option("--weights", type=click.Path(path_type=Path), help="Network to use instead of the shipped one.")
-@click.option("--zooms", default="14-17", show_default=True, help="Zooms to compare.")
+@click.option("--zooms", help="Zooms to compare, or to draw mosaics of; 14-17, with --pairs 14-18.")
 def evaluate(
-    scene: tuple[Path, ...], truth: Path, split: str, source: str, out: Path, weights: Path | None, zooms: str
+    scene: tuple[Path, ...],
+    truth: Path | None,
+    pairs: Path | None,
+    split: str | None,
+    source: str,
+    span: int,
+    seams: bool,
+    edge: int,
+    out: Path,
+    weights: Path | None,
+    zooms: str | None,
 ) -> None:
-    """Draw scenes from imagery alone, through the real resolver, and compare with true map tiles."""
-    from app.evaluate import run_evaluation
+    """Measure what a network draws, in one of three ways.
 
+    \b
+    --scene S --truth DIR --split NAME   as served: the whole cascade from imagery alone, against true map tiles
+    --pairs DIR --split NAME             teacher-forced: each pair with its true reference
+    --scene S --seams                    ranks of tile, block and window borders among all other places of a mosaic,
+                                         a shifted lattice, drift of colours; zooms may exceed the imagery's own
+    """
     settings = load_settings(weights=weights, data_dir=out / "data", redis_url="none")
-    asyncio.run(run_evaluation(settings, list(scene), truth, source, split, _parse_zooms(zooms), out))
+    wanted = _parse_zooms(zooms or ("14-18" if pairs else "14-17"))
+    if pairs is not None and split is not None and not scene:
+        from model.evaluation.forced import run_forced
+
+        try:
+            run_forced(settings.weights, pairs, source, split, wanted, span, out)
+        except (ValueError, FileNotFoundError) as error:
+            raise SettingsError(str(error)) from None
+    elif scene and seams:
+        from app.seams import run_seams
+
+        asyncio.run(run_seams(settings, list(scene), wanted, edge, out))
+    elif scene and truth is not None and split is not None:
+        from app.evaluate import run_evaluation
+
+        asyncio.run(run_evaluation(settings, list(scene), truth, source, split, wanted, out))
+    else:
+        raise SettingsError("give --scene with --truth and --split, or --scene with --seams, or --pairs with --split")
 
 
 @main.command()

@@ -1,8 +1,9 @@
 """Imagery: GeoTIFF scenes as a field of pixels that any window can be read from.
 
-rio-tiler does the reading: any CRS, overviews, nodata, internal masks and alpha. A scene is opened for each read and
-never loaded whole. Sixteen-bit and float scenes are stretched from their 2nd to 98th percentile, taken once per scene
-from a coarse read.
+rio-tiler does the reading: any CRS, overviews, nodata, internal masks and alpha. A scene is read tile by tile and never
+loaded whole. Windows are laid together from tiles: warping and decimation look at the extent that is asked for (two
+windows of a Swiss scene differed by up to 22 levels where they overlap), and what a map is drawn from must not.
+Sixteen-bit and float scenes are stretched from their 2nd to 98th percentile, taken once per scene from a coarse read.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from rasterio.enums import ColorInterp
 from rio_tiler.errors import NoOverviewWarning, RioTilerError
 from rio_tiler.io import Reader
 
-from model.cascade import Mask, Pixels, Window
+from model.cascade import Mask, Pixels, Window, assemble
 from model.sgdm.config import TILE_SIZE
 
 EARTH = 2 * np.pi * 6378137.0
@@ -33,6 +34,12 @@ EARTH = 2 * np.pi * 6378137.0
 
 STRETCH_SAMPLE = 512
 """Edge in pixels of the coarse read that percentiles are taken from."""
+
+READ_MARGIN = 8
+"""Pixels read beyond a tile and cut off: enlarging and warping look at neighbours."""
+
+KEPT_TILES = 512
+"""Tiles of imagery kept in memory (a quarter of a MiB each)."""
 
 
 class SceneError(ValueError):
@@ -165,33 +172,54 @@ class SceneImagery:
         self.native_zoom = max(scene.native_zoom for scene in self.scenes)
         self.attribution = ", ".join(dict.fromkeys(s.attribution for s in self.scenes if s.attribution))
         self._covered: LRUCache[Tile, bool] = LRUCache(maxsize=100_000)
+        self._tiles: LRUCache[Tile, Pixels] = LRUCache(maxsize=KEPT_TILES)
         self._lock = threading.Lock()
+        self._open = threading.local()
 
     def read(self, window: Window) -> tuple[Pixels, Mask]:
-        """See Imagery. Unknown pixels are 0."""
-        colours = np.zeros((window.height, window.width, 3), dtype=np.uint8)
-        known = np.zeros((window.height, window.width), dtype=np.bool_)
-        box = window_bounds(window)
-        for scene in self.scenes:
-            if known.all():
-                break
-            if not _meets(scene.bounds, box):
-                continue
-            pixels, mask = _read_scene(scene, window, box)
-            fresh = mask & ~known
-            colours[fresh] = pixels[fresh]
-            known |= mask
-        return colours, known
+        """See Imagery. Unknown pixels are 0. Overlapping windows agree to the bit."""
+        return assemble(window, {tile: self._tile(tile) for tile in window.tiles()})
 
     def covers(self, tile: Tile) -> bool:
         """See Imagery."""
         with self._lock:
             answer = self._covered.get(tile)
         if answer is None:
-            answer = bool(self.read(tile_window(tile))[1].any())
+            answer = bool(self._tile(tile)[..., 3].any())
             with self._lock:
                 self._covered[tile] = answer
         return answer
+
+    def _reader(self, scene: Scene) -> Reader:
+        """This thread's open reader of a scene: opening costs as much as reading a tile, sharing one is not allowed."""
+        readers: dict[Path, Reader] = self._open.__dict__.setdefault("readers", {})
+        if scene.path not in readers:
+            with rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR"), warnings.catch_warnings():
+                warnings.simplefilter("ignore", NoOverviewWarning)
+                readers[scene.path] = Reader(str(scene.path))
+        return readers[scene.path]
+
+    def _tile(self, tile: Tile) -> Pixels:
+        """The scenes over one tile, 256 x 256 x 4 RGBA; kept for the windows that share it."""
+        with self._lock:
+            kept = self._tiles.get(tile)
+        if kept is not None:
+            return kept
+        window = tile_window(tile).grown(READ_MARGIN)
+        box = window_bounds(window)
+        inner = (slice(READ_MARGIN, -READ_MARGIN),) * 2
+        pixels = np.zeros((TILE_SIZE, TILE_SIZE, 4), dtype=np.uint8)
+        for scene in self.scenes:
+            if not _meets(scene.bounds, box):
+                continue
+            colours, mask = _read_scene(self._reader(scene), scene, window, box)
+            fresh = mask[inner] & (pixels[..., 3] == 0)
+            pixels[fresh] = np.dstack([colours, np.full_like(colours[..., :1], 255)])[inner][fresh]
+            if pixels[..., 3].all():
+                break
+        with self._lock:
+            self._tiles[tile] = pixels
+        return pixels
 
 
 def _meets(bounds: tuple[float, float, float, float], box: tuple[float, float, float, float]) -> bool:
@@ -200,20 +228,19 @@ def _meets(bounds: tuple[float, float, float, float], box: tuple[float, float, f
     return bool(west < box[2] and east > box[0] and south < box[3] and north > box[1])
 
 
-def _read_scene(scene: Scene, window: Window, box: tuple[float, float, float, float]) -> tuple[Pixels, Mask]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NoOverviewWarning)
-        with rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR"), Reader(str(scene.path)) as reader:
-            image = reader.part(
-                box,
-                bounds_crs="epsg:3857",
-                dst_crs="epsg:3857",
-                width=window.width,
-                height=window.height,
-                indexes=scene.indexes,
-                resampling_method="bilinear",
-                reproject_method="bilinear",
-            )
+def _read_scene(
+    reader: Reader, scene: Scene, window: Window, box: tuple[float, float, float, float]
+) -> tuple[Pixels, Mask]:
+    image = reader.part(
+        box,
+        bounds_crs="epsg:3857",
+        dst_crs="epsg:3857",
+        width=window.width,
+        height=window.height,
+        indexes=scene.indexes,
+        resampling_method="bilinear",
+        reproject_method="bilinear",
+    )
     data = image.array.data
     if scene.stretch is not None:
         low = np.array([pair[0] for pair in scene.stretch])[:, None, None]

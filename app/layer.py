@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 import mercantile
 from mercantile import Tile
 
 from app.imagery import Imagery, SceneImagery, open_scene
 from app.settings import LayerSettings, SettingsError
-from model.cascade import HALO, Ladder
+from model.cascade import Ladder
+from model.sgdm.config import WindowConfig
 from model.sgdm.scale_text import MAX_TABLE_ZOOM
 
-ALGORITHM = 1
+ALGORITHM = 2
 """Counts changes of code that change pixels."""
 
 STYLE = "osm"
@@ -22,10 +23,12 @@ STYLE = "osm"
 
 @dataclass(frozen=True)
 class Generator:
-    """What draws: the network's hash and a fingerprint of what computes (device class, dtype, library versions)."""
+    """What draws: the network's hash, a fingerprint of what computes (device class, dtype, library versions), and how
+    far the network's windows reach."""
 
     model: str
     runtime: str
+    windows: WindowConfig
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,7 @@ class Layer:
             "imagery": self.imagery.id,
             "root_zoom": self.ladder.root,
             "span": self.ladder.span,
-            "halo": HALO,
+            "windows": asdict(self.ladder.windows),
             "seed": self.seed,
             "style": STYLE,
         }
@@ -88,7 +91,7 @@ def build_layer(settings: LayerSettings, generator: Generator) -> Layer:
     return Layer(
         name=settings.name,
         imagery=imagery,
-        ladder=Ladder(root, settings.span),
+        ladder=Ladder(root, settings.span, generator.windows),
         max_zoom=max_zoom,
         seed=settings.seed,
         generator=generator,

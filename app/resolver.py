@@ -18,7 +18,7 @@ from app import tile_image
 from app.layer import Layer
 from cache.single_flight import SingleFlight
 from cache.tiered import TieredStore
-from model.cascade import Block, Mask, Pixels, assemble, enlarge
+from model.cascade import Block, Pixels, Window, assemble, enlarge
 from model.engine.protocol import GenerationEngine
 from model.palette import LAND
 from model.pipeline import Conditions, Stage
@@ -100,41 +100,45 @@ class TileResolver:
 
     async def _generate(self, block: Block) -> dict[Tile, bytes]:
         """Make the tiles of a block and store them: references first, then conditions, drawing, encoding."""
-        references = await self._references(block)
+        window = self.layer.ladder.window(block)
+        references = await self.references(window)
         async with self._prepared:
-            conditions = await self._off_loop(self._conditions, block, references)
-            reference_zoom = self.layer.ladder.reference_zoom(block.zoom)
-            stage = Stage(block.zoom, reference_zoom, conditions.window.width, self.layer.seed)
+            conditions = await self._off_loop(self.conditions, window, references)
+            stage = self.stage(block.zoom, block.footprint().width)
             pixels = await asyncio.wrap_future(self._engine.submit(stage, conditions))
-            made: dict[Tile, bytes] = await self._off_loop(self._encode, block, pixels, conditions.imagery_known)
+            made: dict[Tile, bytes] = await self._off_loop(self._encode, block, pixels, conditions)
         self.blocks_generated += 1
         return made
 
-    async def _references(self, block: Block) -> dict[Tile, bytes]:
-        """The canonical ancestor tiles that a block's reference field touches."""
-        window = self.layer.ladder.reference_window(block)
-        if window is None:
+    def stage(self, zoom: int, size: int) -> Stage:
+        """The stage that draws blocks of `size` pixels at `zoom`."""
+        return Stage(zoom, self.layer.ladder.reference_zoom(zoom), size, self.layer.seed, self.layer.version)
+
+    async def references(self, window: Window) -> dict[Tile, bytes]:
+        """The canonical ancestor tiles that a window's reference field touches."""
+        field = self.layer.ladder.reference_window(window)
+        if field is None:
             return {}
-        wanted = await self._off_loop(self._covered, list(window.tiles()))
+        wanted = await self._off_loop(self._covered, list(field.tiles()))
         found = await asyncio.gather(*(self.tile(tile) for tile in wanted))
         return {tile: reference.png for tile, reference in zip(wanted, found, strict=True)}
 
     def _covered(self, tiles: list[Tile]) -> list[Tile]:
         return [tile for tile in tiles if self.layer.imagery.covers(tile)]
 
-    def _conditions(self, block: Block, references: dict[Tile, bytes]) -> Conditions:
-        window = block.window()
+    def conditions(self, window: Window, references: dict[Tile, bytes]) -> Conditions:
+        """Imagery and enlarged reference over a window."""
         imagery, known = self.layer.imagery.read(window)
-        reference_window = self.layer.ladder.reference_window(block)
-        if reference_window is None:
+        field = self.layer.ladder.reference_window(window)
+        if field is None:
             return Conditions(window, imagery, known, None, None)
-        field = assemble(reference_window, {tile: tile_image.decode(png) for tile, png in references.items()})
-        reference, reference_known = enlarge(*field, block.levels, LAND)
+        known_map = assemble(field, {tile: tile_image.decode(png) for tile, png in references.items()})
+        reference, reference_known = enlarge(*known_map, window.zoom - field.zoom, LAND)
         return Conditions(window, imagery, known, reference, reference_known)
 
-    def _encode(self, block: Block, pixels: Pixels, known: Mask) -> dict[Tile, bytes]:
+    def _encode(self, block: Block, pixels: Pixels, conditions: Conditions) -> dict[Tile, bytes]:
         """Encode and store a drawn block's tiles, those with imagery only."""
-        masks, made = block.cut(known), {}
+        masks, made = block.cut(conditions.cut(block.footprint()).imagery_known), {}
         for tile, colours in block.cut(pixels).items():
             if masks[tile].any():
                 made[tile] = tile_image.encode(colours, masks[tile], tile_image.provenance(self.layer, tile))

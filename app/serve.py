@@ -10,6 +10,7 @@ import uvicorn
 from app.layer import Generator, build_layer
 from app.main import create_app
 from app.settings import LayerSettings, Settings, SettingsError
+from model.sgdm.config import WindowConfig
 
 DRAIN_SECONDS = 30
 
@@ -23,7 +24,7 @@ def run_server(settings: Settings, layers: list[LayerSettings]) -> int:
     if not weights.is_file():
         raise SettingsError(f"weights {weights} do not exist")
     for layer in layers:
-        build_layer(layer, Generator("check", "check"))
+        build_layer(layer, Generator("check", "check", WindowConfig()))
     server: uvicorn.Server
     failed = False
 

@@ -43,6 +43,14 @@ def choose_device(wanted: str) -> str:
     return wanted
 
 
+def choose_dtype(wanted: str, device: str) -> torch.dtype:
+    """ "auto" -> bfloat16 where the device multiplies it natively, else float32."""
+    if wanted == "auto":
+        native = device.startswith("cuda") or torch.cpu._is_avx512_bf16_supported()
+        return torch.bfloat16 if native else torch.float32
+    return torch.bfloat16 if wanted == "bfloat16" else torch.float32
+
+
 def runtime_fingerprint(device: str, dtype: torch.dtype, batch: int) -> str:
     """What else the bytes depend on: two unlike machines may differ in the last bit, so they are named apart."""
     kind = torch.cuda.get_device_name(device) if device.startswith("cuda") else platform.machine()
@@ -107,7 +115,7 @@ class Service:
         settings = self.settings
         device = choose_device(settings.device)
         batch = settings.batch_blocks or (8 if device.startswith("cuda") else 1)
-        dtype = torch.bfloat16 if device.startswith("cuda") else torch.float32
+        dtype = choose_dtype(settings.dtype, device)
         if settings.threads:
             torch.set_num_threads(settings.threads)
         try:
@@ -115,7 +123,7 @@ class Service:
         except (FileNotFoundError, ValueError, RuntimeError) as error:
             raise SettingsError(f"weights: {str(error).splitlines()[0]}") from None
         fingerprint = runtime_fingerprint(device, dtype, batch)
-        generator = Generator(weights_hash(settings.weights), fingerprint)
+        generator = Generator(weights_hash(settings.weights), fingerprint, network.config.windows)
         layers = [build_layer(wanted, generator) for wanted in self._wanted]
         self.engine = LocalEngine(CascadePipeline(network, device, dtype), batch)
         self.resolvers = {layer.name: TileResolver(layer, self.store, self.engine, self.workers) for layer in layers}

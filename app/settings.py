@@ -49,6 +49,9 @@ class Settings(BaseSettings):
     layers_file: Path | None = None
     weights: Path = WEIGHTS_DIR / "default"
     device: str = "auto"
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        default="auto", description="products in the network; auto = bfloat16 where the device has it natively"
+    )
     threads: int = Field(default=0, ge=0, description="CPU threads of the generator; 0 = all cores")
     batch_blocks: int = Field(default=0, ge=0, description="blocks drawn at once; 0 = 1 on a CPU, 8 on a GPU")
     interactive_wait: float = Field(default=3.0, ge=0, le=60)

@@ -1,14 +1,14 @@
 """Geometry of the cascade: ladder, blocks, windows, and the fields that conditions are read from.
 
 Integers and arrays only. Terms: a *block* is the group of sibling tiles that one generation makes; its *window* is
-the block plus a halo of context on every side, in global pixel coordinates of its zoom. Windows lie on a global
-lattice (one per block), so the same tile always comes out of the same window whoever asked for it.
+the block plus context on every side, in global pixel coordinates of its zoom. Windows lie on a global lattice (one per
+block), so the same tile always comes out of the same window whoever asked for it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import numpy as np
@@ -16,10 +16,7 @@ from mercantile import Tile
 from numpy.typing import NDArray
 from PIL import Image
 
-from model.sgdm.config import TILE_SIZE
-
-HALO = 64
-"""Context around a block in pixels; a multiple of 32, the coarsest stride of the network's encoders."""
+from model.sgdm.config import TILE_SIZE, WindowConfig
 
 ENLARGE_MARGIN = 4
 """Reference pixels read beyond the window, so that the enlarging filter sees its whole support."""
@@ -84,24 +81,24 @@ class Block:
         left, top = self.column << self.levels, self.row << self.levels
         return [Tile(left + i, top + j, self.zoom) for j in range(self.edge) for i in range(self.edge)]
 
-    def window(self) -> Window:
-        """The block with its halo."""
+    def footprint(self) -> Window:
+        """The pixels of its tiles."""
         size = self.edge * TILE_SIZE
-        return Window(self.zoom, self.column * size, self.row * size, size, size).grown(HALO)
+        return Window(self.zoom, self.column * size, self.row * size, size, size)
 
     def cut(self, pixels: NDArray[Scalar]) -> dict[Tile, NDArray[Scalar]]:
-        """Split an array over the block's window (H x W or H x W x C, halo included) into its tiles."""
+        """Split an array over the block's footprint (H x W or H x W x C) into its tiles."""
         out = {}
         for index, tile in enumerate(self.tiles()):
             row, column = divmod(index, self.edge)
-            top, left = HALO + row * TILE_SIZE, HALO + column * TILE_SIZE
+            top, left = row * TILE_SIZE, column * TILE_SIZE
             out[tile] = pixels[top : top + TILE_SIZE, left : left + TILE_SIZE]
         return out
 
 
 @dataclass(frozen=True)
 class Ladder:
-    """The canonical chain of references of a layer: root zoom and span (levels per stage).
+    """The canonical chain of references of a layer: root zoom, span (levels per stage), and its network's windows.
 
     The root has no reference; above it the reference zoom of z is max(root, z - span). Never "whatever is cached":
     a tile's ancestors, and with them its bytes, are the same for every order of requests.
@@ -109,6 +106,7 @@ class Ladder:
 
     root: int
     span: int = 1
+    windows: WindowConfig = field(default_factory=WindowConfig)
 
     def __post_init__(self) -> None:
         if self.span not in (1, 2):
@@ -133,11 +131,18 @@ class Ladder:
         levels = 0 if reference is None else tile.z - reference
         return Block(tile.z, tile.x >> levels, tile.y >> levels, levels)
 
-    def reference_window(self, block: Block) -> Window | None:
-        """What must be known at the reference zoom to make `block`, margin included; None at the root."""
-        if block.levels == 0:
-            return None
-        return block.window().above(block.levels).grown(ENLARGE_MARGIN)
+    def margin(self, block: Block) -> int:
+        """Pixels beyond a block that its conditions are read for. Blending needs the neighbouring windows as well."""
+        return self.windows.encode + (block.edge * TILE_SIZE if self.windows.blend else 0)
+
+    def window(self, block: Block) -> Window:
+        """What conditions are read for to make `block`."""
+        return block.footprint().grown(self.margin(block))
+
+    def reference_window(self, window: Window) -> Window | None:
+        """What must be known at the reference zoom to draw `window`, margin included; None at the root."""
+        reference = self.reference_zoom(window.zoom)
+        return None if reference is None else window.above(window.zoom - reference).grown(ENLARGE_MARGIN)
 
 
 def assemble(window: Window, tiles: Mapping[Tile, Pixels]) -> tuple[Pixels, Mask]:

@@ -1,4 +1,4 @@
-"""From conditions to map pixels: check -> encode conditions -> denoise -> decode."""
+"""From conditions to map pixels: check -> encode conditions -> denoise -> blend -> decode."""
 
 from __future__ import annotations
 
@@ -9,30 +9,34 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from model.cascade import HALO, Mask, Pixels, Window
+from model.blending import WindowCache, blend
+from model.cascade import Mask, Pixels, Window
 from model.noise import noise_window
 from model.sgdm.config import LATENT_STRIDE
+from model.sgdm.mf_encoder import BackboneBranch
 from model.sgdm.network import SGDM
 from model.sgdm.sampler import Sampler
 from model.sgdm.scale_text import scale_text
 
-DECODE_HALO = 32
-"""Pixels decoded beyond the block on each side and thrown away; at most HALO, a multiple of 8."""
-
 
 @dataclass(frozen=True)
 class Stage:
-    """What a batch has in common: the zooms that the text speaks of, the window size in pixels, the noise's seed."""
+    """What a batch has in common: the zooms that the text speaks of, the block's edge in pixels, the noise's seed.
+
+    fields: names what the conditions are read from (a layer's version): with equal names, equal windows mean equal
+        conditions.
+    """
 
     zoom: int
     reference_zoom: int | None
     size: int
     seed: int = 0
+    fields: str = ""
 
 
 @dataclass(frozen=True)
 class Conditions:
-    """One window's input. Images are size x size x 3 uint8, masks size x size bool; no reference at the root."""
+    """One block's input over `window` (see Ladder.window), H x W x 3 uint8 and H x W bool; no reference at the root."""
 
     window: Window
     imagery: Pixels
@@ -40,76 +44,122 @@ class Conditions:
     reference: Pixels | None
     reference_known: Mask | None
 
+    def cut(self, window: Window) -> Conditions:
+        """The conditions of a window inside this one."""
+        top, left = window.top - self.window.top, window.left - self.window.left
+        box = (slice(top, top + window.height), slice(left, left + window.width))
+        reference = None if self.reference is None else self.reference[box]
+        known = None if self.reference_known is None else self.reference_known[box]
+        return Conditions(window, self.imagery[box], self.imagery_known[box], reference, known)
+
 
 class CascadePipeline:
-    """An SGDM on a device, drawing windows. Deterministic: no global random state, a fixed batch shape per call."""
+    """An SGDM on a device, drawing blocks. Deterministic: no global random state, a fixed batch shape per call.
+
+    The network is made ready for inference in place (layout, folded BatchNorm) and cannot be trained afterwards.
+    """
 
     def __init__(self, network: SGDM, device: str = "cpu", dtype: torch.dtype = torch.float32) -> None:
-        self.network = network.to(device=device, dtype=dtype).to(memory_format=torch.channels_last).eval()
+        """dtype: of the products in encoder, adapter and U-Net (autocast); latents and colours stay float32."""
+        branch = network.eval().encoder.imagery
+        if isinstance(branch, BackboneBranch):
+            branch.fold()
+        self.network = network.to(device).to(memory_format=torch.channels_last).eval()
+        self.windows = network.config.windows
         self.sampler = Sampler(network.config.diffusion)
         self.device = torch.device(device)
         self.dtype = dtype
         self._contexts: dict[tuple[int, int | None], Tensor] = {}
+        self._drawn = WindowCache()
 
     @torch.inference_mode()
     def __call__(self, stage: Stage, batch: Sequence[Conditions]) -> list[Pixels]:
-        """Draw: one size x size x 3 uint8 image per window; its outer HALO - DECODE_HALO pixels are 0.
-
-        Raises ValueError if the conditions do not fit the stage.
-        """
+        """Draw: one size x size x 3 uint8 image per block. Raises ValueError if the conditions do not fit the stage."""
         self._check(stage, batch)
-        features, mean = self._encode(batch)
-        latent = self._denoise(stage, batch, features)
-        return self._decode(stage, latent, mean)
+        if self.windows.blend:
+            latent = torch.stack([self._blended(stage, item, len(batch)) for item in batch])
+        else:
+            latent = self._latents(stage, batch)
+        return self._decode(latent)
 
-    @staticmethod
-    def _check(stage: Stage, batch: Sequence[Conditions]) -> None:
+    def _check(self, stage: Stage, batch: Sequence[Conditions]) -> None:
         if not batch:
-            raise ValueError("a batch needs at least one window")
+            raise ValueError("a batch needs at least one block")
         if stage.size % 32:
-            raise ValueError(f"the window size must be a multiple of 32, not {stage.size}")
+            raise ValueError(f"the block size must be a multiple of 32, not {stage.size}")
+        wanted = stage.size + 2 * (self.windows.encode + (stage.size if self.windows.blend else 0))
         for item in batch:
-            if item.imagery.shape != (stage.size, stage.size, 3) or item.imagery.dtype != np.uint8:
-                raise ValueError(f"imagery must be {stage.size} x {stage.size} x 3 uint8, not {item.imagery.shape}")
+            if item.imagery.shape != (wanted, wanted, 3) or item.imagery.dtype != np.uint8:
+                raise ValueError(f"imagery must be {wanted} x {wanted} x 3 uint8, not {item.imagery.shape}")
             if (item.reference is None) != (stage.reference_zoom is None):
                 raise ValueError("every stage but the root's takes a reference, and only those")
             if item.window.left % 32 or item.window.top % 32:
                 raise ValueError(f"{item.window} is not on the lattice of 32 pixels")
 
-    def _encode(self, batch: Sequence[Conditions]) -> tuple[list[Tensor], Tensor | None]:
-        """Fields to [-1, 1], 0 where unknown; then MFEncoder, SFAdapter and the prior's mean."""
+    def _blended(self, stage: Stage, item: Conditions, count: int) -> Tensor:
+        """The latent of one block, C x h x w with `denoise` around it, blended from the nine windows about it."""
+        size, reach = stage.size, self.windows.encode
+        top, left = item.window.top + reach, item.window.left + reach
+        drawn: dict[tuple[int, int], Tensor] = {}
+        missing: list[tuple[tuple[int, int], Window]] = []
+        for row in (-1, 0, 1):
+            for column in (-1, 0, 1):
+                cell = Window(stage.zoom, left + (column + 1) * size, top + (row + 1) * size, size, size)
+                kept = self._drawn.get((stage, cell))
+                if kept is None:
+                    missing.append(((column, row), cell))
+                else:
+                    drawn[column, row] = kept
+        for first in range(0, len(missing), count):
+            some = missing[first : first + count]
+            windows = [item.cut(cell.grown(reach)) for _, cell in some]
+            latents = self._latents(stage, windows + [windows[0]] * (count - len(some)))
+            for (place, cell), latent in zip(some, latents, strict=False):
+                drawn[place] = latent
+                self._drawn.put((stage, cell), latent)
+        return blend(drawn, size // LATENT_STRIDE, self.windows.denoise // LATENT_STRIDE)
+
+    def _latents(self, stage: Stage, batch: Sequence[Conditions]) -> Tensor:
+        """Windows that reach `encode` beyond their cell -> latents, N x C x h x w, that reach `denoise` beyond it."""
+        crop = self.windows.encode - self.windows.denoise
+        with self._precision():
+            features, mean = self.network.condition(*self._encode(batch), crop)
+        windows = [item.window.grown(-crop) for item in batch]
+        return self.network.latent(self._denoise(stage, windows, features), mean)
+
+    def _precision(self) -> torch.autocast:
+        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
+
+    def _encode(self, batch: Sequence[Conditions]) -> tuple[Tensor, Tensor]:
+        """Imagery and reference as N x 3 x H x W in [-1, 1], 0 where unknown."""
         imagery = self._images([item.imagery for item in batch], [item.imagery_known for item in batch])
         if batch[0].reference is None:
-            reference = torch.zeros_like(imagery)
-        else:
-            reference = self._images(
-                [item.reference for item in batch if item.reference is not None],
-                [item.reference_known for item in batch if item.reference_known is not None],
-            )
-        return self.network.condition(imagery, reference)
+            return imagery, torch.zeros_like(imagery)
+        images = [item.reference for item in batch if item.reference is not None]
+        masks = [item.reference_known for item in batch if item.reference_known is not None]
+        return imagery, self._images(images, masks)
 
     def _images(self, images: list[Pixels], masks: list[Mask]) -> Tensor:
         pixels = torch.from_numpy(np.stack(images)).to(self.device).permute(0, 3, 1, 2)
         known = torch.from_numpy(np.stack(masks)).to(self.device).unsqueeze(1)
-        return ((pixels.to(self.dtype) / 127.5 - 1) * known).contiguous(memory_format=torch.channels_last)
+        return ((pixels.float() / 127.5 - 1) * known).contiguous(memory_format=torch.channels_last)
 
-    def _noise(self, stage: Stage, batch: Sequence[Conditions], phase: int) -> Tensor:
+    def _noise(self, stage: Stage, windows: Sequence[Window], phase: int) -> Tensor:
         channels = self.network.config.autoencoder.latent_channels
-        cells = stage.size // LATENT_STRIDE
         fields = [
             noise_window(
                 stage.seed,
                 stage.zoom,
-                item.window.left // LATENT_STRIDE,
-                item.window.top // LATENT_STRIDE,
-                cells,
-                cells,
+                window.left // LATENT_STRIDE,
+                window.top // LATENT_STRIDE,
+                window.width // LATENT_STRIDE,
+                window.height // LATENT_STRIDE,
                 channels,
                 phase,
             )
-            for item in batch
+            for window in windows
         ]
-        noise = torch.from_numpy(np.stack(fields)).to(device=self.device, dtype=self.dtype)
+        noise = torch.from_numpy(np.stack(fields)).to(self.device)
         return noise.contiguous(memory_format=torch.channels_last)
 
     def _context(self, stage: Stage) -> Tensor:
@@ -118,21 +168,25 @@ class CascadePipeline:
             self._contexts[key] = self.network.text([scale_text(*key)])
         return self._contexts[key]
 
-    def _denoise(self, stage: Stage, batch: Sequence[Conditions], features: list[Tensor]) -> Tensor:
-        latent = self.sampler.start(self._noise(stage, batch, phase=0))
-        context = self._context(stage).expand(len(batch), -1, -1)
+    def _denoise(self, stage: Stage, windows: Sequence[Window], features: list[Tensor]) -> Tensor:
+        latent = self.sampler.start(self._noise(stage, windows, phase=0))
+        context = self._context(stage).expand(len(windows), -1, -1)
         for index, t in enumerate(self.sampler.steps):
-            steps = torch.full((len(batch),), t, device=self.device)
-            output = self.network.unet(latent, steps, context, features)
-            fresh = self._noise(stage, batch, index + 1) if self.sampler.needs_step_noise else None
+            steps = torch.full((len(windows),), t, device=self.device)
+            with self._precision():
+                output = self.network.unet(latent, steps, context, features).float()
+            fresh = self._noise(stage, windows, index + 1) if self.sampler.needs_step_noise else None
             latent = self.sampler.step(latent, output, index, fresh)
         return latent
 
-    def _decode(self, stage: Stage, latent: Tensor, mean: Tensor | None) -> list[Pixels]:
-        margin = HALO - DECODE_HALO
-        inner = slice(margin // LATENT_STRIDE, (stage.size - margin) // LATENT_STRIDE)
-        image = self.network.decode(latent[:, :, inner, inner], None if mean is None else mean[:, :, inner, inner])
+    def _decode(self, latent: Tensor) -> list[Pixels]:
+        """Latents that reach `denoise` beyond the block -> the block's pixels."""
+        beyond = (self.windows.denoise - self.windows.decode) // LATENT_STRIDE
+        if beyond:
+            latent = latent[:, :, beyond:-beyond, beyond:-beyond]
+        image = self.network.autoencoder.decode(latent.contiguous(memory_format=torch.channels_last))
+        if self.windows.decode:
+            inner = slice(self.windows.decode, -self.windows.decode)
+            image = image[:, :, inner, inner]
         pixels = ((image.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
-        out = np.zeros((latent.shape[0], stage.size, stage.size, 3), dtype=np.uint8)
-        out[:, margin : stage.size - margin, margin : stage.size - margin] = pixels.permute(0, 2, 3, 1).cpu().numpy()
-        return list(out)
+        return list(pixels.permute(0, 2, 3, 1).cpu().numpy())

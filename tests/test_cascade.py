@@ -8,9 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mercantile import Tile
 
-from model.cascade import ENLARGE_MARGIN, HALO, Block, Ladder, Window, assemble, enlarge
+from model.cascade import ENLARGE_MARGIN, Block, Ladder, Window, assemble, enlarge
+from model.sgdm.config import WindowConfig, default, sd21
 
-ladders = st.builds(Ladder, root=st.integers(0, 16), span=st.sampled_from([1, 2]))
+WINDOWS = (default().windows, sd21().windows)
+
+ladders = st.builds(Ladder, root=st.integers(0, 16), span=st.sampled_from([1, 2]), windows=st.sampled_from(WINDOWS))
 
 
 @st.composite
@@ -55,36 +58,38 @@ def test_the_chain_rises_from_the_root(case: tuple[Ladder, Tile]) -> None:
 @given(ladder_tiles())
 def test_windows_lie_on_the_lattice_and_hold_their_block(case: tuple[Ladder, Tile]) -> None:
     ladder, tile = case
-    window = ladder.block(tile).window()
+    window = ladder.window(ladder.block(tile))
+    reach = ladder.windows.encode
     assert window.left % 32 == window.top % 32 == window.width % 32 == 0
-    assert window.left + HALO <= tile.x * 256
-    assert window.left + window.width >= tile.x * 256 + 256 + HALO
+    assert window.left + reach <= tile.x * 256
+    assert window.left + window.width >= tile.x * 256 + 256 + reach
 
 
 @given(ladder_tiles())
 def test_the_reference_window_is_the_same_ground(case: tuple[Ladder, Tile]) -> None:
     ladder, tile = case
     block = ladder.block(tile)
-    reference = ladder.reference_window(block)
+    reference = ladder.reference_window(ladder.window(block))
     if reference is None:
         return
-    window, factor = block.window(), 2**block.levels
+    window, factor = ladder.window(block), 2**block.levels
     assert (reference.left + ENLARGE_MARGIN) * factor == window.left
     assert (reference.height - 2 * ENLARGE_MARGIN) * factor == window.height
     needed = list(reference.tiles())
-    assert len(needed) == len(set(needed)) <= 9
+    assert len(needed) == len(set(needed)) <= (25 if ladder.windows.blend else 9)
 
 
-def test_a_cold_tile_needs_a_bounded_number_of_blocks_per_zoom() -> None:
-    ladder = Ladder(4)
+@pytest.mark.parametrize(("windows", "bound"), [(default().windows, 9), (sd21().windows, 36)])
+def test_a_cold_tile_needs_a_bounded_number_of_blocks_per_zoom(windows: WindowConfig, bound: int) -> None:
+    ladder = Ladder(4, windows=windows)
     worst = 0
     for x in range(40_000, 40_064):
         blocks = {ladder.block(Tile(x, 31_337 + x, 18))}
         while next(iter(blocks)).zoom > ladder.root:
-            windows = [ladder.reference_window(block) for block in blocks]
-            blocks = {ladder.block(tile) for window in windows if window for tile in window.tiles()}
+            fields = [ladder.reference_window(ladder.window(block)) for block in blocks]
+            blocks = {ladder.block(tile) for field in fields if field for tile in field.tiles()}
             worst = max(worst, len(blocks) if next(iter(blocks)).zoom > ladder.root else 0)
-    assert worst <= 9
+    assert worst <= bound
 
 
 def test_below_the_root_there_is_no_reference() -> None:
@@ -136,8 +141,8 @@ def test_enlarging_does_not_depend_on_the_window(levels: int) -> None:
 
 def test_cutting_gives_back_the_tiles() -> None:
     block = Block(3, 1, 2, 1)
-    size = block.window().width
+    size = block.footprint().width
     pixels = np.arange(size * size).reshape(size, size)
     parts = block.cut(pixels)
     assert list(parts) == block.tiles()
-    assert parts[Tile(3, 5, 3)][0, 0] == (HALO + 256) * size + HALO + 256
+    assert parts[Tile(3, 5, 3)][0, 0] == 256 * size + 256

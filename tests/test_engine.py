@@ -6,9 +6,9 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from model.cascade import HALO, Ladder, Pixels
+from model.cascade import Ladder, Pixels
 from model.engine import EngineClosedError, LocalEngine
-from model.pipeline import DECODE_HALO, CascadePipeline, Conditions, Stage
+from model.pipeline import CascadePipeline, Conditions, Stage
 from model.sgdm.config import tiny
 from model.sgdm.network import random_network
 from tests.conftest import PLACE, picture
@@ -22,29 +22,30 @@ def pipeline() -> CascadePipeline:
 def conditions(seed: int, zoom: int = 14) -> tuple[Stage, Conditions]:
     from mercantile import Tile
 
-    ladder = Ladder(14)
+    ladder = Ladder(14, windows=tiny().windows)
     shift = zoom - 14
     tile = Tile((PLACE.x + seed) << shift, PLACE.y << shift, zoom)
-    window = ladder.block(tile).window()
+    block = ladder.block(tile)
+    window = ladder.window(block)
     known = np.ones((window.height, window.width), dtype=bool)
     image = picture(window.width, seed)
     reference = zoom > 14
     return (
-        Stage(zoom, ladder.reference_zoom(zoom), window.width),
+        Stage(zoom, ladder.reference_zoom(zoom), block.footprint().width),
         Conditions(window, image, known, image if reference else None, known if reference else None),
     )
 
 
 @pytest.mark.parametrize("zoom", [14, 16])
-def test_the_same_window_alone_and_among_others(pipeline: CascadePipeline, zoom: int) -> None:
+def test_the_same_block_alone_and_among_fifteen_others(pipeline: CascadePipeline, zoom: int) -> None:
     stage, mine = conditions(0, zoom)
-    others = [conditions(i, zoom)[1] for i in (1, 2, 3)]
-    alone = pipeline(stage, [mine] * 4)[0]
+    others = [conditions(i, zoom)[1] for i in range(1, 16)]
+    alone = pipeline(stage, [mine] * 16)[0]
     assert alone.shape == (stage.size, stage.size, 3)
-    for slot in range(4):
+    for slot in (0, 6, 15):
         batch = [*others[:slot], mine, *others[slot:]]
         assert (pipeline(stage, batch)[slot] == alone).all()
-    assert (alone[HALO - DECODE_HALO : DECODE_HALO - HALO, HALO - DECODE_HALO : DECODE_HALO - HALO] > 0).any()
+    assert (alone > 0).any()
 
 
 def test_seed_and_place_change_the_drawing(pipeline: CascadePipeline) -> None:
@@ -112,7 +113,7 @@ def test_an_error_fails_only_its_batch() -> None:
     draw = Recorder()
     draw.go.set()
     engine = LocalEngine(draw, batch_size=2)
-    bad = engine.submit(Stage(13, None, 384), conditions(0)[1])
+    bad = engine.submit(Stage(13, None, 256), conditions(0)[1])
     good = engine.submit(*conditions(0))
     assert good.result(5) is not None
     with pytest.raises(RuntimeError, match="out of luck"):

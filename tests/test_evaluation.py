@@ -1,14 +1,23 @@
 """Metrics behave: ideal on identical images, worse with more noise, equal to torchmetrics where it defines them."""
 
+import csv
 import json
 from pathlib import Path
 
+import mercantile
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from scipy import linalg
 from torchmetrics.functional.image import structural_similarity_index_measure
 
+from app.imagery import SceneImagery, open_scene, tile_window
+from model.evaluation.boundaries import f_score, match, outline
+from model.evaluation.features import frechet_distance, kernel_distance
 from model.evaluation.metrics import CAP, Scores, luma, psnr, ssim
+from model.evaluation.report import interval
+from tests.conftest import PLACE, picture, place_bounds, write_scene
 from tests.test_e2e import run_cli
 from tests.test_training import map_picture
 
@@ -55,6 +64,21 @@ def test_ssim_equals_torchmetrics() -> None:
     assert ssim(a, b) == pytest.approx(float(theirs), abs=1e-4)
 
 
+def test_outlines_may_be_two_pixels_off_and_no_more() -> None:
+    truth = np.zeros((64, 64), dtype=bool)
+    truth[20:40, 20:40] = True
+    for shift, expected in ((0, 1.0), (2, 1.0), (3, 0.5)):
+        score = f_score(match(np.roll(truth, shift, axis=1), truth))
+        assert score == pytest.approx(expected, abs=0.1), shift
+    assert f_score(match(np.zeros_like(truth), truth)) == 0
+    assert f_score(match(~truth & truth, truth & ~truth)) == 1
+    half = truth.copy()
+    half[:, 30:] = False
+    assert match(half, truth)[1] < match(half, truth)[3]
+    # the edge of the picture is not an outline
+    assert not outline(np.ones((8, 8), dtype=bool)).any()
+
+
 def test_iou_is_pooled_and_leaves_absent_classes_out() -> None:
     road, land = np.full((8, 8, 3), 255, np.uint8), np.full((8, 8, 3), (242, 239, 233), np.uint8)
     tally = Scores()
@@ -65,16 +89,9 @@ def test_iou_is_pooled_and_leaves_absent_classes_out() -> None:
     assert result["miou"] == 0.5
 
 
-def test_the_command_compares_the_served_cascade(tmp_path: Path, tiny_weights: Path) -> None:
-    """Pairs cut from one scene: everything is found, drawn, compared and written."""
-    import csv
-
-    import mercantile
-    from PIL import Image
-
-    from app.imagery import SceneImagery, open_scene, tile_window
-    from tests.conftest import PLACE, picture, place_bounds, write_scene
-
+@pytest.fixture
+def truth(tmp_path: Path) -> Path:
+    """A scene, and pairs cut from it with random maps: z14, its four children, four of the next."""
     scene = write_scene(tmp_path / "s.tif", picture(1024), place_bounds())
     imagery = SceneImagery([open_scene(scene)])
     rng = np.random.default_rng(0)
@@ -85,8 +102,15 @@ def test_the_command_compares_the_served_cascade(tmp_path: Path, tiny_weights: P
             name = f"{tile.z}_{tile.x}_{tile.y}"
             Image.fromarray(imagery.read(tile_window(tile))[0]).save(tmp_path / f"{name}.rs.png")
             Image.fromarray(map_picture(rng)).save(tmp_path / f"{name}.map.png")
-            writer.writerow(["s", "val", tile.z, tile.x, tile.y, f"{name}.rs.png", f"{name}.map.png", ""])
-    arguments = ["--scene", str(scene), "--truth", str(tmp_path), "--split", "val", "--source", "s"]
+            above = mercantile.parent(tile)
+            parent = f"{above.z}_{above.x}_{above.y}.map.png" if tile.z > 14 else ""
+            writer.writerow(["s", "val", tile.z, tile.x, tile.y, f"{name}.rs.png", f"{name}.map.png", parent])
+    return scene
+
+
+def test_the_command_compares_the_served_cascade(truth: Path, tmp_path: Path, tiny_weights: Path) -> None:
+    """Everything is found, drawn, compared and written."""
+    arguments = ["--scene", str(truth), "--truth", str(tmp_path), "--split", "val", "--source", "s"]
     result = run_cli(
         "evaluate", *arguments, "--zooms", "14-16", "--out", str(tmp_path / "out"), "--weights", str(tiny_weights)
     )
@@ -97,3 +121,42 @@ def test_the_command_compares_the_served_cascade(tmp_path: Path, tiny_weights: P
     assert metrics["zooms"]["14"] == metrics["baselines"]["root_enlarged"]["14"]
     assert (tmp_path / "out" / "sheet.png").stat().st_size > 10_000
     assert "| 16 | drawn | 4 |" in (tmp_path / "out" / "metrics.md").read_text()
+    difference, low, high = metrics["paired"]["median"]["16"]["psnr_y"]
+    assert low <= difference <= high
+    if "features" in metrics:
+        assert metrics["zooms"]["16"]["kid"] > 0
+
+
+@pytest.mark.parametrize("span", [1, 2])
+def test_the_command_draws_pairs_with_true_references(
+    truth: Path, tmp_path: Path, tiny_weights: Path, span: int
+) -> None:
+    result = run_cli(
+        "evaluate", "--pairs", str(tmp_path), "--split", "val", "--source", "s", "--zooms", "14-16",
+        "--span", str(span), "--out", str(tmp_path / "out"), "--weights", str(tiny_weights),
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert metrics["mode"] == f"teacher-forced {2**span}X"
+    assert {z: m["n"] for z, m in metrics["zooms"].items()} == {"14": 1, "15": 4, "16": 4}
+    assert set(metrics["baselines"]) == {"copy_parent", "median"}
+
+
+def test_kid_and_fid_of_known_distributions() -> None:
+    rng = np.random.default_rng(0)
+    a, b, far = rng.normal(0, 1, (400, 6)), rng.normal(0, 1, (400, 6)), rng.normal(1, 2, (400, 6))
+    assert abs(kernel_distance(a, b)) < 0.05 < kernel_distance(a, far)
+    ca, cf = np.cov(a, rowvar=False), np.cov(far, rowvar=False)
+    expected = ((a.mean(0) - far.mean(0)) ** 2).sum() + np.trace(ca + cf - 2 * linalg.sqrtm(ca @ cf).real)
+    assert frechet_distance(a, far) == pytest.approx(expected, rel=1e-6)
+    assert np.isnan(kernel_distance(a[:1], b))
+
+
+def test_intervals_come_from_areas_not_tiles() -> None:
+    areas = [("val", i // 10, 0) for i in range(40)]
+    alike = np.repeat([0.0, 1.0, 2.0, 3.0], 10)
+    mean, low, high = interval(alike, areas)
+    assert mean == 1.5
+    assert high - low > 1.5
+    spread = interval(np.tile(np.linspace(0, 3, 10), 4), areas)
+    assert spread[2] - spread[1] < 0.1

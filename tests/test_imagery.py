@@ -41,6 +41,18 @@ def test_windows_are_crops_of_one_field(make_scene: SceneMaker) -> None:
     assert not whole[:64].any()
 
 
+@pytest.mark.parametrize("zoom", [14, 16])
+def test_overlapping_windows_of_a_warped_scene_agree_to_the_bit(make_scene: SceneMaker, zoom: int) -> None:
+    rough = np.random.default_rng(3).integers(0, 256, (1024, 1024, 3), dtype=np.uint8)
+    west, south, east, north = mercantile.bounds(PLACE)
+    left, top = PLACE.x << (zoom - 14), PLACE.y << (zoom - 14)
+    path = write_scene(make_scene("a.tif"), rough, (west, south, east, north), "EPSG:4326")
+    a, known = one(path).read(Window(zoom, left * 256 - 96, top * 256 - 96, 448, 448))
+    b, _ = one(path).read(Window(zoom, left * 256 + 32, top * 256 + 64, 448, 448))
+    assert known.any()
+    assert (a[160:, 128:] == b[:288, :320]).all()
+
+
 @pytest.mark.parametrize("crs", ["EPSG:4326", "EPSG:32631", "EPSG:3035"])
 def test_any_crs_shows_the_same_ground(make_scene: SceneMaker, crs: str) -> None:
     plain = one(make_scene("a.tif"))

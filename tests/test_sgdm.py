@@ -9,7 +9,9 @@ import torch
 from diffusers import DDIMScheduler, DDPMScheduler
 
 from model.palette import PALETTE
+from model.sgdm.autoencoder import PaletteAutoencoder
 from model.sgdm.config import AutoencoderConfig, DiffusionConfig, SGDMConfig, default, sd21, tiny
+from model.sgdm.mf_encoder import BackboneBranch
 from model.sgdm.network import load_network, random_network, save_network, weights_hash
 from model.sgdm.sampler import Sampler
 from model.sgdm.scale_text import ZOOM_TABLE, scale_text
@@ -98,18 +100,19 @@ def test_the_prior_is_the_latent_of_the_expected_colours() -> None:
     network = random_network(tiny())
     prior, auto = network.prior, network.autoencoder
     assert prior is not None
-    auto.fit([torch.rand(3, 64, 64) * 2 - 1])
+    assert isinstance(auto, PaletteAutoencoder)
+    auto.fit([torch.randint(0, len(PALETTE), (64, 64))])
     water = [name for name, _, _ in PALETTE].index("water")
     with torch.no_grad():
         prior.logits.weight.zero_()
         prior.logits.bias.zero_()
+        prior.fine[2].weight.zero_()  # type: ignore[union-attr, operator]
         prior.logits.bias[water * 16 : (water + 1) * 16] = 50
-        mean = prior.mean(torch.zeros(1, 16, 4, 4), auto)
+        mean = prior.mean(torch.zeros(1, 16, 4, 4), torch.zeros(1, 16, 16, 16), auto)
         flat = torch.tensor(PALETTE[water][1]).view(1, 3, 1, 1) / 127.5 - 1
         assert torch.allclose(mean, auto.encode(flat.expand(1, 3, 32, 32)), atol=1e-4)
         prior.scale.fill_(2)
-        moved = network.decode(torch.ones_like(mean), mean)
-        assert torch.allclose(moved, auto.decode(mean + 2), atol=1e-5)
+        assert torch.allclose(network.latent(torch.ones_like(mean), mean), mean + 2)
 
 
 def test_the_published_preset_has_no_prior_and_both_autoencoders_fit_the_same_code() -> None:
@@ -121,7 +124,7 @@ def test_the_published_preset_has_no_prior_and_both_autoencoders_fit_the_same_co
         assert mean is None
         latent = network.autoencoder.encode(imagery)
         assert latent.shape == (1, 4, 8, 8)
-        assert network.decode(latent, mean).shape == imagery.shape
+        assert network.autoencoder.decode(network.latent(latent, mean)).shape == imagery.shape
 
 
 def test_scale_text_slots() -> None:
@@ -130,9 +133,9 @@ def test_scale_text_slots() -> None:
         "block, park, addresses"
     )
     assert "reference" not in scale_text(14, None)
-    assert len({scale_text(z, None) for z in ZOOM_TABLE}) == 21
+    assert len({scale_text(z, None) for z in ZOOM_TABLE}) == 23
     with pytest.raises(ValueError, match="no scale text"):
-        scale_text(21, 20)
+        scale_text(23, 22)
 
 
 def test_every_scale_text_fits_the_compact_tower() -> None:
@@ -237,3 +240,31 @@ def test_default_fits_the_size_promised() -> None:
     counts = random_network(default()).parameter_counts()
     assert sum(counts.values()) * 2 < 40e6, counts
     assert np.all([n > 0 for n in counts.values()])
+
+
+def test_folding_batch_norm_changes_nothing_but_the_time() -> None:
+    torch.manual_seed(0)
+    branch = BackboneBranch(default().encoder).eval()
+    for module in branch.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.1)  # type: ignore[union-attr, operator]
+            module.running_var.uniform_(0.5, 2)  # type: ignore[union-attr, operator]
+    image = torch.rand(1, 3, 96, 96) * 2 - 1
+    with torch.no_grad():
+        before = branch(image)
+        branch.fold()
+        after = branch(image)
+    assert not [m for m in branch.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    assert [f.shape[2] for f in before] == [48, 24, 12]
+    for a, b in zip(before, after, strict=True):
+        assert float((a - b).abs().max()) < 1e-4 * float(a.abs().max())
+
+
+def test_decoding_in_pieces_is_the_mean_of_the_likely_colours() -> None:
+    auto = random_network(tiny()).autoencoder
+    assert isinstance(auto, PaletteAutoencoder)
+    latent = torch.randn(2, 4, 12, 9)
+    with torch.no_grad():
+        whole = torch.einsum("nphw,pc->nchw", auto.decode_logits(latent).softmax(1), auto.colours)
+        auto.PIECE = 1000
+        assert torch.allclose(auto.decode(latent), whole, atol=1e-5)

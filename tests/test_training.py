@@ -13,15 +13,15 @@ import torch
 from PIL import Image
 
 from model.data.alignment import estimate_offsets, offset_of, shift
-from model.data.pairs import Pair, read_pairs
+from model.data.pairs import Pair, quadrant, read_pairs
 from model.palette import COLOURS, LAND, classify, nearest_colour
-from model.sgdm.autoencoder import PatchAutoencoder
+from model.sgdm.autoencoder import PaletteAutoencoder
 from model.sgdm.config import tiny
 from model.sgdm.network import load_network, random_network
 from model.training.augment import degrade_reference, scene_edge, symmetry
 from model.training.config import StageConfig, TrainConfig, read_config
 from model.training.run import train
-from model.training.samples import SampleSource, quadrant
+from model.training.samples import SampleSource
 
 X, Y = 8703, 5612
 
@@ -76,8 +76,8 @@ def config(pairs: Path, out: Path, steps: int, **changes: object) -> TrainConfig
     stages = (
         stage,
         replace(stage, name="condition"),
+        replace(stage, name="refine", crop=256, batch=1, self_reference=0.5),
         replace(stage, name="diffusion", crop=256, batch=1),
-        replace(stage, name="decoder", batch=2),
     )
     return TrainConfig(preset="tiny", pairs=pairs, source="s", out=out, stages=stages, **changes)  # type: ignore[arg-type]
 
@@ -85,7 +85,7 @@ def config(pairs: Path, out: Path, steps: int, **changes: object) -> TrainConfig
 def test_an_interrupted_run_is_the_run_that_was_not(pairs_dir: Path, tmp_path: Path) -> None:
     whole = load_network(train(config(pairs_dir, tmp_path / "a", 4)))
     full, short = config(pairs_dir, tmp_path / "b", 4), config(pairs_dir, tmp_path / "b", 4)
-    for stage in ("autoencoder", "condition", "diffusion", "decoder"):
+    for stage in ("autoencoder", "condition", "refine", "diffusion"):
         # stopped after two of four steps: the second checkpoint is lost
         train(short, only=stage)
         path = tmp_path / "b" / f"{stage}.ckpt"
@@ -124,7 +124,7 @@ def test_a_run_leaves_log_grids_and_a_network(pairs_dir: Path, tmp_path: Path) -
     names = {path.name for path in tmp_path.iterdir()}
     assert {"log.jsonl", "network.safetensors", "network.json", "diffusion-000002.png"} <= names
     entries = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
-    assert {entry["stage"] for entry in entries} == {"autoencoder", "condition", "diffusion", "decoder"}
+    assert {entry["stage"] for entry in entries} == {"autoencoder", "condition", "diffusion", "refine"}
     assert any("miou" in entry.get("validation", {}) for entry in entries)
 
 
@@ -140,17 +140,17 @@ def test_the_condition_stage_learns(pairs_dir: Path, tmp_path: Path) -> None:
 
 def test_the_linear_encoder_keeps_what_it_was_fitted_to() -> None:
     rng = np.random.default_rng(1)
-    maps = [torch.from_numpy(map_picture(rng).transpose(2, 0, 1).astype(np.float32) / 127.5 - 1) for _ in range(6)]
+    maps = [torch.from_numpy(nearest_colour(map_picture(rng)).astype(np.int64)) for _ in range(6)]
     wide = replace(tiny(), autoencoder=replace(tiny().autoencoder, latent_channels=48))
     errors = {}
     for network in (random_network(tiny()), random_network(wide)):
         auto = network.autoencoder
-        assert isinstance(auto, PatchAutoencoder)
+        assert isinstance(auto, PaletteAutoencoder)
         auto.fit(maps)
         batch = torch.stack(maps)
         with torch.no_grad():
-            latent = auto.encode(batch)
-            errors[latent.shape[1]] = float((auto.decode(latent) - batch).square().mean())
+            latent = auto.encode_embedded(auto.embed(batch))
+            errors[latent.shape[1]] = float((auto.decode_linear(latent) - auto.embed(batch)).square().mean())
         assert float(latent.var(dim=(0, 2, 3)).mean()) == pytest.approx(1, abs=0.2)
         assert torch.allclose(auto.basis @ auto.basis.T, torch.eye(latent.shape[1]), atol=1e-5)
     assert errors[48] < 0.3 * errors[4]

@@ -75,3 +75,11 @@ def read_pairs(root: Path, source: str, split: str, zooms: range = range(14, 19)
         names = sorted(name for name in parents if (root / name).is_file())
         loaded = dict(zip(names, pool.map(lambda name: read_image(root / name), names), strict=True))
         return list(pool.map(load, rows))
+
+
+def quadrant(parent: Pixels, x: int, y: int, levels: int) -> Pixels:
+    """The part of an ancestor tile (256 x 256 x 3) that covers tile (x, y), `levels` below it, enlarged to 256."""
+    size = 256 >> levels
+    left, top = (x % 2**levels) * size, (y % 2**levels) * size
+    box = (left, top, left + size, top + size)
+    return np.asarray(Image.fromarray(parent).resize((256, 256), Image.Resampling.BICUBIC, box=box))

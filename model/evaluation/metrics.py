@@ -3,6 +3,7 @@
 PSNR_Y: BT.601 limited-range luma of uint8 images, peak 255, one value a tile capped at 60 dB, mean over tiles.
 SSIM_Y: the same luma, Gaussian window 11, sigma 1.5, K = (0.01, 0.03), data range 255, edges reflected.
 mIoU: nearest palette colour, pooled over tiles, mean over building, road, water, vegetation.
+Boundary F: outlines of buildings and of roads within 2 px, counts pooled over tiles.
 """
 
 from __future__ import annotations
@@ -15,10 +16,12 @@ from numpy.typing import NDArray
 from torch.nn import functional as F
 
 from model.data.pairs import Pixels
+from model.evaluation.boundaries import f_score, match
 from model.palette import CLASSES, classify
 
 CAP = 60.0
 SCORED = CLASSES[1:]
+OUTLINED = ("building", "road")
 
 
 def luma(image: Pixels) -> NDArray[np.float64]:
@@ -60,6 +63,7 @@ class Scores:
     psnr_rgb: list[float] = field(default_factory=list)
     ssim_y: list[float] = field(default_factory=list)
     hits: NDArray[np.int64] = field(default_factory=lambda: np.zeros(len(CLASSES), dtype=np.int64))
+    outlines: dict[str, NDArray[np.int64]] = field(default_factory=lambda: {c: np.zeros(4, np.int64) for c in OUTLINED})
     either: NDArray[np.int64] = field(default_factory=lambda: np.zeros(len(CLASSES), dtype=np.int64))
 
     def add(self, drawn: Pixels, truth: Pixels) -> None:
@@ -72,6 +76,9 @@ class Scores:
         for index in range(len(CLASSES)):
             self.hits[index] += int(((ca == index) & (cb == index)).sum())
             self.either[index] += int(((ca == index) | (cb == index)).sum())
+        for name in OUTLINED:
+            index = CLASSES.index(name)
+            self.outlines[name] += match(ca == index, cb == index)
 
     def summary(self) -> dict[str, object]:
         """The figures. A class that neither image shows anywhere does not count."""
@@ -87,4 +94,5 @@ class Scores:
             "psnr_rgb": round(float(np.mean(self.psnr_rgb)), 3),
             "miou": round(sum(iou.values()) / max(1, len(iou)), 4),
             "iou": iou,
+            "boundary_f": {name: round(f_score(counts), 4) for name, counts in self.outlines.items()},
         }

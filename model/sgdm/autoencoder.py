@@ -1,21 +1,24 @@
 """Map tiles <-> latents of an eighth of their size, two ways.
 
-`KLAutoencoder` is the published one (Stable Diffusion's, from diffusers). `PatchAutoencoder` is the default's: a
-*linear* encoder, the principal components of 8 x 8 map patches, and a learned decoder. Measured on the validation maps:
-24 components alone keep an mIoU of 0.86 (roads 0.76), where a small KL autoencoder had reached 0.63 (roads 0.09) after
-half an hour of training; and the latents are known before anything is trained.
+`KLAutoencoder` is the published one (Stable Diffusion's, from diffusers). `PaletteAutoencoder` is the default's. A map
+is an image of few colours: its encoder embeds each pixel's palette colour and takes the principal components of 8 x 8
+patches, its decoder says which palette colour each pixel has. Measured on the validation maps, linear reconstruction:
+32 components keep an mIoU of 0.93 (roads 0.87; of plain RGB patches 0.90 and 0.86), where a small KL autoencoder had
+reached 0.63 (roads 0.09) after half an hour of training; and the latents are known before anything is trained.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
+import numpy as np
 import torch
 from diffusers import AutoencoderKL
 from diffusers.models.autoencoders.vae import Decoder
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from model.palette import CLASS_OF_COLOUR, CLASSES, COLOURS, nearest_colour
 from model.sgdm.config import LATENT_STRIDE, AutoencoderConfig
 from model.sgdm.layers import make_local
 
@@ -46,11 +49,20 @@ class KLAutoencoder(nn.Module):
         return self.vae.decode(latent / self.scale, return_dict=False)[0]
 
 
-class PatchAutoencoder(nn.Module):
-    """Principal components of map patches; the decoder adds what they leave out.
+def colour_embedding() -> Tensor:
+    """P x 8: each palette colour's class as one-hot, and its RGB in [-1, 1].
 
-    basis: C x 192, rows orthonormal, over the 3 x 8 x 8 values of a patch (channel, row, column).
-    mean: 192. gain: C, what each component is multiplied by to make a latent.
+    Of RGB alone, doubt between forest and building would be a third colour; of the class alone, shades would be lost.
+    """
+    classes = torch.eye(len(CLASSES))[torch.from_numpy(CLASS_OF_COLOUR).long()]
+    return torch.cat([classes, torch.from_numpy(COLOURS).float() / 127.5 - 1], dim=1)
+
+
+class PaletteAutoencoder(nn.Module):
+    """Principal components of patches of embedded palette colours; the decoder adds what they leave out.
+
+    basis: C x 512, rows orthonormal, over the 8 x 8 x 8 values of a patch (embedding, row, column).
+    mean: 512. gain: C, what each component is multiplied by to make a latent.
     The decoder is diffusers' `Decoder` at a quarter of full resolution, made local; its last layer starts at zero, so
     an untrained one gives the plain linear reconstruction.
     """
@@ -58,19 +70,27 @@ class PatchAutoencoder(nn.Module):
     PATCH = 4
     """Pixels that the decoder's last layer unfolds from channels."""
 
+    PIECE = 1 << 15
+
     basis: Tensor
     mean: Tensor
     gain: Tensor
+    embedding: Tensor
+    colours: Tensor
 
     def __init__(self, config: AutoencoderConfig) -> None:
         super().__init__()
-        channels, values = config.latent_channels, 3 * LATENT_STRIDE**2
+        self.register_buffer("embedding", colour_embedding(), persistent=False)
+        self.register_buffer("colours", torch.from_numpy(COLOURS).float() / 127.5 - 1, persistent=False)
+        depth = self.embedding.shape[1]
+        channels, values = config.latent_channels, depth * LATENT_STRIDE**2
         self.register_buffer("basis", torch.eye(values)[:channels].clone())
         self.register_buffer("mean", torch.zeros(values))
         self.register_buffer("gain", torch.ones(channels))
+        self.sharpness = nn.Parameter(torch.tensor(8.0))
         self.decoder = Decoder(
             in_channels=channels,
-            out_channels=3 * self.PATCH**2,
+            out_channels=depth * self.PATCH**2,
             up_block_types=("UpDecoderBlock2D",) * len(config.widths),
             block_out_channels=config.widths,
             layers_per_block=config.layers_per_block,
@@ -82,18 +102,18 @@ class PatchAutoencoder(nn.Module):
         nn.init.zeros_(self.decoder.conv_out.bias)
 
     @torch.no_grad()
-    def fit(self, images: Iterable[Tensor]) -> None:
-        """Take the basis from map images, each 3 x H x W in [-1, 1].
+    def fit(self, palettes: Iterable[Tensor]) -> None:
+        """Take the basis from maps, each H x W palette indices.
 
         Gains are the components' deviations to the power -1/2, scaled to unit variance over all: between equal weight
         for faint detail (-1) and none (0).
         """
         count, size = 0, len(self.mean)
         total, products = torch.zeros(size, dtype=torch.float64), torch.zeros(size, size, dtype=torch.float64)
-        for image in images:
-            patches = F.pixel_unshuffle(image, LATENT_STRIDE).flatten(1).double()
-            total += patches.sum(1)
-            products += patches @ patches.T
+        for palette in palettes:
+            patches = F.pixel_unshuffle(self.embed(palette[None])[0], LATENT_STRIDE).flatten(1)
+            total += patches.double().sum(1)
+            products += (patches @ patches.T).double()
             count += patches.shape[1]
         mean = total / count
         covariance = products / count - torch.outer(mean, mean)
@@ -109,19 +129,58 @@ class PatchAutoencoder(nn.Module):
         self.mean.copy_(mean)
         self.gain.copy_(gain)
 
+    def embed(self, palette: Tensor) -> Tensor:
+        """N x H x W palette indices -> N x 8 x H x W."""
+        return self.embedding[palette].permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
+
     def encode(self, image: Tensor) -> Tensor:
-        """N x 3 x H x W in [-1, 1] -> N x C x H/8 x W/8."""
-        patches = F.pixel_unshuffle(image, LATENT_STRIDE) - self.mean.view(1, -1, 1, 1)
+        """N x 3 x H x W in [-1, 1] -> N x C x H/8 x W/8, by each pixel's nearest palette colour."""
+        pixels = ((image.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+        palette = torch.from_numpy(nearest_colour(pixels).astype(np.int64)).to(image.device)
+        return self.encode_embedded(self.embed(palette).to(image.dtype))
+
+    def encode_embedded(self, embedded: Tensor) -> Tensor:
+        """N x 8 x H x W, of `embed` or a mean of such -> N x C x H/8 x W/8. Linear."""
+        patches = F.pixel_unshuffle(embedded, LATENT_STRIDE) - self.mean.view(1, -1, 1, 1)
         weight = self.basis * self.gain[:, None]
         return F.conv2d(patches, weight[:, :, None, None])
 
-    def decode(self, latent: Tensor) -> Tensor:
-        """N x C x h x w -> N x 3 x 8h x 8w, about [-1, 1] (not clipped)."""
+    def decode_linear(self, latent: Tensor) -> Tensor:
+        """N x C x h x w -> N x 8 x 8h x 8w: the inverse of `encode_embedded` as far as the components go."""
         weight = (self.basis / self.gain[:, None]).T
-        linear = F.conv2d(latent, weight[:, :, None, None], self.mean)
-        return F.pixel_shuffle(linear, LATENT_STRIDE) + F.pixel_shuffle(self.decoder(latent), self.PATCH)
+        return F.pixel_shuffle(F.conv2d(latent, weight[:, :, None, None], self.mean), LATENT_STRIDE)
+
+    def logits(self, embedded: Tensor) -> Tensor:
+        """N x 8 x H x W -> N x P x H x W: minus the squared distance to each palette colour, times the sharpness."""
+        weight = 2 * self.embedding
+        bias = -self.embedding.square().sum(1)
+        return self.sharpness * F.conv2d(embedded, weight[:, :, None, None], bias)
+
+    def decode_logits(self, latent: Tensor) -> Tensor:
+        """N x C x h x w -> N x P x 8h x 8w: how likely each palette colour is."""
+        return self.logits(self.decode_linear(latent) + F.pixel_shuffle(self.decoder(latent), self.PATCH))
+
+    def decode(self, latent: Tensor) -> Tensor:
+        """N x C x h x w -> N x 3 x 8h x 8w in [-1, 1]: the likely colours' mean. Without gradients.
+
+        In pieces that fit a processor's cache: all at once, the shares of 26 colours take as long as the decoder.
+        """
+        embedded = self.decode_linear(latent) + F.pixel_shuffle(self.decoder(latent), self.PATCH)
+        count, depth, height, width = embedded.shape
+        flat = embedded.permute(1, 0, 2, 3).reshape(depth, -1)
+        weight = self.sharpness * 2 * self.embedding
+        bias = -self.sharpness * self.embedding.square().sum(1, keepdim=True)
+        image = torch.empty(3, flat.shape[1], dtype=flat.dtype, device=flat.device)
+        for start in range(0, flat.shape[1], self.PIECE):
+            piece = slice(start, start + self.PIECE)
+            logits = torch.addmm(bias, weight, flat[:, piece])
+            image[:, piece] = self.colours.T @ logits.softmax(dim=0)
+        return image.view(3, count, height, width).transpose(0, 1)
 
 
-def build_autoencoder(config: AutoencoderConfig) -> KLAutoencoder | PatchAutoencoder:
+Autoencoder = KLAutoencoder | PaletteAutoencoder
+
+
+def build_autoencoder(config: AutoencoderConfig) -> Autoencoder:
     """The autoencoder of a configuration."""
-    return KLAutoencoder(config) if config.kind == "kl" else PatchAutoencoder(config)
+    return KLAutoencoder(config) if config.kind == "kl" else PaletteAutoencoder(config)

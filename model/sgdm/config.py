@@ -30,12 +30,14 @@ class EncoderConfig:
     reference: "spade" merges both branches by SPADE modulation (published default), "concat" drops the
         modulation, "none" drops the reference branch.
     norm: what SPADE normalises with: "batch" as published, "channel" per position (no statistics of the window).
+    backbone_levels: how deep the pretrained backbone goes: 4 (stride 16) or 5 (stride 32).
     downsample_first: PixelUnshuffle before a stage's convolution instead of after it: a quarter of the cost.
     """
 
     imagery_branch: Literal["conv", "efficientnet_lite0"] = "conv"
     reference: Literal["spade", "concat", "none"] = "spade"
     norm: Literal["batch", "channel"] = "batch"
+    backbone_levels: int = 5
     downsample_first: bool = False
     stem: int = 32
     widths: tuple[int, int, int] = (64, 128, 256)
@@ -77,9 +79,10 @@ class TextConfig:
 
 @dataclass(frozen=True)
 class AutoencoderConfig:
-    """kind: "kl" is diffusers' `AutoencoderKL` (published); "patch" a linear encoder with a learned decoder."""
+    """kind: "kl" is diffusers' `AutoencoderKL` (published); "palette" a linear encoder of palette colours with a
+    learned decoder that says which palette colour each pixel has."""
 
-    kind: Literal["kl", "patch"] = "kl"
+    kind: Literal["kl", "palette"] = "kl"
     latent_channels: int = 4
     widths: tuple[int, ...] = (128, 256, 512, 512)
     layers_per_block: int = 2
@@ -106,6 +109,22 @@ class DiffusionConfig:
 
 
 @dataclass(frozen=True)
+class WindowConfig:
+    """How far a window reaches beyond its block, in pixels: what a network must see so that no seam shows.
+
+    encode: conditions are read and encoded so far (a multiple of 32). denoise: latents are drawn so far (a multiple of
+        32, at most encode). decode: latents are decoded so far and the rest cut off (a multiple of 8, at most denoise).
+    blend: the latents of neighbouring windows are blended over twice `denoise`, for networks that look at the whole
+        window (self-attention, GroupNorm) whatever the halo. Costs nine windows for a block by itself.
+    """
+
+    encode: int = 64
+    denoise: int = 64
+    decode: int = 64
+    blend: bool = True
+
+
+@dataclass(frozen=True)
 class SGDMConfig:
     """A whole network. `name` is the preset it came from."""
 
@@ -115,6 +134,7 @@ class SGDMConfig:
     text: TextConfig = field(default_factory=TextConfig)
     autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
     diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
+    windows: WindowConfig = field(default_factory=WindowConfig)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON-ready form."""
@@ -129,6 +149,7 @@ class SGDMConfig:
             "text": TextConfig,
             "autoencoder": AutoencoderConfig,
             "diffusion": DiffusionConfig,
+            "windows": WindowConfig,
         }
         built = {
             key: kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in data.get(key, {}).items()})
@@ -155,18 +176,20 @@ def default() -> SGDMConfig:
             imagery_branch="efficientnet_lite0",
             norm="channel",
             downsample_first=True,
-            widths=(24, 48, 96),
-            spade_hidden=32,
+            backbone_levels=4,
+            widths=(16, 40, 96),
+            spade_hidden=24,
             condition_channels=192,
             adapter_blocks=1,
             feature_scale=1.0,
         ),
-        unet=UNetConfig(widths=(48, 96, 160), layers_per_block=1, head_dim=16, context_dim=128, local=True),
+        unet=UNetConfig(widths=(48, 96, 128), layers_per_block=1, head_dim=16, context_dim=128, local=True),
         text=TextConfig(open_clip_model=None, width=128, layers=3, heads=4, context_length=48, compact_vocabulary=True),
-        autoencoder=AutoencoderConfig(kind="patch", latent_channels=24, widths=(64, 96), layers_per_block=1),
+        autoencoder=AutoencoderConfig(kind="palette", latent_channels=48, widths=(48, 64), layers_per_block=1),
         diffusion=DiffusionConfig(
-            prediction="sample", sampler="ddim", steps=4, zero_snr=True, palette_prior=True, temperature=0.25
+            prediction="sample", sampler="ddim", steps=2, zero_snr=True, palette_prior=True, temperature=0.25
         ),
+        windows=WindowConfig(encode=128, denoise=32, decode=32, blend=False),
     )
 
 
@@ -185,8 +208,9 @@ def tiny() -> SGDMConfig:
         ),
         unet=UNetConfig(widths=(16, 16, 16), layers_per_block=1, head_dim=8, context_dim=32, local=True),
         text=TextConfig(open_clip_model=None, width=32, layers=2, heads=2, context_length=48, compact_vocabulary=True),
-        autoencoder=AutoencoderConfig(kind="patch", latent_channels=4, widths=(8, 8), layers_per_block=1),
+        autoencoder=AutoencoderConfig(kind="palette", latent_channels=4, widths=(8, 8), layers_per_block=1),
         diffusion=DiffusionConfig(prediction="sample", sampler="ddim", steps=2, zero_snr=True, palette_prior=True),
+        windows=WindowConfig(encode=64, denoise=64, decode=32, blend=False),
     )
 
 

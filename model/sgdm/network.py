@@ -10,13 +10,19 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from model.sgdm.autoencoder import build_autoencoder
-from model.sgdm.config import SGDMConfig
+from model.sgdm.autoencoder import PaletteAutoencoder, build_autoencoder
+from model.sgdm.config import LATENT_STRIDE, SGDMConfig
 from model.sgdm.mf_encoder import MFEncoder
+from model.sgdm.prior import STRIDE as PRIOR_STRIDE
 from model.sgdm.prior import PalettePrior
 from model.sgdm.sf_adapter import SFAdapter
 from model.sgdm.text_tower import ScaleTextEncoder
 from model.sgdm.unet import InjectedUNet
+
+
+def cut(x: Tensor, margin: int) -> Tensor:
+    """Leave out `margin` positions on every side."""
+    return x[:, :, margin:-margin, margin:-margin].contiguous(memory_format=torch.channels_last)
 
 
 class SGDM(nn.Module):
@@ -30,25 +36,31 @@ class SGDM(nn.Module):
         self.unet = InjectedUNet(config.unet, config.autoencoder.latent_channels)
         self.text = ScaleTextEncoder(config.text)
         self.autoencoder = build_autoencoder(config.autoencoder)
-        channels = config.autoencoder.latent_channels
-        self.prior = (
-            PalettePrior(config.encoder.condition_channels, channels) if config.diffusion.palette_prior else None
-        )
+        self.prior: PalettePrior | None = None
+        if config.diffusion.palette_prior:
+            self.prior = PalettePrior(
+                config.encoder.condition_channels, self.encoder.fine_channels, config.autoencoder.latent_channels
+            )
 
-    def condition(self, imagery: Tensor, reference: Tensor) -> tuple[list[Tensor], Tensor | None]:
+    def condition(self, imagery: Tensor, reference: Tensor, crop: int = 0) -> tuple[list[Tensor], Tensor | None]:
         """Condition images (N x 3 x H x W in [-1, 1], 0 where unknown) -> injected features and the latent's mean.
 
-        The mean is None without a prior; with one, a latent is mean + scale * what the sampler gives.
+        crop: pixels of context that only the encoder needs, cut off on every side (a multiple of 32). The mean is None
+        without a prior.
         """
-        condition, _ = self.encoder(imagery, reference)
-        mean = None if self.prior is None else self.prior.mean(condition, self.autoencoder)
-        return self.adapter(condition), mean
+        condition, fine = self.encoder(imagery, reference)
+        if crop:
+            condition, fine = cut(condition, crop // LATENT_STRIDE), cut(fine, crop // PRIOR_STRIDE)
+        features = self.adapter(condition)
+        if self.prior is None or not isinstance(self.autoencoder, PaletteAutoencoder):
+            return features, None
+        return features, self.prior.mean(condition, fine, self.autoencoder)
 
-    def decode(self, latent: Tensor, mean: Tensor | None) -> Tensor:
-        """What the sampler gave, and the mean -> N x 3 x H x W in about [-1, 1]."""
-        if self.prior is not None and mean is not None:
-            latent = mean + self.prior.scale.view(1, -1, 1, 1) * latent
-        return self.autoencoder.decode(latent)
+    def latent(self, sample: Tensor, mean: Tensor | None) -> Tensor:
+        """What the sampler gave -> the latent to decode: mean + scale * sample, with a prior."""
+        if self.prior is None or mean is None:
+            return sample
+        return mean + self.prior.scale.view(1, -1, 1, 1) * sample
 
     def parameter_counts(self) -> dict[str, int]:
         """Parameters by part."""

@@ -6,7 +6,7 @@ label of the zoom level and not a measurement on the ground.
 
 from __future__ import annotations
 
-MAX_TABLE_ZOOM = 20
+MAX_TABLE_ZOOM = 22
 
 # zoom: (metres per pixel at the equator, map scale denominator, what such a map shows)
 ZOOM_TABLE: dict[int, tuple[str, str, str]] = {
@@ -31,6 +31,9 @@ ZOOM_TABLE: dict[int, tuple[str, str, str]] = {
     18: ("0.597", "2k", "some buildings, trees"),
     19: ("0.299", "1k", "local highway and crossing details"),
     20: ("0.149", "500", "a mid-sized building"),
+    # the published table ends at 20; drone imagery goes deeper
+    21: ("0.075", "250", "a small building"),
+    22: ("0.037", "100", "a small building"),
 }
 
 
@@ -38,7 +41,7 @@ def scale_text(zoom: int, reference_zoom: int | None) -> str:
     """The text for a tile of `zoom` whose cascade reference is at `reference_zoom` (None at the root).
 
     Slots, in the published order: what it is, zoom, reference zoom and ratio (omitted without a reference, as in the
-    published non-cascade data set), resolution, scale, example areas. Raises ValueError outside z0..z20.
+    published non-cascade data set), resolution, scale, example areas. Raises ValueError outside z0..z22.
     """
     if zoom not in ZOOM_TABLE:
         raise ValueError(f"zoom {zoom} has no scale text; 0 to {MAX_TABLE_ZOOM} have")

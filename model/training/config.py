@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-STAGES = ("autoencoder", "condition", "diffusion", "refine", "decoder")
+STAGES = ("autoencoder", "condition", "refine", "diffusion")
 
 
 @dataclass(frozen=True)
@@ -17,8 +17,6 @@ class StageConfig:
     crop: edge of the training crop in pixels (a multiple of 32). after: name of a stage whose result is needed.
     bfloat16: matrix products in bfloat16 (autocast): twice as fast where the processor has such instructions.
     self_reference: probability that a sample's reference is the network's own earlier drawing instead of the true map.
-    semantic_weight: share of the palette cross-entropy in the diffusion's loss.
-    encoder_rate: learning rate of MFEncoder relative to `rate` in the diffusion stage (0 freezes it).
     """
 
     name: str
@@ -28,17 +26,14 @@ class StageConfig:
     rate: float = 1e-3
     warmup: int = 100
     weight_decay: float = 0.01
-    ema: float = 0.999
+    ema: float = 0.998
     checkpoint_every: int = 200
     threads: int = 2
     bfloat16: bool = False
     backbone_rate: float = 0.3
-    encoder_rate: float = 0.3
     reference_dropout: float = 0.3
     text_dropout: float = 0.0
-    freeze_backbone: bool = False
     self_reference: float = 0.0
-    semantic_weight: float = 0.1
 
 
 @dataclass(frozen=True)

@@ -2,35 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
+from torch import Tensor
 
-from model.sgdm.autoencoder import PatchAutoencoder
+from model.palette import nearest_colour
+from model.sgdm.autoencoder import PaletteAutoencoder
 from model.sgdm.config import PRESETS
 from model.sgdm.network import SGDM, save_network
-from model.training.augment import to_unit
 from model.training.config import TrainConfig
-from model.training.loop import run
+from model.training.loop import Task, run
 from model.training.samples import ROOT_ZOOM, SampleSource
 from model.training.stages import (
     AutoencoderTask,
     ConditionTask,
-    DecoderTask,
     DiffusionTask,
     draw_references,
     load_backbone,
 )
 
-DRAWING_PARTS = ("encoder", "adapter", "unet", "text", "prior")
-"""What the diffusion stage trains."""
+TASKS: dict[str, tuple[Callable[..., Task], tuple[str, ...]]] = {
+    "autoencoder": (AutoencoderTask, ("autoencoder",)),
+    "condition": (ConditionTask, ("encoder", "prior")),
+    "refine": (ConditionTask, ("encoder", "prior")),
+    "diffusion": (DiffusionTask, ("adapter", "unet", "text")),
+}
+"""What trains in each stage, and which parts of the network that changes."""
 
 
 def fit_encoder(network: SGDM, source: SampleSource) -> None:
     """Take the linear encoder's basis from the training maps. The same maps give the same basis: no checkpoint."""
-    if isinstance(network.autoencoder, PatchAutoencoder):
+    if isinstance(network.autoencoder, PaletteAutoencoder):
         maps = (pair.map for pair in source.pairs if pair.zoom > ROOT_ZOOM)
-        network.autoencoder.fit(torch.from_numpy(to_unit(image)) for image in maps)
+        network.autoencoder.fit(torch.from_numpy(nearest_colour(image).astype(np.int64)) for image in maps)
 
 
 def train(config: TrainConfig, only: str | None = None) -> Path:
@@ -49,40 +56,32 @@ def train(config: TrainConfig, only: str | None = None) -> Path:
     data, val = SampleSource(config, "train"), SampleSource(config, "val")
     fit_encoder(network, data)
     for stage in config.stages:
-        if stage.self_reference and only in (None, stage.name):
-            torch.set_num_threads(stage.threads)
-            draw_references(network, data)
+        kind, parts = TASKS[stage.name]
         if only is not None and stage.name != only:
             _load(network, config.out, stage.name)
-        elif stage.name == "autoencoder":
-            average = run(AutoencoderTask(network, data, val, stage), stage, config.out, config.seed)
-            network.autoencoder.load_state_dict(average.state_dict())
-        elif stage.name == "condition":
-            task = ConditionTask(network, data, val, stage)
-            average = run(task, stage, config.out, config.seed)
-            for name in ("encoder", "prior"):
-                getattr(network, name).load_state_dict(average[name].state_dict())
-        elif stage.name in ("diffusion", "refine"):
-            average = run(DiffusionTask(network, data, val, stage), stage, config.out, config.seed)
-            for name in DRAWING_PARTS:
-                getattr(network, name).load_state_dict(average[name].state_dict())
-            save_network(network, config.out / "network")
-        else:
-            average = run(DecoderTask(network, data, val, stage), stage, config.out, config.seed)
-            network.autoencoder.load_state_dict(average.state_dict())
-            save_network(network, config.out / "network")
+            continue
+        if stage.self_reference:
+            torch.set_num_threads(stage.threads)
+            draw_references(network, data)
+        average = run(kind(network, data, val, stage), stage, config.out, config.seed)
+        _take(network, parts, average.state_dict())
+    save_network(network, config.out / "network")
     return config.out / "network"
+
+
+def _take(network: SGDM, parts: tuple[str, ...], average: dict[str, Tensor]) -> None:
+    """Copy a stage's averaged weights into the network; a single part is stored without its name."""
+    for name in parts:
+        own = average if parts == ("autoencoder",) else _under(average, name)
+        getattr(network, name).load_state_dict(own)
+
+
+def _under(state: dict[str, Tensor], name: str) -> dict[str, Tensor]:
+    return {key.removeprefix(f"{name}."): value for key, value in state.items() if key.startswith(f"{name}.")}
 
 
 def _load(network: SGDM, out: Path, stage: str) -> None:
     """Take a stage's averaged weights from its checkpoint, if it has one."""
     path = out / f"{stage}.ckpt"
-    if not path.exists():
-        return
-    average = torch.load(path, map_location="cpu", weights_only=True)["average"]
-    if stage in ("autoencoder", "decoder"):
-        network.autoencoder.load_state_dict(average)
-        return
-    for name in ("encoder", "prior") if stage == "condition" else DRAWING_PARTS:
-        own = {k.removeprefix(f"{name}."): v for k, v in average.items() if k.startswith(f"{name}.")}
-        getattr(network, name).load_state_dict(own)
+    if path.exists():
+        _take(network, TASKS[stage][1], torch.load(path, map_location="cpu", weights_only=True)["average"])

@@ -6,11 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from model.data.alignment import estimate_offsets, offset_of, shift
-from model.data.pairs import Pair, Pixels, read_pairs
+from model.data.pairs import Pair, Pixels, quadrant, read_pairs
 from model.palette import nearest_colour
 from model.sgdm.scale_text import scale_text
 from model.training.augment import (
@@ -30,7 +29,7 @@ ROOT_ZOOM = 14
 class Batch:
     """Tensors of one step. Images are N x 3 x S x S in [-1, 1]; conditions are 0 where unknown.
 
-    palette: N x S/2 x S/2 palette indices of the map, -1 where the imagery is missing.
+    palette: N x S x S palette indices of the map, -1 where the imagery is missing.
     """
 
     imagery: Tensor
@@ -38,14 +37,6 @@ class Batch:
     map: Tensor
     palette: Tensor
     texts: list[str]
-
-
-def quadrant(parent: Pixels, x: int, y: int, levels: int) -> Pixels:
-    """The part of an ancestor tile (256 x 256 x 3) that covers tile (x, y), `levels` below it, enlarged to 256."""
-    size = 256 >> levels
-    left, top = (x % 2**levels) * size, (y % 2**levels) * size
-    box = (left, top, left + size, top + size)
-    return np.asarray(Image.fromarray(parent).resize((256, 256), Image.Resampling.BICUBIC, box=box))
 
 
 class SampleSource:
@@ -123,9 +114,7 @@ def collate(samples: list[Sample]) -> Batch:
     imagery = np.stack([to_unit(s.imagery) * s.valid for s in samples])
     blank = np.zeros_like(imagery[0])
     reference = np.stack([blank if s.reference is None else to_unit(s.reference) * s.valid for s in samples])
-    palette = np.stack(
-        [np.where(s.valid[::2, ::2], nearest_colour(s.map[::2, ::2]).astype(np.int64), -1) for s in samples]
-    )
+    palette = np.stack([np.where(s.valid, nearest_colour(s.map).astype(np.int64), -1) for s in samples])
     return Batch(
         torch.from_numpy(imagery).contiguous(memory_format=torch.channels_last),
         torch.from_numpy(reference).contiguous(memory_format=torch.channels_last),

@@ -1,4 +1,4 @@
-"""The stages: decoder on maps, condition encoder on palette classes, diffusion, decoder on what it draws."""
+"""The stages: decoder on maps, condition encoder on palette classes (then on its own drawings), diffusion."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from model.data.pairs import Pixels
 from model.palette import CLASS_OF_COLOUR, CLASSES, COLOURS, PALETTE, classify
-from model.sgdm.config import LATENT_STRIDE
+from model.sgdm.autoencoder import PaletteAutoencoder
 from model.sgdm.mf_encoder import BackboneBranch
 from model.sgdm.network import SGDM
 from model.sgdm.prior import PalettePrior
@@ -63,24 +63,25 @@ def validation_batch(source: SampleSource, with_reference: bool, count: int = 24
     return collate([source.plain(pair, with_reference) for pair in pairs[::step][:count]])
 
 
-def need_prior(network: SGDM) -> PalettePrior:
-    """The network's prior. Raises ValueError for a preset without one: only such presets are trained here."""
-    if network.prior is None:
+def need_palette(network: SGDM) -> tuple[PalettePrior, PaletteAutoencoder]:
+    """The network's prior and autoencoder. Raises ValueError for a preset without: only such are trained here."""
+    if network.prior is None or not isinstance(network.autoencoder, PaletteAutoencoder):
         raise ValueError(f"preset {network.config.name!r} has no palette prior and cannot be trained by these stages")
-    return network.prior
+    return network.prior, network.autoencoder
+
+
+def true_latent(autoencoder: PaletteAutoencoder, palette: Tensor) -> Tensor:
+    """N x S x S palette indices -> N x C x S/8 x S/8. What is missing counts as land."""
+    return autoencoder.encode_embedded(autoencoder.embed(palette.clamp(min=0)))
 
 
 class AutoencoderTask:
-    """Train the decoder; the linear encoder is fitted beforehand. Latents get some noise, as the diffusion's will.
+    """Train the decoder; the linear encoder is fitted beforehand. Latents get some noise, as the diffusion's will."""
 
-    L1 with extra weight where the map changes: roads are pale and thin.
-    """
-
-    CONTRAST = 4.0
     NOISE = 0.2
 
     def __init__(self, network: SGDM, train: SampleSource, val: SampleSource, stage: StageConfig) -> None:
-        self.module: Any = network.autoencoder
+        self.module: Any = need_palette(network)[1].requires_grad_(True)
         self.train, self.stage = train, stage
         self.check = validation_batch(val, False)
 
@@ -93,21 +94,16 @@ class AutoencoderTask:
         return self.train.batch(self.stage, rng)
 
     def loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
-        """Weighted L1 of the decoded latents, each image with its own amount of noise."""
-        target = batch.map
-        latent = self.module.encode(target)
+        """Cross-entropy of each pixel's palette colour."""
+        latent = true_latent(self.module, batch.palette)
         amount = self.NOISE * torch.rand(latent.shape[0], 1, 1, 1, generator=generator)
-        decoded = self.module.decode(latent + amount * torch.randn(latent.shape, generator=generator))
-        spread = target * self.CONTRAST
-        change = (spread - F.avg_pool2d(spread, 7, 1, 3)).abs().amax(1, keepdim=True).clamp(max=1)
-        difference = (decoded - target).abs()
-        error = self.CONTRAST * (difference * (1 + 6 * change)).mean()
-        return error, {"l1": round(float(difference.detach().mean()), 5)}
+        logits = self.module.decode_logits(latent + amount * torch.randn(latent.shape, generator=generator)).float()
+        return F.cross_entropy(logits, batch.palette, class_weight(), ignore_index=-1), {}
 
     def validate(self, module: Any) -> tuple[dict[str, float], Pixels]:
         """PSNR of the reconstruction and IoU of its classes with the original."""
         with torch.no_grad():
-            out = module.decode(module.encode(self.check.map))
+            out = module.decode(true_latent(module, self.check.palette))
         drawn, truth = to_pixels(out), to_pixels(self.check.map)
         error = ((drawn.astype(np.float32) - truth) ** 2).mean(axis=(1, 2, 3))
         psnr = float(np.mean(10 * np.log10(255**2 / np.maximum(error, 1e-3))))
@@ -119,33 +115,28 @@ def class_weight() -> Tensor:
     return torch.where(torch.from_numpy(CLASS_OF_COLOUR) == 0, 0.7, 1.3).float()
 
 
-def palette_loss(prior: PalettePrior, fine: nn.Module, condition: Tensor, features: Tensor, palette: Tensor) -> Tensor:
-    """Cross-entropy of the palette colours, from the condition map and directly from the imagery branch.
-
-    features: the imagery branch's at stride 2. Roads, buildings, water and vegetation weigh a little more than land.
+def palette_loss(
+    prior: PalettePrior, seen: nn.Conv2d | None, condition: Tensor, fine: Tensor, palette: Tensor
+) -> Tensor:
+    """Cross-entropy of the palette colours, from all that the prior sees and from the imagery branch alone.
+    Roads, buildings, water and vegetation weigh a little more than land.
     """
-    weight = class_weight()
-    through = F.cross_entropy(prior(condition), palette, weight, ignore_index=-1)
-    return through + 0.5 * F.cross_entropy(fine(features), palette, weight, ignore_index=-1)
-
-
-PIXEL_WEIGHT = (0.7, 1.5, 2.0, 1.0, 1.0)
-"""Of an error in a pixel of land, building, road, water, vegetation: what is small or thin counts more."""
-
-
-def pixel_weight(palette: Tensor) -> Tensor:
-    """Weight of each pixel's error: N x S/2 x S/2 palette indices (-1: imagery missing) -> N x 1 x S x S."""
-    kinds = torch.from_numpy(CLASS_OF_COLOUR).long()[palette.clamp(min=0)]
-    weight = torch.tensor(PIXEL_WEIGHT)[kinds] * (palette >= 0)
-    return weight.repeat_interleave(2, 1).repeat_interleave(2, 2).unsqueeze(1)
+    weight, half = class_weight(), palette[:, ::2, ::2]
+    through = F.cross_entropy(prior(condition, fine), half, weight, ignore_index=-1)
+    if seen is None:
+        return through
+    return through + 0.5 * F.cross_entropy(seen(fine[:, : seen.in_channels]), half, weight, ignore_index=-1)
 
 
 class ConditionTask:
-    """Teach MFEncoder what is where, before any drawing: palette classes from its condition map."""
+    """Teach MFEncoder what is where, before any drawing: palette classes from what it encodes.
+
+    As "refine" it goes on with references of the network's own drawing, without the imagery branch's own loss.
+    """
 
     def __init__(self, network: SGDM, train: SampleSource, val: SampleSource, stage: StageConfig) -> None:
-        fine = nn.Conv2d(network.config.encoder.widths[0], len(PALETTE), 1)
-        parts = {"encoder": network.encoder, "prior": need_prior(network), "fine": fine}
+        seen = nn.Conv2d(network.config.encoder.widths[0], len(PALETTE), 1)
+        parts = {"encoder": network.encoder, "prior": need_palette(network)[0], "seen": seen}
         self.module: Any = nn.ModuleDict(parts)
         self.train, self.stage = train, stage
         self.check = validation_batch(val, False)
@@ -165,79 +156,78 @@ class ConditionTask:
 
     def loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         """Palette cross-entropy."""
-        condition, features = self.module["encoder"](batch.imagery, batch.reference)
-        return palette_loss(self.module["prior"], self.module["fine"], condition, features, batch.palette), {}
+        condition, fine = self.module["encoder"](batch.imagery, batch.reference)
+        seen = self.module["seen"] if self.stage.name == "condition" else None
+        return palette_loss(self.module["prior"], seen, condition, fine, batch.palette), {}
 
     def validate(self, module: Any) -> tuple[dict[str, float], Pixels]:
         """IoU of the most likely palette colours, imagery alone."""
         with torch.no_grad():
-            logits = module["prior"](module["encoder"](self.check.imagery, self.check.reference)[0])
+            logits = module["prior"](*module["encoder"](self.check.imagery, self.check.reference))
         drawn = COLOURS.astype(np.uint8)[logits.argmax(1).repeat_interleave(2, 1).repeat_interleave(2, 2).numpy()]
         truth, seen = to_pixels(self.check.map), to_pixels(self.check.imagery)
         return mean_iou(drawn, truth), grid([seen[::3], drawn[::3], truth[::3]])
 
 
-class DiffusionTask:
-    """The denoiser with its adapter and text tower; the encoder goes on learning at a lower rate.
+def pixel_weight(palette: Tensor) -> Tensor:
+    """Weight of each pixel's error: N x S x S palette indices (-1: imagery missing) -> N x 1 x S x S."""
+    return (class_weight()[palette.clamp(min=0)] * (palette >= 0)).unsqueeze(1)
 
-    The network predicts the clean sample, and its error is taken where people look: L1 between *pixels* of the linear
-    decoding, weighted by class. Mean squared error in latents would blur every doubtful edge into a third colour.
+
+class DiffusionTask:
+    """The denoiser with its adapter and text tower, about the prior of a finished encoder.
+
+    The network predicts the clean sample. Its error is L1 between the embedded colours that the sample stands for
+    (linear decoding), weighted by class, and a little squared error of the latents. A cross-entropy of the colours was
+    tried: nothing holds the latents where the sampler's next step expects them, and two steps drew worse than one.
     """
 
     NOISE = 0.5
+    LATENT = 0.1
 
     def __init__(self, network: SGDM, train: SampleSource, val: SampleSource, stage: StageConfig) -> None:
         self.sampler = Sampler(network.config.diffusion)
-        self.channels = network.config.autoencoder.latent_channels
-        self.autoencoder: Any = network.autoencoder.eval().requires_grad_(False)
-        parts = {name: getattr(network, name) for name in ("encoder", "adapter", "unet", "text")}
-        self.module: Any = nn.ModuleDict({**parts, "prior": need_prior(network)})
-        if stage.freeze_backbone:
-            network.encoder.imagery.requires_grad_(False)
+        self.prior, self.autoencoder = need_palette(network)
+        self.encoder = network.encoder
+        for part in (self.prior, self.autoencoder, self.encoder):
+            part.eval().requires_grad_(False)
+        self.module: Any = nn.ModuleDict({name: getattr(network, name) for name in ("adapter", "unet", "text")})
         self.train, self.stage = train, stage
         self.check = validation_batch(val, False)
-        if stage.name == "diffusion":  # begin at the prior itself
-            self._measure_prior()
-            nn.init.zeros_(network.unet.unet.conv_out.weight)
-            nn.init.zeros_(network.unet.unet.conv_out.bias)
+        self._measure_prior()
+        # begin at the prior itself
+        nn.init.zeros_(network.unet.unet.conv_out.weight)
+        nn.init.zeros_(network.unet.unet.conv_out.bias)
 
+    @torch.no_grad()
     def _measure_prior(self) -> None:
         """Set the prior's scale to NOISE of the deviation of true latents from its mean, over a few batches.
 
         The clean sample then has deviation 1 / NOISE: less noise for the same step (Chen 2023, input scaling).
         """
         rng, errors = np.random.default_rng(0), []
-        self.module.eval()
-        with torch.no_grad():
-            for _ in range(8):
-                batch = self.train.batch(self.stage, rng)
-                condition, _ = self.module["encoder"](batch.imagery, batch.reference)
-                mean = self.module["prior"].mean(condition, self.autoencoder)
-                errors.append((self.autoencoder.encode(batch.map) - mean).square().mean(dim=(0, 2, 3)))
-            self.module["prior"].scale.copy_(self.NOISE * torch.stack(errors).mean(0).sqrt())
-
-    def _pixels(self, latent: Tensor) -> Tensor:
-        """The linear part of decoding, without the mean: a difference of latents -> a difference of pixels."""
-        weight = (self.autoencoder.basis / self.autoencoder.gain[:, None]).T
-        return F.pixel_shuffle(F.conv2d(latent, weight[:, :, None, None]), LATENT_STRIDE)
+        for _ in range(8):
+            batch = self.train.batch(self.stage, rng)
+            condition, fine = self.encoder(batch.imagery, batch.reference)
+            mean = self.prior.mean(condition, fine, self.autoencoder)
+            errors.append((true_latent(self.autoencoder, batch.palette) - mean).square().mean(dim=(0, 2, 3)))
+        self.prior.scale.copy_(self.NOISE * torch.stack(errors).mean(0).sqrt())
 
     def groups(self) -> list[dict[str, object]]:
-        """Encoder and prior at `encoder_rate`, the rest at the full rate."""
-        slow = [p for name in ("encoder", "prior") for p in self.module[name].parameters() if p.requires_grad]
-        fast = [p for name in ("adapter", "unet", "text") for p in self.module[name].parameters()]
-        return [{"params": slow, "scale": self.stage.encoder_rate}, {"params": fast}]
+        """All parameters alike."""
+        return [{"params": list(self.module.parameters())}]
 
     def batch(self, rng: np.random.Generator) -> Batch:
         """Augmented pairs."""
         return self.train.batch(self.stage, rng)
 
     def loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
-        """Pixel error of the predicted clean sample; half of the steps are those of the sampler."""
-        condition, _ = self.module["encoder"](batch.imagery, batch.reference)
-        prior = self.module["prior"]
+        """Error of the predicted clean sample; half of the steps are those of the sampler."""
+        scale = self.prior.scale.view(1, -1, 1, 1)
         with torch.no_grad():
-            mean = prior.mean(condition, self.autoencoder)
-            clean = (self.autoencoder.encode(batch.map) - mean) / prior.scale.view(1, -1, 1, 1)
+            condition, fine = self.encoder(batch.imagery, batch.reference)
+            mean = self.prior.mean(condition, fine, self.autoencoder)
+            clean = (true_latent(self.autoencoder, batch.palette) - mean) / scale
         count = clean.shape[0]
         t = torch.randint(0, TRAIN_STEPS, (count,), generator=generator)
         choice = torch.randint(0, len(self.sampler.steps), (count,), generator=generator)
@@ -250,30 +240,28 @@ class DiffusionTask:
             self.module["text"](batch.texts),
             self.module["adapter"](condition),
         )
-        difference = self._pixels((output.float() - clean) * prior.scale.view(1, -1, 1, 1))
-        error = 4 * (difference.abs() * pixel_weight(batch.palette)).mean()
-        semantic = F.cross_entropy(prior(condition), batch.palette, class_weight(), ignore_index=-1)
-        logged = {"l1": round(float(error.detach()), 5), "semantic": round(float(semantic.detach()), 4)}
-        return error + self.stage.semantic_weight * semantic, logged
+        difference = output.float() - clean
+        colours = self.autoencoder.decode_linear(difference * scale) - self.autoencoder.decode_linear(0 * clean)
+        colour = (colours.abs() * pixel_weight(batch.palette)).mean()
+        squared = difference.square().mean()
+        logged = {"colour": round(float(colour.detach()), 4), "squared": round(float(squared.detach()), 4)}
+        return 8 * colour + self.LATENT * squared, logged
 
     def validate(self, module: Any) -> tuple[dict[str, float], Pixels]:
         """IoU of sampled maps from imagery alone, and the grid imagery / prior / drawn / truth."""
+        parts = {**module, "encoder": self.encoder, "prior": self.prior, "autoencoder": self.autoencoder}
         with torch.no_grad():
-            latent, mean = draw_latents(
-                module, self.sampler, self.autoencoder, self.check, torch.Generator().manual_seed(1)
-            )
-            drawn, guess = to_pixels(self.autoencoder.decode(latent)), to_pixels(self.autoencoder.decode(mean))
+            latent, mean = draw_latents(parts, self.sampler, self.check, torch.Generator().manual_seed(1))
+            drawn, guess = (to_pixels(self.autoencoder.decode(x)) for x in (latent, mean))
         truth, seen = to_pixels(self.check.map), to_pixels(self.check.imagery)
         scores = mean_iou(drawn, truth) | {"prior_miou": mean_iou(guess, truth)["miou"]}
         return scores, grid([seen[::3], guess[::3], drawn[::3], truth[::3]])
 
 
-def draw_latents(
-    parts: Any, sampler: Sampler, autoencoder: Any, batch: Batch, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
+def draw_latents(parts: Any, sampler: Sampler, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Sample as in serving, with noise from `generator`: the latents to decode, and the prior's mean."""
-    condition, _ = parts["encoder"](batch.imagery, batch.reference)
-    mean = parts["prior"].mean(condition, autoencoder)
+    condition, fine = parts["encoder"](batch.imagery, batch.reference)
+    mean = parts["prior"].mean(condition, fine, parts["autoencoder"])
     features, context = parts["adapter"](condition), parts["text"](batch.texts)
     x = sampler.start(torch.randn(mean.shape, generator=generator))
     for index, t in enumerate(sampler.steps):
@@ -290,48 +278,13 @@ def draw_references(network: SGDM, source: SampleSource) -> None:
     At serving time a reference is such a drawing, with all its mistakes; a network that has only seen true maps
     believes every one of them (mIoU on a validation scene fell from 0.44 to 0.16 down the cascade).
     """
-    prior = need_prior(network)
+    prior, autoencoder = need_palette(network)
     network.eval()
     for zoom in sorted({pair.zoom for pair in source.pairs}):
         pairs = [pair for pair in source.pairs if pair.zoom == zoom]
         for start in range(0, len(pairs), 16):
             some = pairs[start : start + 16]
             batch = collate([source.plain(pair, True, generated=True) for pair in some])
-            condition, _ = network.encoder(batch.imagery, batch.reference)
-            drawn = to_pixels(network.autoencoder.decode(prior.mean(condition, network.autoencoder)))
+            condition, fine = network.encoder(batch.imagery, batch.reference)
+            drawn = to_pixels(autoencoder.decode(prior.mean(condition, fine, autoencoder)))
             source.generated.update({(p.zoom, p.x, p.y): image for p, image in zip(some, drawn, strict=True)})
-
-
-class DecoderTask(AutoencoderTask):
-    """Teach the decoder what the diffusion really gives: it learns to draw doubtful edges cleanly, not to mix colours.
-
-    Half of each batch are true latents with some noise, so that it stays faithful where the latent is right.
-    """
-
-    def __init__(self, network: SGDM, train: SampleSource, val: SampleSource, stage: StageConfig) -> None:
-        self.sampler = Sampler(network.config.diffusion)
-        names = ("encoder", "adapter", "unet", "text", "prior")
-        self.parts = {name: getattr(network, name).eval().requires_grad_(False) for name in names}
-        super().__init__(network, train, val, stage)
-        self.module.requires_grad_(True)
-
-    def loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
-        """Class-weighted L1 between pixels."""
-        with torch.no_grad():
-            drawn, _ = draw_latents(self.parts, self.sampler, self.module, batch, generator)
-            true = self.module.encode(batch.map)
-            true = true + 0.2 * torch.rand(len(true), 1, 1, 1, generator=generator) * torch.randn(
-                true.shape, generator=generator
-            )
-            pick = (torch.arange(len(true)) % 2 == 0).view(-1, 1, 1, 1)
-        difference = self.module.decode(torch.where(pick, drawn.float(), true)) - batch.map
-        error = 4 * (difference.abs() * pixel_weight(batch.palette)).mean()
-        return error, {}
-
-    def validate(self, module: Any) -> tuple[dict[str, float], Pixels]:
-        """As the diffusion stage's."""
-        with torch.no_grad():
-            latent, _ = draw_latents(self.parts, self.sampler, module, self.check, torch.Generator().manual_seed(1))
-            drawn = to_pixels(module.decode(latent))
-        truth, seen = to_pixels(self.check.map), to_pixels(self.check.imagery)
-        return mean_iou(drawn, truth), grid([seen[::3], drawn[::3], truth[::3]])

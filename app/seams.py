@@ -1,0 +1,186 @@
+"""`tilecascade evaluate --seams`: a mosaic as served, searched for its lattice; beside it the area tile by tile."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import mercantile
+import numpy as np
+from mercantile import Tile
+from PIL import Image
+from tqdm import tqdm
+
+from app import tile_image
+from app.imagery import tile_window
+from app.resolver import NoTileError, TileResolver
+from app.service import Service
+from app.settings import LayerSettings, Settings, SettingsError
+from model.cascade import Mask, Pixels, Window
+from model.engine import LocalEngine
+from model.evaluation.seams import border_ranks, difference, inside_band, style_drift
+from model.pipeline import CascadePipeline, Conditions
+from model.sgdm.config import TILE_SIZE, WindowConfig
+from model.sgdm.network import load_network
+
+SHIFTED_BLOCKS = 16
+"""Blocks that the shift test draws again, half a block away."""
+
+CROP = 2048
+"""Edge of the pictures written, in pixels."""
+
+
+@dataclass(frozen=True)
+class Mosaic:
+    """Tiles side by side: their rectangle (columns and rows of tiles), colours and where they are known."""
+
+    zoom: int
+    columns: range
+    rows: range
+    colours: Pixels
+    known: Mask
+
+
+def area(resolver: TileResolver, zoom: int, edge: int) -> tuple[range, range]:
+    """The middle `edge` x `edge` tiles of the layer's bounds (or fewer), beginning at an even tile."""
+    west, south, east, north = resolver.layer.imagery.bounds
+    low, high = mercantile.tile(west, north, zoom), mercantile.tile(east, south, zoom)
+    spans = []
+    for first, last in ((low.x, high.x), (low.y, high.y)):
+        middle = (first + last + 1) // 2
+        begin = max(first, middle - edge // 2) // 2 * 2
+        spans.append(range(begin, min(last + 1, begin + edge)))
+    return spans[0], spans[1]
+
+
+async def draw_mosaic(resolver: TileResolver, zoom: int, edge: int) -> Mosaic:
+    """The mosaic as served."""
+    columns, rows = area(resolver, zoom, edge)
+    canvas = np.zeros((len(rows) * TILE_SIZE, len(columns) * TILE_SIZE, 4), dtype=np.uint8)
+    with tqdm(total=len(rows) * len(columns), unit="tile", desc=f"z{zoom}") as bar:
+
+        async def one(tile: Tile) -> None:
+            try:
+                top, left = (tile.y - rows[0]) * TILE_SIZE, (tile.x - columns[0]) * TILE_SIZE
+                png = (await resolver.tile(tile)).png
+                canvas[top : top + TILE_SIZE, left : left + TILE_SIZE] = tile_image.decode(png)
+            except NoTileError:
+                pass
+            bar.update()
+
+        await asyncio.gather(*(one(Tile(x, y, zoom)) for y in rows for x in columns))
+    return Mosaic(zoom, columns, rows, canvas[..., :3], canvas[..., 3] > 127)
+
+
+async def draw_naive(resolver: TileResolver, engine: LocalEngine, like: Mosaic) -> Mosaic:
+    """The same tiles each drawn alone from its own imagery and its own part of its parent, without any context."""
+    colours = np.zeros_like(like.colours)
+    reference_zoom = resolver.layer.ladder.reference_zoom(like.zoom)
+    stage = resolver.stage(like.zoom, TILE_SIZE)
+
+    async def one(tile: Tile) -> None:
+        window = tile_window(tile)
+        imagery, known = await asyncio.to_thread(resolver.layer.imagery.read, window)
+        if not known.any():
+            return
+        reference = mask = None
+        if reference_zoom is not None:
+            levels = tile.z - reference_zoom
+            parent = await resolver.tile(Tile(tile.x >> levels, tile.y >> levels, reference_zoom))
+            part = tile_image.enlarge_part(tile_image.decode(parent.png), tile, levels)
+            reference, mask = part[..., :3], part[..., 3] > 127
+        drawn = await asyncio.wrap_future(engine.submit(stage, Conditions(window, imagery, known, reference, mask)))
+        top, left = (tile.y - like.rows[0]) * TILE_SIZE, (tile.x - like.columns[0]) * TILE_SIZE
+        colours[top : top + TILE_SIZE, left : left + TILE_SIZE] = drawn
+
+    for y in like.rows:
+        await asyncio.gather(*(one(Tile(x, y, like.zoom)) for x in like.columns))
+    return replace(like, colours=colours)
+
+
+async def shift_test(resolver: TileResolver, engine: Any, mosaic: Mosaic) -> dict[str, float]:
+    """Draw blocks on a lattice moved by half a block and compare them with the mosaic."""
+    ladder = resolver.layer.ladder
+    block = ladder.block(Tile(mosaic.columns[0], mosaic.rows[0], mosaic.zoom))
+    size = block.footprint().width
+    side = round(SHIFTED_BLOCKS**0.5)
+    drawn, there, known = [], [], []
+    for i in range(side):
+        for j in range(side):
+            top = (mosaic.colours.shape[0] // size - 1) * i // side * size + size // 2
+            left = (mosaic.colours.shape[1] // size - 1) * j // side * size + size // 2
+            footprint = Window(
+                mosaic.zoom, mosaic.columns[0] * TILE_SIZE + left, mosaic.rows[0] * TILE_SIZE + top, size, size
+            )
+            box = (slice(top, top + size), slice(left, left + size))
+            if mosaic.colours[box].shape[:2] != (size, size) or not mosaic.known[box].any():
+                continue
+            window = footprint.grown(ladder.margin(block))
+            references = await resolver.references(window)
+            conditions = await asyncio.to_thread(resolver.conditions, window, references)
+            stage = replace(resolver.stage(mosaic.zoom, size), fields=f"{resolver.layer.version} shifted")
+            drawn.append(await asyncio.wrap_future(engine.submit(stage, conditions)))
+            there.append(mosaic.colours[box])
+            known.append(mosaic.known[box])
+    if not drawn:
+        return {}
+    return difference(np.concatenate(drawn), np.concatenate(there), np.concatenate(known))
+
+
+async def run_seams(settings: Settings, scenes: list[Path], zooms: range, edge: int, out: Path) -> dict[str, object]:
+    """Measure and write seams.json and pictures to `out`. Returns the measurements by zoom.
+
+    Raises SettingsError for zooms that the layer does not have.
+    """
+    layer = LayerSettings(name="seams", scenes=scenes, max_zoom=zooms[-1])
+    service = Service(settings, [layer])
+    await asyncio.to_thread(service.start)
+    results: dict[str, object] = {}
+    try:
+        resolver = service.resolver(None)
+        if zooms[0] < resolver.layer.ladder.root:
+            raise SettingsError(f"zooms begin at {resolver.layer.ladder.root}, not at {zooms[0]}")
+        network = load_network(settings.weights)
+        network.config = replace(network.config, windows=WindowConfig(encode=0, denoise=0, decode=0, blend=False))
+        alone = LocalEngine(CascadePipeline(network))
+        for zoom in zooms:
+            mosaic = await draw_mosaic(resolver, zoom, edge)
+            naive = await draw_naive(resolver, alone, mosaic)
+            results[str(zoom)] = await measure(resolver, service.engine, mosaic, naive)
+            print(json.dumps({zoom: results[str(zoom)]}))
+            await asyncio.to_thread(write, out, results, mosaic, naive)
+        alone.close()
+    finally:
+        await asyncio.to_thread(service.close)
+    return results
+
+
+def write(out: Path, results: dict[str, object], mosaic: Mosaic, naive: Mosaic) -> None:
+    """seams.json so far, and the middle of both mosaics as pictures."""
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "seams.json").write_text(json.dumps(results, indent=2) + "\n")
+    for name, image in (("mosaic", mosaic.colours), ("naive", naive.colours)):
+        top, left = (max(0, (side - CROP) // 2) for side in image.shape[:2])
+        Image.fromarray(image[top : top + CROP, left : left + CROP]).save(out / f"{name}-z{mosaic.zoom}.png")
+
+
+async def measure(resolver: TileResolver, engine: Any, mosaic: Mosaic, naive: Mosaic) -> dict[str, object]:
+    """All figures of one zoom."""
+    ladder = resolver.layer.ladder
+    block = ladder.block(Tile(mosaic.columns[0], mosaic.rows[0], mosaic.zoom)).footprint().width
+    windows = ladder.windows
+    reaches = (windows.decode, windows.denoise, windows.encode)
+    ranks = border_ranks(mosaic.colours, mosaic.known, TILE_SIZE, block, reaches)
+    alone = border_ranks(naive.colours, naive.known, TILE_SIZE, TILE_SIZE, ())
+    return {
+        "tiles": [len(mosaic.columns), len(mosaic.rows)],
+        "ranks": ranks,
+        "inside_band": inside_band(ranks),
+        "naive_tile_rank": alone["tile"],
+        "shift": await shift_test(resolver, engine, mosaic),
+        "drift": style_drift(mosaic.colours, mosaic.known, TILE_SIZE),
+        "naive_drift": style_drift(naive.colours, naive.known, TILE_SIZE),
+    }

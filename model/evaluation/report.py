@@ -1,0 +1,133 @@
+"""What an evaluation says: metrics per zoom and method, paired differences with intervals, a table, a contact sheet."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from model.data.alignment import Area, offset_of, shift
+from model.data.pairs import Pair, Pixels
+from model.evaluation.features import FeatureNetwork, frechet_distance, kernel_distance
+from model.evaluation.metrics import Scores
+
+SHEET_ROWS = 8
+RESAMPLES = 2000
+COLUMNS = ("n", "PSNR_Y", "SSIM_Y", "mIoU", "building", "road", "water", "vegetation", "building outlines",
+           "road outlines", "KID x 1000")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One truth tile, and what each method gives for it (256 x 256 x 3 uint8). The first method is `drawn`."""
+
+    pair: Pair
+    images: dict[str, Pixels]
+
+
+def median_tile(pair: Pair) -> Pixels:
+    """The baseline that knows nothing but the true tile's median colour."""
+    colour = np.median(pair.map.reshape(-1, 3), axis=0).astype(np.uint8)
+    return np.ascontiguousarray(np.broadcast_to(colour, pair.map.shape))
+
+
+def score(
+    mode: str, compared: list[Compared], offsets: dict[Area, tuple[int, int]], network: FeatureNetwork | None = None
+) -> dict[str, Any]:
+    """Metrics of every method by zoom; paired differences of `drawn` to the others.
+
+    offsets: of imagery against truth by area; drawn tiles are moved by them and the border that this uncovers is left
+    out, for all methods alike. network: for KID and FID; without it they are left out.
+    """
+    methods = list(compared[0].images)
+    by_zoom: dict[int, list[Compared]] = {}
+    for item in compared:
+        by_zoom.setdefault(item.pair.zoom, []).append(item)
+    tallies = {method: {zoom: Scores() for zoom in by_zoom} for method in methods}
+    summaries: dict[str, dict[str, Any]] = {method: {} for method in methods}
+    paired: dict[str, dict[str, Any]] = {method: {} for method in methods[1:]}
+    for zoom, items in sorted(by_zoom.items()):
+        moved = {method: [_moved(item, item.images[method], offsets) for item in items] for method in methods}
+        truth = None if network is None else network([item.pair.map for item in items])
+        for method in methods:
+            for image, true in moved[method]:
+                tallies[method][zoom].add(image, true)
+            summary = tallies[method][zoom].summary()
+            if network is not None and truth is not None:
+                drawn = network([item.images[method] for item in items])
+                summary["kid"] = round(kernel_distance(drawn, truth), 5)
+                summary["fid"] = round(frechet_distance(drawn, truth), 3)
+            summaries[method][str(zoom)] = summary
+        areas = [item.pair.area for item in items]
+        for method in methods[1:]:
+            a, b = tallies[methods[0]][zoom], tallies[method][zoom]
+            paired[method][str(zoom)] = {
+                "psnr_y": interval(np.subtract(a.psnr_y, b.psnr_y), areas),
+                "ssim_y": interval(np.subtract(a.ssim_y, b.ssim_y), areas),
+            }
+    result = {
+        "mode": mode,
+        "zooms": summaries[methods[0]],
+        "baselines": {method: summaries[method] for method in methods[1:]},
+        "paired": paired,
+    }
+    return result | ({} if network is None else {"features": network.description})
+
+
+def _moved(item: Compared, image: Pixels, offsets: dict[Area, tuple[int, int]]) -> tuple[Pixels, Pixels]:
+    dx, dy = offset_of(item.pair, offsets)
+    inner = slice(abs(dy), 256 - abs(dy)), slice(abs(dx), 256 - abs(dx))
+    return shift(image, dx, dy)[inner], item.pair.map[inner]
+
+
+def interval(differences: NDArray[np.float64], areas: list[Area]) -> list[float]:
+    """Mean difference and its 95 % bootstrap interval; areas are resampled, not tiles, as tiles of one are alike."""
+    groups = [differences[[a == area for a in areas]] for area in sorted(set(areas))]
+    sums, counts = np.array([g.sum() for g in groups]), np.array([len(g) for g in groups])
+    chosen = np.random.default_rng(0).integers(0, len(groups), (RESAMPLES, len(groups)))
+    means = sums[chosen].sum(axis=1) / counts[chosen].sum(axis=1)
+    low, high = np.percentile(means, (2.5, 97.5))
+    return [round(float(value), 4) for value in (differences.mean(), low, high)]
+
+
+def table(metrics: dict[str, Any]) -> str:
+    """The metrics as a Markdown table."""
+    lines = [f"| zoom | method | {' | '.join(COLUMNS)} |", "|---" * (len(COLUMNS) + 2) + "|"]
+    for zoom in metrics["zooms"]:
+        for name, zooms in {"drawn": metrics["zooms"], **metrics["baselines"]}.items():
+            s = zooms[zoom]
+            values = [f"{s['psnr_y']:.2f}", f"{s['ssim_y']:.3f}", f"{s['miou']:.3f}"]
+            values += [f"{s['iou'].get(c, float('nan')):.3f}" for c in ("building", "road", "water", "vegetation")]
+            values += [f"{value:.3f}" for value in s["boundary_f"].values()]
+            values.append(f"{s['kid'] * 1000:.1f}" if "kid" in s else "")
+            lines.append(f"| {zoom} | {name} | {s['n']} | {' | '.join(values)} |")
+    return "\n".join(lines) + "\n"
+
+
+def sheet(compared: list[Compared]) -> Pixels:
+    """Contact sheet, a few tiles of each zoom: imagery | first baseline | drawn | truth."""
+    chosen: list[Compared] = []
+    for zoom in sorted({c.pair.zoom for c in compared}):
+        of_zoom = [c for c in compared if c.pair.zoom == zoom]
+        chosen += of_zoom[:: max(1, len(of_zoom) // SHEET_ROWS)][:SHEET_ROWS]
+    rows = []
+    for item in chosen:
+        drawn, baseline = list(item.images.values())[:2]
+        rows.append(np.concatenate([item.pair.imagery, baseline, drawn, item.pair.map], axis=1))
+    if len(rows) % 2:
+        rows.append(np.zeros_like(rows[0]))
+    half = len(rows) // 2
+    return np.concatenate([np.concatenate(rows[:half]), np.concatenate(rows[half:])], axis=1)
+
+
+def write_report(out: Path, metrics: dict[str, Any], compared: list[Compared]) -> None:
+    """metrics.json, metrics.md and sheet.png."""
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
+    (out / "metrics.md").write_text(table(metrics))
+    Image.fromarray(sheet(compared)).save(out / "sheet.png")
