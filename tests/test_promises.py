@@ -19,7 +19,8 @@ from app.resolver import TileResolver
 from app.service import Service
 from app.settings import LayerSettings, Settings
 from model.sgdm.config import WEIGHTS_DIR
-from tests.conftest import picture, place_bounds, write_scene
+from model.world.town import draw_town
+from tests.conftest import place_bounds, write_scene
 from tests.test_e2e import Server
 from tests.test_resolver import ALL, tiles_at
 
@@ -30,15 +31,22 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A square kilometre and a half of made-up ground, native zoom 16."""
-    return write_scene(tmp_path_factory.mktemp("scene") / "scene.tif", picture(1024, 11), place_bounds())
+    """A made-up town, native zoom 16."""
+    return write_scene(tmp_path_factory.mktemp("scene") / "scene.tif", draw_town(3, 1024), place_bounds())
+
+
+class Truth(dict[Tile, bytes]):
+    """All tiles of the scene."""
+
+    def __repr__(self) -> str:
+        return f"{len(self)} tiles"
 
 
 @pytest.fixture(scope="module")
-def truth(scene: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[Tile, bytes]]:
+def truth(scene: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Truth]:
     """All tiles, from a process of its own with nothing cached, deepest zoom first."""
     server = Server(scene, WEIGHTS_DIR / "default", tmp_path_factory.mktemp("first") / "data")
-    yield fetch(server, ALL[::-1])
+    yield Truth(fetch(server, ALL[::-1]))
     server.stop()
 
 
@@ -52,7 +60,7 @@ def fetch(server: Server, order: list[Tile]) -> dict[Tile, bytes]:
         return dict(pool.map(one, order))
 
 
-def test_two_processes_with_separate_caches_agree(scene: Path, truth: dict[Tile, bytes], tmp_path: Path) -> None:
+def test_two_processes_with_separate_caches_agree(scene: Path, truth: Truth, tmp_path: Path) -> None:
     order = list(ALL)
     random.Random(3).shuffle(order)
     server = Server(scene, WEIGHTS_DIR / "default", tmp_path / "data")
@@ -60,7 +68,8 @@ def test_two_processes_with_separate_caches_agree(scene: Path, truth: dict[Tile,
         assert fetch(server, order) == truth
     finally:
         server.stop()
-    assert len(set(truth.values())) == len(ALL)
+    # not a blank: hardly a tile is like another
+    assert len(set(truth.values())) > 0.8 * len(ALL)
 
 
 places = st.builds(
@@ -74,14 +83,14 @@ acts = st.one_of(
 
 
 @settings(
-    max_examples=10,
+    max_examples=6,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(story=st.lists(acts, min_size=2, max_size=7), memory=st.sampled_from([0, 200_000, 64 << 20]))
 def test_any_history_gives_the_same_bytes(
-    scene: Path, truth: dict[Tile, bytes], story: list[tuple[str, list[Tile]]], memory: int
+    scene: Path, truth: Truth, story: list[tuple[str, list[Tile]]], memory: int
 ) -> None:
     """Requests of one act are concurrent; "empty" removes every cache and starts afresh."""
     with tempfile.TemporaryDirectory() as folder:
@@ -93,12 +102,12 @@ def test_any_history_gives_the_same_bytes(
                 asyncio.run(live(made, scene, chapter, truth))
                 chapter = []
                 if act[0] == "empty":
-                    shutil.rmtree(data)
+                    shutil.rmtree(data, ignore_errors=True)
             else:
                 chapter.append(act)
 
 
-async def live(made: Settings, scene: Path, acts: list[tuple[str, list[Tile]]], truth: dict[Tile, bytes]) -> None:
+async def live(made: Settings, scene: Path, acts: list[tuple[str, list[Tile]]], truth: Truth) -> None:
     """One life of the service."""
     if not acts:
         return
