@@ -69,18 +69,14 @@ def serve(
     layers_file: Path | None,
     weights: Path | None,
 ) -> None:
-    """Serve the map of one or many GeoTIFF SCENES; without any, of a small fictional town."""
+    """Serve the map of one or many GeoTIFF SCENES; without any, of a fictional country."""
     settings = load_settings(host=host, port=port, data_dir=data_dir, layers_file=layers_file, weights=weights)
     if scenes and settings.layers_file:
         raise SettingsError("give scenes or a layers file, not both")
     if settings.layers_file:
         layers = read_layers(settings.layers_file)
     else:
-        if not scenes:
-            from app.demo import demo_scene
-
-            scenes = (demo_scene(settings.data_dir),)
-        layers = [LayerSettings(scenes=list(scenes))]
+        layers = [LayerSettings(scenes=list(scenes)) if scenes else LayerSettings(country=1)]
     from app.serve import run_server
 
     sys.exit(run_server(settings, layers))
@@ -111,6 +107,7 @@ def prefetch(bbox: str, zooms: str, url: str, layer: str | None, parallel: int, 
 @click.option("--edge", default=16, show_default=True, type=click.IntRange(2, 64), help="Mosaic's edge in tiles.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for metrics and pictures.")
 @click.option("--weights", type=click.Path(path_type=Path), help="Network to use instead of the shipped one.")
+@click.option("--baselines", type=click.Path(path_type=Path), help="Folder of trained baselines to compare with.")
 @click.option("--zooms", help="Zooms to compare, or to draw mosaics of; 14-17, with --pairs 14-18.")
 def evaluate(
     scene: tuple[Path, ...],
@@ -123,6 +120,7 @@ def evaluate(
     edge: int,
     out: Path,
     weights: Path | None,
+    baselines: Path | None,
     zooms: str | None,
 ) -> None:
     """Measure what a network draws, in one of three ways.
@@ -135,11 +133,19 @@ def evaluate(
     """
     settings = load_settings(weights=weights, data_dir=out / "data", redis_url="none")
     wanted = _parse_zooms(zooms or ("14-18" if pairs else "14-17"))
+    drawers: dict[str, Any] = {}
+    if baselines is not None:
+        from model.evaluation.baselines import load_baselines
+
+        try:
+            drawers = load_baselines(baselines)
+        except ValueError as error:
+            raise SettingsError(str(error)) from None
     if pairs is not None and split is not None and not scene:
         from model.evaluation.forced import run_forced
 
         try:
-            run_forced(settings.weights, pairs, source, split, wanted, span, out)
+            run_forced(settings.weights, pairs, source, split, wanted, span, out, drawers)
         except (ValueError, FileNotFoundError) as error:
             raise SettingsError(str(error)) from None
     elif scene and seams:
@@ -149,9 +155,74 @@ def evaluate(
     elif scene and truth is not None and split is not None:
         from app.evaluate import run_evaluation
 
-        asyncio.run(run_evaluation(settings, list(scene), truth, source, split, wanted, out))
+        asyncio.run(run_evaluation(settings, list(scene), truth, source, split, wanted, out, drawers))
     else:
         raise SettingsError("give --scene with --truth and --split, or --scene with --seams, or --pairs with --split")
+
+
+@main.group()
+def dataset() -> None:
+    """Make training data."""
+
+
+@dataset.command()
+@click.option("--seed", "seeds", multiple=True, type=click.IntRange(0, 2**32 - 1), help="Country; repeatable.")
+@click.option("--count", default=200, show_default=True, type=click.IntRange(1), help="Pairs of each country.")
+@click.option("--split", default="train", show_default=True, help="Split to list them under.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder; manifest.csv is appended to.")
+def country(seeds: tuple[int, ...], count: int, split: str, out: Path) -> None:
+    """Draw pairs of imagery and map of fictional countries."""
+    from model.world.pairs import write_pairs
+
+    for seed in seeds or (1,):
+        write_pairs(out, seed, count, split)
+
+
+@dataset.command()
+@click.option("--imagery", required=True, type=click.Path(path_type=Path), help="GeoTIFF, or a folder z/x/y.png.")
+@click.option("--map", "map_source", required=True, type=click.Path(path_type=Path), help="The same, of the map.")
+@click.option("--zooms", default="14-18", show_default=True)
+@click.option("--source", default="own", show_default=True, help="Name in the manifest.")
+@click.option("--val-share", default=0.1, show_default=True, type=click.FloatRange(0, 1), help="Share of z14 areas.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder to write.")
+def build(imagery: Path, map_source: Path, zooms: str, source: str, val_share: float, out: Path) -> None:
+    """Cut pairs out of imagery and a map (CSCMG layout, and a manifest)."""
+    from app.dataset import build as build_dataset
+
+    counts = build_dataset(imagery, map_source, _parse_zooms(zooms), out, source, val_share)
+    click.echo(", ".join(f"{split}: {count} pairs" for split, count in counts.items()))
+
+
+@dataset.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--most", default=0.05, show_default=True, type=click.FloatRange(0, 100), help="Percent of blank pixels.")
+def clean(folder: Path, most: float) -> None:
+    """Take pairs whose imagery has black or white holes out of FOLDER/manifest.csv (into dropped.csv)."""
+    from model.data.clean import clean_manifest
+
+    try:
+        kept, dropped = clean_manifest(folder / "manifest.csv", most / 100)
+    except ValueError as error:
+        raise SettingsError(str(error)) from None
+    click.echo(f"kept {kept}, dropped {dropped}")
+
+
+@dataset.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--gsd", required=True, type=click.FloatRange(min=0, min_open=True), help="Metres per pixel.")
+@click.option("--nested", "as_nested", is_flag=True, help="Centred crops of 4096 to 512 pixels instead.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for 512 x 512 images and gsd.csv.")
+def standardize(folder: Path, gsd: float, as_nested: bool, out: Path) -> None:
+    """Bring the images of FOLDER to 512 x 512 with a stated resolution (MMM-RS rules)."""
+    from app.dataset import standardize_folder
+
+    try:
+        made, skipped = standardize_folder(folder, gsd, as_nested, out)
+    except ValueError as error:
+        raise SettingsError(str(error)) from None
+    for line in skipped:
+        click.echo(f"skipped {line}", err=True)
+    click.echo(f"wrote {made} images")
 
 
 @main.command()
@@ -160,17 +231,21 @@ def evaluate(
 def train(config: Path, stage: str | None) -> None:
     """Train a network as CONFIG (TOML) says. Interrupted runs go on where they stopped."""
     try:
-        from model.training.config import read_config
+        from model.training.baselines import train_baselines
+        from model.training.config import BASELINE_PRESET, read_config
         from model.training.run import train as run_training
     except ImportError as error:
         raise SettingsError(f"training needs the extra packages: pip install 'tilecascade[train]' ({error})") from None
     if not config.is_file():
         raise SettingsError(f"{config} does not exist; an example is model/training/default.toml")
     try:
-        written = run_training(read_config(config), stage)
+        parsed = read_config(config)
+        if parsed.preset == BASELINE_PRESET:
+            click.echo(f"baselines: {train_baselines(parsed)}")
+        else:
+            click.echo(f"network: {run_training(parsed, stage)}.safetensors")
     except ValueError as error:
         raise SettingsError(str(error)) from None
-    click.echo(f"network: {written}.safetensors")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,9 @@ only, never from what was drawn.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -16,12 +18,14 @@ from mercantile import Tile
 from tqdm import tqdm
 
 from app import tile_image
+from app.imagery import tile_window
 from app.resolver import NoTileError, TileResolver
 from app.service import Service
 from app.settings import LayerSettings, Settings, SettingsError
 from model.cascade import Pixels
 from model.data.alignment import estimate_offsets
 from model.data.pairs import Pair, read_pairs
+from model.evaluation.baselines import Drawer
 from model.evaluation.features import offline_network
 from model.evaluation.report import Compared, median_tile, score, table, write_report
 from model.palette import LAND
@@ -32,8 +36,13 @@ def _over_land(rgba: Pixels) -> Pixels:
     return np.where(known, rgba[..., :3], np.array(LAND, dtype=np.uint8)).astype(np.uint8)
 
 
-async def _draw(resolver: TileResolver, pair: Pair) -> Compared | None:
-    """What is served for one truth tile, and the root tile enlarged; None where the layer has nothing."""
+CONTEXT = 64
+"""Pixels of imagery around a tile that the baselines see, as the cascade sees more than the tile."""
+
+
+async def _draw(resolver: TileResolver, pair: Pair, baselines: Mapping[str, Drawer]) -> Compared | None:
+    """What is served for one truth tile, the root tile enlarged, and the baselines that need no reference; None where
+    the layer has nothing."""
     tile = Tile(pair.x, pair.y, pair.zoom)
     root = resolver.layer.ladder.root
     levels = tile.z - root
@@ -44,11 +53,23 @@ async def _draw(resolver: TileResolver, pair: Pair) -> Compared | None:
         return None
     enlarged = top if levels == 0 else tile_image.enlarge_part(top, tile, levels)
     images = {"drawn": _over_land(drawn), "root_enlarged": _over_land(enlarged), "median": median_tile(pair)}
+    seen, _ = await asyncio.to_thread(resolver.layer.imagery.read, tile_window(tile).grown(CONTEXT))
+    inner = slice(CONTEXT, -CONTEXT)
+    for name, draw in baselines.items():
+        if name != "sharpener":
+            images[name] = (await asyncio.to_thread(draw, seen, None, tile.z))[inner, inner]
     return Compared(pair, images)
 
 
 async def run_evaluation(
-    settings: Settings, scenes: list[Path], truth: Path, source: str, split: str, zooms: range, out: Path
+    settings: Settings,
+    scenes: list[Path],
+    truth: Path,
+    source: str,
+    split: str,
+    zooms: range,
+    out: Path,
+    baselines: Mapping[str, Drawer] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """Evaluate and write metrics.json, metrics.md and sheet.png to `out`. Returns the metrics.
 
@@ -68,7 +89,7 @@ async def run_evaluation(
             async def one(pair: Pair) -> None:
                 for resolver in service.resolvers.values():
                     within = resolver.layer.ladder.root <= pair.zoom <= resolver.layer.max_zoom
-                    result = await _draw(resolver, pair) if within and pair.zoom in zooms else None
+                    result = await _draw(resolver, pair, baselines) if within and pair.zoom in zooms else None
                     if result is not None:
                         compared.append(result)
                         break

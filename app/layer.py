@@ -9,13 +9,14 @@ from dataclasses import asdict, dataclass, field
 import mercantile
 from mercantile import Tile
 
+from app.country import CountryImagery
 from app.imagery import Imagery, SceneImagery, open_scene
 from app.settings import LayerSettings, SettingsError
 from model.cascade import Ladder
 from model.sgdm.config import WindowConfig
 from model.sgdm.scale_text import MAX_TABLE_ZOOM
 
-ALGORITHM = 2
+ALGORITHM = 3
 """Counts changes of code that change pixels."""
 
 STYLE = "osm"
@@ -81,7 +82,11 @@ class Layer:
 
 def build_layer(settings: LayerSettings, generator: Generator) -> Layer:
     """Open a layer's scenes. Raises SceneError or SettingsError with one sentence."""
-    imagery = SceneImagery([open_scene(path) for path in settings.scenes])
+    imagery: Imagery
+    if settings.country is not None:
+        imagery = CountryImagery(settings.country)
+    else:
+        imagery = SceneImagery([open_scene(path) for path in settings.scenes])
     max_zoom = settings.max_zoom if settings.max_zoom is not None else min(imagery.native_zoom, MAX_TABLE_ZOOM)
     root = settings.root_zoom
     if max_zoom < root:

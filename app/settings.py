@@ -15,7 +15,7 @@ import tomllib
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from model.sgdm.config import WEIGHTS_DIR
@@ -29,15 +29,25 @@ class SettingsError(ValueError):
 
 
 class LayerSettings(BaseModel, extra="forbid"):
-    """One layer as the user describes it. `max_zoom` defaults to the scenes' own resolution."""
+    """One layer as the user describes it: the scenes it is drawn from, or the seed of a fictional country.
+
+    `max_zoom` defaults to the imagery's own resolution.
+    """
 
     name: str = Field(default="map", pattern=r"^[a-z][a-z0-9_-]{0,31}$")
-    scenes: list[Path] = Field(min_length=1)
+    scenes: list[Path] = []
+    country: int | None = Field(default=None, ge=0, lt=2**32)
     root_zoom: int = Field(default=DEFAULT_ROOT_ZOOM, ge=0, le=MAX_TABLE_ZOOM)
     max_zoom: int | None = Field(default=None, ge=0, le=MAX_TABLE_ZOOM)
     span: Literal[1, 2] = 1
     seed: int = Field(default=0, ge=0, lt=2**64)
     attribution: str = ""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> LayerSettings:
+        if bool(self.scenes) == (self.country is not None):
+            raise ValueError("give scenes, or the seed of a country, and not both")
+        return self
 
 
 class Settings(BaseSettings):
@@ -69,7 +79,7 @@ def first_problem(error: ValidationError) -> str:
     """The first complaint of a pydantic error as one line."""
     problem = error.errors()[0]
     place = ".".join(str(part) for part in problem["loc"])
-    return f"{place}: {problem['msg']}"
+    return f"{place}: {problem['msg']}" if place else problem["msg"].removeprefix("Value error, ")
 
 
 def load_settings(**given: object) -> Settings:

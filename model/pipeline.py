@@ -12,7 +12,9 @@ from torch import Tensor
 from model.blending import WindowCache, blend
 from model.cascade import Mask, Pixels, Window
 from model.noise import noise_window
+from model.sgdm.autoencoder import Draft
 from model.sgdm.config import LATENT_STRIDE
+from model.sgdm.layers import cut
 from model.sgdm.mf_encoder import BackboneBranch
 from model.sgdm.network import SGDM
 from model.sgdm.sampler import Sampler
@@ -77,10 +79,9 @@ class CascadePipeline:
         """Draw: one size x size x 3 uint8 image per block. Raises ValueError if the conditions do not fit the stage."""
         self._check(stage, batch)
         if self.windows.blend:
-            latent = torch.stack([self._blended(stage, item, len(batch)) for item in batch])
-        else:
-            latent = self._latents(stage, batch)
-        return self._decode(latent)
+            # without a draft: it is a window's own, and only latents are blended
+            return self._decode(torch.stack([self._blended(stage, item, len(batch)) for item in batch]), None)
+        return self._decode(*self._latents(stage, batch))
 
     def _check(self, stage: Stage, batch: Sequence[Conditions]) -> None:
         if not batch:
@@ -113,19 +114,22 @@ class CascadePipeline:
         for first in range(0, len(missing), count):
             some = missing[first : first + count]
             windows = [item.cut(cell.grown(reach)) for _, cell in some]
-            latents = self._latents(stage, windows + [windows[0]] * (count - len(some)))
+            latents, _ = self._latents(stage, windows + [windows[0]] * (count - len(some)))
             for (place, cell), latent in zip(some, latents, strict=False):
                 drawn[place] = latent
                 self._drawn.put((stage, cell), latent)
         return blend(drawn, size // LATENT_STRIDE, self.windows.denoise // LATENT_STRIDE)
 
-    def _latents(self, stage: Stage, batch: Sequence[Conditions]) -> Tensor:
-        """Windows that reach `encode` beyond their cell -> latents, N x C x h x w, that reach `denoise` beyond it."""
+    def _latents(self, stage: Stage, batch: Sequence[Conditions]) -> tuple[Tensor, Draft | None]:
+        """Windows that reach `encode` beyond their cell -> latents, N x C x h x w, and drafts, that reach `denoise`
+        beyond it."""
         crop = self.windows.encode - self.windows.denoise
+        context = self._context(stage).expand(len(batch), -1, -1)
         with self._precision():
-            features, mean = self.network.condition(*self._encode(batch), crop)
+            encoded = self.network.condition(*self._encode(batch), context, crop)
         windows = [item.window.grown(-crop) for item in batch]
-        return self.network.latent(self._denoise(stage, windows, features), mean)
+        sample = self._denoise(stage, windows, context, encoded.features)
+        return self.network.latent(sample, encoded.draft), encoded.draft
 
     def _precision(self) -> torch.autocast:
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
@@ -168,9 +172,8 @@ class CascadePipeline:
             self._contexts[key] = self.network.text([scale_text(*key)])
         return self._contexts[key]
 
-    def _denoise(self, stage: Stage, windows: Sequence[Window], features: list[Tensor]) -> Tensor:
+    def _denoise(self, stage: Stage, windows: Sequence[Window], context: Tensor, features: list[Tensor]) -> Tensor:
         latent = self.sampler.start(self._noise(stage, windows, phase=0))
-        context = self._context(stage).expand(len(windows), -1, -1)
         for index, t in enumerate(self.sampler.steps):
             steps = torch.full((len(windows),), t, device=self.device)
             with self._precision():
@@ -179,14 +182,15 @@ class CascadePipeline:
             latent = self.sampler.step(latent, output, index, fresh)
         return latent
 
-    def _decode(self, latent: Tensor) -> list[Pixels]:
-        """Latents that reach `denoise` beyond the block -> the block's pixels."""
-        beyond = (self.windows.denoise - self.windows.decode) // LATENT_STRIDE
+    def _decode(self, latent: Tensor, draft: Draft | None) -> list[Pixels]:
+        """Latents and drafts that reach `denoise` beyond the block -> the block's pixels."""
+        beyond = self.windows.denoise - self.windows.decode
         if beyond:
-            latent = latent[:, :, beyond:-beyond, beyond:-beyond]
-        image = self.network.autoencoder.decode(latent.contiguous(memory_format=torch.channels_last))
+            latent = cut(latent, beyond // LATENT_STRIDE)
+            draft = None if draft is None else draft.cut(beyond)
+        with self._precision():
+            image = self.network.autoencoder.decode(latent.contiguous(memory_format=torch.channels_last), draft)
         if self.windows.decode:
-            inner = slice(self.windows.decode, -self.windows.decode)
-            image = image[:, :, inner, inner]
+            image = cut(image, self.windows.decode)
         pixels = ((image.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
         return list(pixels.permute(0, 2, 3, 1).cpu().numpy())

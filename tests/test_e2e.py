@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
+import mercantile
 import pytest
 import redis
 
@@ -32,13 +33,14 @@ def free_port() -> int:
 
 
 class Server:
-    """`tilecascade serve` in a subprocess."""
+    """`tilecascade serve` in a subprocess; without a scene, of the fictional country."""
 
-    def __init__(self, scene: Path, weights: Path, data: Path, env: dict[str, str] | None = None) -> None:
+    def __init__(self, scene: Path | None, weights: Path, data: Path, env: dict[str, str] | None = None) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = data.with_suffix(".log")
-        arguments = ["serve", str(scene), "--port", str(self.port), "--data-dir", str(data), "--weights", str(weights)]
+        scenes = [] if scene is None else [str(scene)]
+        arguments = ["serve", *scenes, "--port", str(self.port), "--data-dir", str(data), "--weights", str(weights)]
         with self.log.open("a") as out:
             self.process = subprocess.Popen(
                 TILECASCADE + arguments,
@@ -107,6 +109,22 @@ def test_the_same_bytes_after_a_restart_and_from_nothing(start: Start, tmp_path:
     anew = [third.get(path) for path in PATHS[::-1]]
     assert [a.headers["x-tile-state"] for a in anew] == ["generated"] * 3
     assert [a.content for a in anew][::-1] == [d.content for d in drawn]
+
+
+def test_without_a_scene_the_fictional_country_is_served(tiny_weights: Path, tmp_path: Path) -> None:
+    server = Server(None, tiny_weights, tmp_path / "data")
+    try:
+        described = server.get("/tilejson.json").json()
+        west, south, east, north = described["bounds"]
+        assert east - west == pytest.approx(360 / 256)
+        assert "fictional" in described["attribution"]
+        middle = mercantile.tile((west + east) / 2, (south + north) / 2, 15)
+        answer = server.get(f"/tiles/15/{middle.x}/{middle.y}.png?wait=100")
+        assert answer.status_code == 200
+        assert answer.headers["x-tile-state"] == "generated"
+        assert server.get("/tiles/15/5/5.png?wait=100").status_code == 404
+    finally:
+        server.stop()
 
 
 def test_bytes_are_in_redis_and_its_death_loses_no_request(start: Start, tmp_path: Path) -> None:

@@ -13,10 +13,13 @@ from scipy import linalg
 from torchmetrics.functional.image import structural_similarity_index_measure
 
 from app.imagery import SceneImagery, open_scene, tile_window
+from model.data.pairs import Pair
+from model.evaluation.baselines import BASELINES, load_baselines, save_baseline
 from model.evaluation.boundaries import f_score, match, outline
 from model.evaluation.features import frechet_distance, kernel_distance
-from model.evaluation.metrics import CAP, Scores, luma, psnr, ssim
-from model.evaluation.report import interval
+from model.evaluation.metrics import CAP, Scores, agreement, luma, psnr, ssim
+from model.evaluation.report import Compared, consistency, interval
+from model.palette import LAND, PALETTE, nearest_colour
 from tests.conftest import PLACE, picture, place_bounds, write_scene
 from tests.test_e2e import run_cli
 from tests.test_training import map_picture
@@ -46,6 +49,36 @@ def test_more_noise_is_worse() -> None:
     for key in ("psnr_y", "psnr_rgb", "ssim_y", "miou"):
         values = [result[key] for result in results]
         assert values == sorted(values, reverse=True), key
+
+
+def test_cross_zoom_consistency_is_that_of_the_same_ground() -> None:
+    rng = np.random.default_rng(4)
+    parent = map_picture(rng)
+    child = parent[128:, :128].repeat(2, axis=0).repeat(2, axis=1)
+    assert agreement(child, parent, 6, 9) == 1
+    assert agreement(child, parent, 7, 9) < 0.95
+    pairs = [Pair(z, x, y, "val", parent, parent) for z, x, y in ((15, 3, 4), (16, 6, 9), (16, 99, 99))]
+    compared = [Compared(p, {"drawn": child if p.zoom == 16 else parent}) for p in pairs]
+    assert consistency(compared, "drawn", 16) == 1
+    assert consistency(compared, "drawn", 15) is None
+
+
+def test_baselines_are_drawn_scored_and_named(tmp_path: Path) -> None:
+    for name, build in BASELINES.items():
+        save_baseline(build(), tmp_path / f"{name}.safetensors")
+    drawers = load_baselines(tmp_path)
+    assert list(drawers) == ["sharpener", "regression", "segmentation"]
+    imagery, reference = picture(256, 1), map_picture(np.random.default_rng(5))
+    drawn = {name: draw(imagery, reference, 16) for name, draw in drawers.items()}
+    # an untrained sharpener gives its reference back; the others never look at it
+    assert np.abs(drawn["sharpener"].astype(int) - reference).max() <= 1
+    for name in ("regression", "segmentation"):
+        assert (drawers[name](imagery, None, 16) == drawn[name]).all()
+        assert (drawers[name](picture(256, 2), None, 16) != drawn[name]).any()
+    assert set(np.unique(nearest_colour(drawn["segmentation"]))) <= set(range(len(PALETTE)))
+    assert (drawers["sharpener"](imagery, None, 16) == np.array(LAND)).all()
+    with pytest.raises(ValueError, match=r"holds none of sharpener\.safetensors"):
+        load_baselines(tmp_path / "none")
 
 
 def test_known_values() -> None:

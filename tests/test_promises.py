@@ -8,6 +8,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,14 +16,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from mercantile import Tile
 
+from app.imagery import tile_window
 from app.resolver import TileResolver
 from app.service import Service
 from app.settings import LayerSettings, Settings
 from model.sgdm.config import WEIGHTS_DIR
-from model.world.town import draw_town
+from model.world import places as settlements
+from model.world.imagery_drawing import draw_imagery
 from tests.conftest import place_bounds, write_scene
 from tests.test_e2e import Server
 from tests.test_resolver import ALL, tiles_at
+from tests.test_world import tile_at
 
 PLACE_TILES = {zoom: tiles_at(zoom) for zoom in (14, 15, 16)}
 
@@ -31,8 +35,11 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A made-up town, native zoom 16."""
-    return write_scene(tmp_path_factory.mktemp("scene") / "scene.tif", draw_town(3, 1024), place_bounds())
+    """A town of a fictional country, native zoom 16."""
+    town = settlements.places(3)[4]
+    corner = tile_window(tile_at(town.x - town.radius, town.y - town.radius, 16))
+    pixels = draw_imagery(3, replace(corner, width=1024, height=1024))
+    return write_scene(tmp_path_factory.mktemp("scene") / "scene.tif", pixels, place_bounds())
 
 
 class Truth(dict[Tile, bytes]):

@@ -9,13 +9,17 @@ import torch
 from diffusers import DDIMScheduler, DDPMScheduler
 
 from model.palette import PALETTE
-from model.sgdm.autoencoder import PaletteAutoencoder
+from model.sgdm.autoencoder import DRAFT_CHANNELS, Draft, PaletteAutoencoder, enlarge
 from model.sgdm.config import AutoencoderConfig, DiffusionConfig, SGDMConfig, default, sd21, tiny
 from model.sgdm.mf_encoder import BackboneBranch
-from model.sgdm.network import load_network, random_network, save_network, weights_hash
+from model.sgdm.network import SGDM, load_network, random_network, save_network, weights_hash
 from model.sgdm.sampler import Sampler
 from model.sgdm.scale_text import ZOOM_TABLE, scale_text
 from model.sgdm.text_tower import compact_vocabulary
+
+
+def text_of(network: SGDM, n: int = 1) -> torch.Tensor:
+    return network.text([scale_text(16, 15)] * n)
 
 
 def images(n: int = 1, size: int = 64) -> tuple[torch.Tensor, torch.Tensor]:
@@ -31,11 +35,13 @@ def test_features_have_the_unets_shapes(reference: str, branch: str) -> None:
     config = replace(tiny(), encoder=replace(tiny().encoder, reference=reference, imagery_branch=branch))
     network = random_network(config)
     with torch.no_grad():
-        features, mean = network.condition(*images(2))
+        encoded = network.condition(*images(2), text_of(network, 2))
     widths = config.unet.widths
-    assert [tuple(f.shape) for f in features] == [(2, widths[i], 8 >> i, 8 >> i) for i in range(3)]
-    assert mean is not None
-    assert mean.shape == (2, config.autoencoder.latent_channels, 8, 8)
+    assert [tuple(f.shape) for f in encoded.features] == [(2, widths[i], 8 >> i, 8 >> i) for i in range(3)]
+    assert encoded.draft is not None
+    assert encoded.draft.mean.shape == (2, config.autoencoder.latent_channels, 8, 8)
+    assert encoded.draft.hidden.shape == (2, DRAFT_CHANNELS, 32, 32)
+    assert encoded.draft.cut(16).embedded.shape == (2, 8, 16, 16)
 
 
 @pytest.mark.parametrize("preset", [tiny, default])
@@ -46,7 +52,8 @@ def test_both_conditions_and_the_text_change_the_prediction(preset: object) -> N
 
     def predict(a: torch.Tensor, b: torch.Tensor, text: str) -> torch.Tensor:
         with torch.no_grad():
-            return network.unet(latent, torch.tensor([500]), network.text([text]), network.condition(a, b)[0])
+            context = network.text([text])
+            return network.unet(latent, torch.tensor([500]), context, network.condition(a, b, context).features)
 
     base = predict(imagery, reference, scale_text(16, 15))
     assert base.shape == latent.shape
@@ -58,7 +65,7 @@ def test_both_conditions_and_the_text_change_the_prediction(preset: object) -> N
 def test_zero_features_equal_the_plain_unet() -> None:
     network = random_network(tiny())
     latent, context = torch.randn(1, 4, 8, 8), network.text([scale_text(14, None)])
-    features = [torch.zeros_like(f) for f in network.condition(*images())[0]]
+    features = [torch.zeros_like(f) for f in network.condition(*images(), context).features]
     with torch.no_grad():
         ours = network.unet(latent, torch.tensor([7]), context, features)
         plain = network.unet.unet(latent, torch.tensor([7]), encoder_hidden_states=context).sample
@@ -67,7 +74,7 @@ def test_zero_features_equal_the_plain_unet() -> None:
 
 def test_gradients_reach_both_branches() -> None:
     network = random_network(tiny())
-    sum(f.square().sum() for f in network.condition(*images())[0]).backward()  # type: ignore[union-attr]
+    sum(f.square().sum() for f in network.condition(*images(), text_of(network)).features).backward()  # type: ignore[union-attr]
     for branch in (network.encoder.imagery, network.encoder.reference):
         assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in branch.parameters())
 
@@ -106,13 +113,14 @@ def test_the_prior_is_the_latent_of_the_expected_colours() -> None:
     with torch.no_grad():
         prior.logits.weight.zero_()
         prior.logits.bias.zero_()
-        prior.fine[2].weight.zero_()  # type: ignore[union-attr, operator]
-        prior.logits.bias[water * 16 : (water + 1) * 16] = 50
-        mean = prior.mean(torch.zeros(1, 16, 4, 4), torch.zeros(1, 16, 16, 16), auto)
+        prior.logits.bias[water] = 50
+        logits, hidden = prior(torch.zeros(1, 16, 4, 4), torch.zeros(1, 16, 16, 16), text_of(network))
+        draft = prior.draft(logits, hidden, torch.zeros(1, 6, 32, 32), auto)
+        mean = draft.mean
         flat = torch.tensor(PALETTE[water][1]).view(1, 3, 1, 1) / 127.5 - 1
         assert torch.allclose(mean, auto.encode(flat.expand(1, 3, 32, 32)), atol=1e-4)
         prior.scale.fill_(2)
-        assert torch.allclose(network.latent(torch.ones_like(mean), mean), mean + 2)
+        assert torch.allclose(network.latent(torch.ones_like(mean), draft), mean + 2)
 
 
 def test_the_published_preset_has_no_prior_and_both_autoencoders_fit_the_same_code() -> None:
@@ -120,11 +128,11 @@ def test_the_published_preset_has_no_prior_and_both_autoencoders_fit_the_same_co
     network = random_network(published)
     imagery, reference = images()
     with torch.no_grad():
-        _, mean = network.condition(imagery, reference)
-        assert mean is None
+        draft = network.condition(imagery, reference, text_of(network)).draft
+        assert draft is None
         latent = network.autoencoder.encode(imagery)
         assert latent.shape == (1, 4, 8, 8)
-        assert network.autoencoder.decode(network.latent(latent, mean)).shape == imagery.shape
+        assert network.autoencoder.decode(network.latent(latent, draft)).shape == imagery.shape
 
 
 def test_scale_text_slots() -> None:
@@ -265,6 +273,42 @@ def test_decoding_in_pieces_is_the_mean_of_the_likely_colours() -> None:
     assert isinstance(auto, PaletteAutoencoder)
     latent = torch.randn(2, 4, 12, 9)
     with torch.no_grad():
-        whole = torch.einsum("nphw,pc->nchw", auto.decode_logits(latent).softmax(1), auto.colours)
+        whole = auto.shown(auto.decode_logits(latent))
         auto.PIECE = 1000
         assert torch.allclose(auto.decode(latent), whole, atol=1e-5)
+
+
+def test_the_text_and_the_details_change_what_is_drawn() -> None:
+    network = random_network(tiny())
+    auto, prior = network.autoencoder, network.prior
+    assert isinstance(auto, PaletteAutoencoder)
+    assert prior is not None
+    imagery, reference = images()
+    with torch.no_grad():
+        condition, fine = network.encoder(imagery, reference)
+        (a, hidden), (b, _) = (
+            prior(condition, fine, network.text([scale_text(*zooms)])) for zooms in ((14, None), (18, 17))
+        )
+        assert not torch.equal(a, b)
+        draft = prior.draft(a, hidden, torch.cat([imagery, reference], dim=1), auto)
+        flat = torch.zeros(1, 8, 64, 64)
+        assert not auto.decoder(flat, draft).any()  # an untrained decoder adds nothing
+        torch.nn.init.normal_(auto.decoder.conv4.weight)
+        drawn = auto.decoder(flat, draft)
+        for field in ("hidden", "images"):
+            other = replace(draft, **{field: torch.zeros_like(getattr(draft, field))})
+            assert not torch.equal(drawn, auto.decoder(flat, other)), field
+
+
+def test_the_latent_only_changes_the_draft() -> None:
+    """Decoded with its own mean an untrained decoder shows the draft itself, with what the components leave out."""
+    auto = random_network(tiny()).autoencoder
+    assert isinstance(auto, PaletteAutoencoder)
+    embedded = auto.embed(torch.randint(0, len(PALETTE), (1, 16, 16)))
+    with torch.no_grad():
+        mean, images = auto.encode_embedded(enlarge(embedded)), torch.zeros(1, 6, 32, 32)
+        draft = Draft(mean, embedded, torch.zeros(1, DRAFT_CHANNELS, 16, 16), images)
+        assert torch.allclose(auto.decode_embedded(draft.mean, draft), enlarge(embedded), atol=1e-5)
+        changed = auto.decode_embedded(draft.mean + 1, draft) - auto.decode_embedded(draft.mean, draft)
+        alone = auto.decode_linear(draft.mean + 1) - auto.decode_linear(draft.mean)
+        assert torch.allclose(changed, alone, atol=1e-4)

@@ -11,15 +11,20 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from model.data.alignment import estimate_offsets, offset_of, shift
+from model.data.labels import ANYTHING, LABEL_OF, READERS
 from model.data.pairs import Pair, quadrant, read_pairs
-from model.palette import COLOURS, LAND, classify, nearest_colour
+from model.evaluation.baselines import BASELINES, load_baselines
+from model.palette import COLOURS, LAND, PALETTE, classify, nearest_colour
 from model.sgdm.autoencoder import PaletteAutoencoder
 from model.sgdm.config import tiny
-from model.sgdm.network import load_network, random_network
+from model.sgdm.network import load_network, random_network, save_network
 from model.training.augment import degrade_reference, scene_edge, symmetry
-from model.training.config import StageConfig, TrainConfig, read_config
+from model.training.baselines import train_baselines
+from model.training.config import BASELINE_PRESET, STAGES, DataConfig, StageConfig, TrainConfig, read_config
+from model.training.losses import LABEL_WEIGHT, comb_loss, label_loss
 from model.training.run import train
 from model.training.samples import SampleSource
 
@@ -64,6 +69,8 @@ def pairs_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 Image.fromarray(imagery_of(drawn, rng)).save(root / f"{stem}.rs.png")
                 parent = f"{split}_{zoom - 1}_{x >> 1}_{y >> 1}.map.png" if zoom > 14 else ""
                 rows.append(["s", split, zoom, x, y, f"{stem}.rs.png", f"{stem}.map.png", parent])
+                if zoom == 17:
+                    rows.append(["other", split, zoom, "", "", f"{stem}.rs.png", f"{stem}.map.png", ""])
     with (root / "manifest.csv").open("w", newline="") as out:
         writer = csv.writer(out)
         writer.writerow(["source", "split", "zoom", "x", "y", "rs", "map", "parent_map"])
@@ -72,20 +79,22 @@ def pairs_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def config(pairs: Path, out: Path, steps: int, **changes: object) -> TrainConfig:
-    stage = StageConfig("autoencoder", steps, batch=2, crop=64, checkpoint_every=2, warmup=1)
+    stage = StageConfig("condition", steps, batch=2, crop=64, checkpoint_every=2, warmup=1, all_sources=True)
     stages = (
         stage,
-        replace(stage, name="condition"),
-        replace(stage, name="refine", crop=256, batch=1, self_reference=0.5),
-        replace(stage, name="diffusion", crop=256, batch=1),
+        replace(stage, name="autoencoder", all_sources=False),
+        replace(stage, name="refine", crop=64, batch=2, self_reference=0.5, all_sources=True),
+        replace(stage, name="diffusion", crop=64, batch=2, all_sources=False),
+        replace(stage, name="adversarial", crop=64, batch=2, all_sources=False),
     )
-    return TrainConfig(preset="tiny", pairs=pairs, source="s", out=out, stages=stages, **changes)  # type: ignore[arg-type]
+    data = (DataConfig(pairs, "s", 0.7), DataConfig(pairs, "other", 0.3, "roads"))
+    return TrainConfig(preset="tiny", data=data, out=out, stages=stages, **changes)  # type: ignore[arg-type]
 
 
 def test_an_interrupted_run_is_the_run_that_was_not(pairs_dir: Path, tmp_path: Path) -> None:
     whole = load_network(train(config(pairs_dir, tmp_path / "a", 4)))
     full, short = config(pairs_dir, tmp_path / "b", 4), config(pairs_dir, tmp_path / "b", 4)
-    for stage in ("autoencoder", "condition", "refine", "diffusion"):
+    for stage in STAGES:
         # stopped after two of four steps: the second checkpoint is lost
         train(short, only=stage)
         path = tmp_path / "b" / f"{stage}.ckpt"
@@ -124,14 +133,27 @@ def test_a_run_leaves_log_grids_and_a_network(pairs_dir: Path, tmp_path: Path) -
     names = {path.name for path in tmp_path.iterdir()}
     assert {"log.jsonl", "network.safetensors", "network.json", "diffusion-000002.png"} <= names
     entries = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
-    assert {entry["stage"] for entry in entries} == {"autoencoder", "condition", "diffusion", "refine"}
+    assert {entry["stage"] for entry in entries} == set(STAGES)
     assert any("miou" in entry.get("validation", {}) for entry in entries)
+
+
+def test_a_run_can_start_from_another_network(pairs_dir: Path, tmp_path: Path) -> None:
+    other = random_network(tiny(), 5)
+    save_network(other, tmp_path / "other", half=False)
+    settings = config(pairs_dir, tmp_path / "out", 0, init=tmp_path / "other")
+    started = load_network(train(settings))
+    assert torch.allclose(started.encoder.merge.weight, other.encoder.merge.weight, atol=1e-3)
+    with pytest.raises(ValueError, match="does not exist"):
+        train(replace(settings, init=tmp_path / "nothing"))
+    save_file({"stranger": torch.zeros(1)}, tmp_path / "stranger.safetensors")
+    with pytest.raises(ValueError, match="no tensor"):
+        train(replace(settings, init=tmp_path / "stranger"))
 
 
 @pytest.mark.slow
 def test_the_condition_stage_learns(pairs_dir: Path, tmp_path: Path) -> None:
     settings = config(pairs_dir, tmp_path, 60)
-    stage = replace(settings.stages[1], rate=3e-3, batch=4, crop=128, checkpoint_every=60)
+    stage = replace(settings.stages[0], rate=3e-3, batch=4, crop=128, checkpoint_every=60, all_sources=False)
     train(replace(settings, stages=(stage,)))
     losses = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     values = [entry["loss"] for entry in losses if "loss" in entry]
@@ -184,18 +206,84 @@ def test_pairs_are_read_with_their_parents(pairs_dir: Path) -> None:
     assert len(pairs) == 7
     assert all((pair.parent is not None) == (pair.zoom > 14) for pair in pairs)
     with pytest.raises(ValueError, match="no pair of source"):
-        read_pairs(pairs_dir, "other", "train")
+        read_pairs(pairs_dir, "none", "train")
     with pytest.raises(ValueError, match=r"no manifest\.csv"):
         read_pairs(pairs_dir / "none", "s", "train")
+
+
+def test_pairs_without_a_position_get_places_of_their_own(pairs_dir: Path) -> None:
+    pairs = read_pairs(pairs_dir, "other", "train", reading="roads")
+    assert len({pair.area for pair in pairs}) == len(pairs) == 2
+    assert {pair.reading for pair in pairs} == {"roads"}
+
+
+def test_only_stages_that_may_use_other_styles_see_them(pairs_dir: Path, tmp_path: Path) -> None:
+    settings = config(pairs_dir, tmp_path, 1)
+    source = SampleSource(settings, "train")
+    seen = {}
+    for name, stage in (("style", settings.stages[1]), ("all", settings.stages[0])):
+        labels = [source.batch(stage, np.random.default_rng(i)).labels for i in range(20)]
+        seen[name] = set(torch.cat([x.flatten() for x in labels]).tolist())
+    assert max(seen["style"] - {ANYTHING}) < len(PALETTE)
+    assert LABEL_OF["not road"] in seen["all"]
+    assert len(SampleSource(settings, "val").pairs) == 7
+
+
+def test_the_label_loss_is_the_cross_entropy_and_generalises_it() -> None:
+    logits = torch.randn(2, len(PALETTE), 8, 8)
+    labels = torch.randint(0, len(PALETTE), (2, 8, 8))
+    weight = LABEL_WEIGHT[: len(PALETTE)]
+    assert torch.allclose(label_loss(logits, labels), torch.nn.functional.cross_entropy(logits, labels, weight))
+    labels[1] = LABEL_OF["road"]
+    assert label_loss(logits, labels).isfinite()
+    sure = torch.full_like(logits, -30.0)
+    for name, drawn, small in (
+        ("road", "secondary road", True),
+        ("road", "water", False),
+        ("not road", "water", True),
+        ("not road", "road", False),
+        ("open", "forest", False),
+    ):
+        sure[:] = -30.0
+        sure[:, [entry[0] for entry in PALETTE].index(drawn)] = 30.0
+        loss = float(label_loss(sure, torch.full_like(labels, LABEL_OF[name])))
+        assert (loss < 1e-3) == small, (name, drawn, loss)
+    assert float(label_loss(logits, torch.full_like(labels, ANYTHING))) == 0
+
+
+def test_the_comb_loss_sees_cells_and_nothing_else() -> None:
+    smooth = torch.nn.functional.interpolate(torch.randn(4, 3, 30, 30), size=(256, 256), mode="bicubic")
+    cells = torch.nn.functional.interpolate(torch.randn(4, 3, 32, 32), size=(256, 256), mode="nearest")
+    assert float(comb_loss(smooth)) < 0.002
+    assert float(comb_loss(cells)) > 1
+    assert float(comb_loss(cells.roll(3, dims=3))) > 1
+    assert float(comb_loss(smooth + 0.05 * cells)) > 2 * float(comb_loss(smooth))
+    assert float(comb_loss(torch.zeros(1, 3, 64, 64))) == pytest.approx(1)
+
+
+def test_maps_of_other_styles_are_read_as_far_as_they_can_be_trusted() -> None:
+    colours = np.array([[(255, 255, 255), (173, 209, 158), (0, 0, 0), (170, 211, 223)]], dtype=np.uint8)
+    names = [["road", "vegetation", "anything", "water"]]
+    assert READERS["classes"](colours).tolist() == [[LABEL_OF[name] for name in names[0]]]
+    assert READERS["roads"](colours)[0, [0, 1, 3]].tolist() == [
+        LABEL_OF[name] for name in ("road", "not road", "not road")
+    ]
+    assert READERS["roads and water"](colours)[0, [1, 3]].tolist() == [
+        LABEL_OF[name] for name in ("neither road nor water", "water")
+    ]
+    sheet = np.array([[(255, 255, 255), (195, 225, 185), (30, 30, 30), (150, 215, 250)]], dtype=np.uint8)
+    assert READERS["topographic"](sheet).tolist() == [
+        [LABEL_OF[name] for name in ("open", "wooded", "anything", "water")]
+    ]
 
 
 def test_samples_are_a_function_of_the_seed_and_the_root_has_no_reference(pairs_dir: Path, tmp_path: Path) -> None:
     settings = config(pairs_dir, tmp_path, 1, zoom_weights={14: 1.0, 15: 0.0, 16: 0.0, 17: 0.0})
     source = SampleSource(settings, "train")
-    stage = replace(settings.stages[2], reference_dropout=0.0)
+    stage = replace(settings.stages[2], reference_dropout=0.0, self_reference=0.0, all_sources=False)
     a, b = (source.batch(stage, np.random.default_rng([1, 2])) for _ in range(2))
     assert torch.equal(a.imagery, b.imagery)
-    assert torch.equal(a.palette, b.palette)
+    assert torch.equal(a.labels, b.labels)
     assert not a.reference.any()
     assert "reference" not in a.texts[0]
     source = SampleSource(replace(settings, zoom_weights={14: 0.0}), "train")
@@ -228,14 +316,17 @@ def test_augmentations() -> None:
 
 def test_configuration_mistakes_are_named(tmp_path: Path) -> None:
     path = tmp_path / "c.toml"
-    good = 'preset = "tiny"\npairs = "p"\nsource = "s"\nout = "o"\n[stage.condition]\nsteps = 1\n'
+    good = 'preset = "tiny"\nout = "o"\n[[data]]\npairs = "p"\nsource = "s"\n[stage.condition]\nsteps = 1\n'
     path.write_text(good)
-    assert read_config(path).pairs == tmp_path / "p"
+    assert read_config(path).data[0].pairs == tmp_path / "p"
     for text, words in [
         ("preset =", "not valid TOML"),
         (good.replace("condition", "conditoin"), "stages are"),
         (good + "stepz = 2\n", "stepz"),
         (good.replace('preset = "tiny"\n', ""), "preset"),
+        (good.replace('pairs = "p"\n', ""), "needs 'pairs'"),
+        (good.replace('source = "s"', 'source = "s"\nreading = "runes"'), "reading is one of"),
+        ('preset = "tiny"\nout = "o"\n[stage.condition]\nsteps = 1\n', "no .*data.* table"),
     ]:
         path.write_text(text)
         with pytest.raises(ValueError, match=words):
@@ -249,3 +340,16 @@ def test_nearest_colours() -> None:
     for index, colour in enumerate(COLOURS):
         assert nearest_colour(np.array(colour, dtype=np.uint8)) == index
     assert classify(np.array([[[255, 255, 255], [171, 210, 222]]], dtype=np.uint8)).tolist() == [[2, 3]]
+
+
+def test_baselines_are_trained_on_the_same_samples(pairs_dir: Path, tmp_path: Path) -> None:
+    stage = StageConfig("sharpener", 2, batch=2, crop=64, checkpoint_every=2, warmup=1, reference_dropout=0.0)
+    stages = (stage, replace(stage, name="regression"), replace(stage, name="segmentation", all_sources=True))
+    settings = replace(config(pairs_dir, tmp_path / "out", 2), preset=BASELINE_PRESET, stages=stages)
+    assert set(load_baselines(train_baselines(settings))) == set(BASELINES)
+    path = tmp_path / "c.toml"
+    path.write_text(
+        'preset = "baselines"\nout = "o"\n[[data]]\npairs = "p"\nsource = "s"\n[stage.condition]\nsteps = 1\n'
+    )
+    with pytest.raises(ValueError, match="stages are sharpener, regression, segmentation"):
+        read_config(path)

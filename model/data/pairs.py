@@ -21,6 +21,7 @@ Pixels = NDArray[np.uint8]
 class Pair:
     """One imagery/map pair. Images are 256 x 256 x 3 uint8; `parent` is the map tile one zoom up, if known.
 
+    reading: how the map is read (a key of `labels.READERS`).
     area: (split, x, y) of the pair's ancestor at z14, the unit in which offsets and confidence intervals are taken.
     """
 
@@ -31,6 +32,7 @@ class Pair:
     imagery: Pixels = field(repr=False)
     map: Pixels = field(repr=False)
     parent: Pixels | None = field(default=None, repr=False)
+    reading: str = "exact"
 
     @property
     def area(self) -> tuple[str, int, int]:
@@ -45,36 +47,54 @@ def read_image(path: Path) -> Pixels:
         return np.asarray(image.convert("RGB"))
 
 
-def read_pairs(root: Path, source: str, split: str, zooms: range = range(14, 19)) -> list[Pair]:
-    """Load every pair of one source and split. Raises ValueError if there is none."""
-    manifest = root / "manifest.csv"
-    if not manifest.is_file():
-        raise ValueError(f"{root} holds no manifest.csv; give the folder of the pairs")
-    with manifest.open(newline="") as lines:
-        rows = [
-            row
-            for row in csv.DictReader(lines)
-            if row["source"] == source and row["split"] == split and int(row["zoom"]) in zooms
-        ]
+def read_pairs(root: Path, source: str, split: str, zooms: range = range(14, 19), reading: str = "exact") -> list[Pair]:
+    """Load every pair of one source and split. Raises ValueError if there is none.
+
+    Pairs without a position get places of their own, each 16 tiles from the next, west of the world.
+    """
+    rows = [row for row in _rows(root, source, split) if int(row["zoom"]) in zooms]
     if not rows:
-        raise ValueError(f"{manifest} lists no pair of source {source!r} and split {split!r}")
+        raise ValueError(f"{root} lists no pair of source {source!r} and split {split!r}")
     parents = {row["parent_map"] for row in rows if row["parent_map"]}
 
-    def load(row: dict[str, str]) -> Pair:
+    def load(numbered: tuple[int, dict[str, str]]) -> Pair:
+        number, row = numbered
         return Pair(
             zoom=int(row["zoom"]),
-            x=int(row["x"]),
-            y=int(row["y"]),
+            x=int(row["x"]) if row["x"] else -16 * (number + 1),
+            y=int(row["y"]) if row["y"] else 0,
             split=split,
             imagery=read_image(root / row["rs"]),
             map=read_image(root / row["map"]),
             parent=loaded.get(row["parent_map"]),
+            reading=reading,
         )
 
     with ThreadPoolExecutor(4) as pool:
         names = sorted(name for name in parents if (root / name).is_file())
         loaded = dict(zip(names, pool.map(lambda name: read_image(root / name), names), strict=True))
-        return list(pool.map(load, rows))
+        return list(pool.map(load, enumerate(rows)))
+
+
+def _rows(root: Path, source: str, split: str) -> list[dict[str, str]]:
+    """The manifest's rows, or what a CSCMG folder holds (root/split/rs_256 and map_256, {z}_{x}_{y}.png)."""
+    manifest = root / "manifest.csv"
+    if manifest.is_file():
+        with manifest.open(newline="") as lines:
+            return [row for row in csv.DictReader(lines) if row["source"] == source and row["split"] == split]
+    seen, drawn = (
+        {path.stem: path for path in (root / split / kind).glob("*_*_*.*")} for kind in ("rs_256", "map_256")
+    )
+    if not seen:
+        raise ValueError(f"{root} holds neither a manifest.csv nor {split}/rs_256; give the folder of the pairs")
+    rows = []
+    for name in sorted(seen.keys() & drawn.keys()):
+        zoom, x, y = (int(part) for part in name.split("_"))
+        parent = drawn.get(f"{zoom - 1}_{x >> 1}_{y >> 1}")
+        paths = {"rs": seen[name], "map": drawn[name]} | ({"parent_map": parent} if parent else {})
+        row = {"zoom": str(zoom), "x": str(x), "y": str(y), "parent_map": ""}
+        rows.append(row | {key: str(path.relative_to(root)) for key, path in paths.items()})
+    return rows
 
 
 def quadrant(parent: Pixels, x: int, y: int, levels: int) -> Pixels:

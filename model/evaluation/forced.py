@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,7 @@ from tqdm import tqdm
 from model.cascade import Block, Ladder, Pixels, assemble, enlarge
 from model.data.alignment import Area, estimate_offsets, offset_of, shift
 from model.data.pairs import Pair, quadrant, read_pairs
+from model.evaluation.baselines import Drawer
 from model.evaluation.features import offline_network
 from model.evaluation.report import Compared, median_tile, score, table, write_report
 from model.palette import LAND
@@ -27,7 +30,11 @@ def opaque(image: Pixels) -> Pixels:
 
 
 def draw_forced(
-    pipeline: CascadePipeline, pairs: list[Pair], offsets: dict[Area, tuple[int, int]], span: int
+    pipeline: CascadePipeline,
+    pairs: list[Pair],
+    offsets: dict[Area, tuple[int, int]],
+    span: int,
+    baselines: Mapping[str, Drawer] = MappingProxyType({}),
 ) -> list[Compared]:
     """Draw every pair that has a true reference `span` levels up (all of them at the root, without one).
 
@@ -50,13 +57,14 @@ def draw_forced(
         reference = ladder.reference_zoom(pair.zoom)
         if tile not in drawn:
             continue
-        images = {"drawn": drawn[tile]}
+        enlarged = None
         if reference is not None:
             levels = pair.zoom - reference
             parent = maps[Tile(pair.x >> levels, pair.y >> levels, reference)][..., :3]
-            images["copy_parent"] = quadrant(np.ascontiguousarray(parent), pair.x, pair.y, levels)
-        else:
-            images["copy_parent"] = median_tile(pair)
+            enlarged = quadrant(np.ascontiguousarray(parent), pair.x, pair.y, levels)
+        images = {"drawn": drawn[tile], "copy_parent": median_tile(pair) if enlarged is None else enlarged}
+        seen = np.ascontiguousarray(imagery[tile][..., :3])
+        images |= {name: draw(seen, enlarged, pair.zoom) for name, draw in baselines.items()}
         compared.append(Compared(pair, images | {"median": median_tile(pair)}))
     return compared
 
@@ -76,11 +84,18 @@ def _conditions(
 
 
 def run_forced(
-    weights: Path, root: Path, source: str, split: str, zooms: range, span: int, out: Path
+    weights: Path,
+    root: Path,
+    source: str,
+    split: str,
+    zooms: range,
+    span: int,
+    out: Path,
+    baselines: Mapping[str, Drawer] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """Evaluate a network on pairs and write the report. Raises ValueError or FileNotFoundError with a sentence."""
     pairs = read_pairs(root, source, split, zooms)
-    compared = draw_forced(CascadePipeline(load_network(weights)), pairs, estimate_offsets(pairs), span)
+    compared = draw_forced(CascadePipeline(load_network(weights)), pairs, estimate_offsets(pairs), span, baselines)
     if not compared:
         raise ValueError(f"no pair of zooms {zooms[0]} to {zooms[-1]} has a true map {span} levels up")
     metrics = score(f"teacher-forced {2**span}X", compared, {}, offline_network())

@@ -55,6 +55,13 @@ def ssim(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
     return float(scores.mean())
 
 
+def agreement(child: Pixels, parent: Pixels, x: int, y: int) -> float:
+    """Cross-zoom consistency: the share of pixels of tile (x, y) whose class is that of its parent tile there."""
+    half = child.shape[0] // 2
+    top, left = (y & 1) * half, (x & 1) * half
+    return float((classify(child[::2, ::2]) == classify(parent[top : top + half, left : left + half])).mean())
+
+
 @dataclass
 class Scores:
     """Accumulates tiles of one kind (one zoom, one method)."""

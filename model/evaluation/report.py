@@ -14,7 +14,7 @@ from PIL import Image
 from model.data.alignment import Area, offset_of, shift
 from model.data.pairs import Pair, Pixels
 from model.evaluation.features import FeatureNetwork, frechet_distance, kernel_distance
-from model.evaluation.metrics import Scores
+from model.evaluation.metrics import Scores, agreement
 
 SHEET_ROWS = 8
 RESAMPLES = 2000
@@ -62,7 +62,8 @@ def score(
                 drawn = network([item.images[method] for item in items])
                 summary["kid"] = round(kernel_distance(drawn, truth), 5)
                 summary["fid"] = round(frechet_distance(drawn, truth), 3)
-            summaries[method][str(zoom)] = summary
+            steady = consistency(compared, method, zoom)
+            summaries[method][str(zoom)] = summary | ({} if steady is None else {"consistency": steady})
         areas = [item.pair.area for item in items]
         for method in methods[1:]:
             a, b = tallies[methods[0]][zoom], tallies[method][zoom]
@@ -77,6 +78,17 @@ def score(
         "paired": paired,
     }
     return result | ({} if network is None else {"features": network.description})
+
+
+def consistency(compared: list[Compared], method: str, zoom: int) -> float | None:
+    """Mean agreement of a method's tiles with its own parents, where both were drawn."""
+    drawn = {(c.pair.zoom, c.pair.x, c.pair.y): c.images[method] for c in compared}
+    values = [
+        agreement(image, drawn[z - 1, x >> 1, y >> 1], x, y)
+        for (z, x, y), image in drawn.items()
+        if z == zoom and (z - 1, x >> 1, y >> 1) in drawn
+    ]
+    return round(float(np.mean(values)), 4) if values else None
 
 
 def _moved(item: Compared, image: Pixels, offsets: dict[Area, tuple[int, int]]) -> tuple[Pixels, Pixels]:

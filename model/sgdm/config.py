@@ -67,6 +67,7 @@ class TextConfig:
     """The text tower (open_clip classes) that reads the scale text.
 
     compact_vocabulary: keep only the tokens that occur in scale texts (a few hundred of 49,408).
+    constant: read an empty text whatever the scale (for ablations).
     """
 
     open_clip_model: str | None = "ViT-H-14"
@@ -75,12 +76,13 @@ class TextConfig:
     heads: int = 16
     context_length: int = 77
     compact_vocabulary: bool = False
+    constant: bool = False
 
 
 @dataclass(frozen=True)
 class AutoencoderConfig:
-    """kind: "kl" is diffusers' `AutoencoderKL` (published); "palette" a linear encoder of palette colours with a
-    learned decoder that says which palette colour each pixel has."""
+    """kind: "kl" is diffusers' `AutoencoderKL` (published), of which all fields speak; "palette" a linear encoder of
+    palette colours with a learned decoder that says which palette colour each pixel has."""
 
     kind: Literal["kl", "palette"] = "kl"
     latent_channels: int = 4
@@ -185,9 +187,9 @@ def default() -> SGDMConfig:
         ),
         unet=UNetConfig(widths=(48, 96, 128), layers_per_block=1, head_dim=16, context_dim=128, local=True),
         text=TextConfig(open_clip_model=None, width=128, layers=3, heads=4, context_length=48, compact_vocabulary=True),
-        autoencoder=AutoencoderConfig(kind="palette", latent_channels=48, widths=(48, 64), layers_per_block=1),
+        autoencoder=AutoencoderConfig(kind="palette", latent_channels=64),
         diffusion=DiffusionConfig(
-            prediction="sample", sampler="ddim", steps=2, zero_snr=True, palette_prior=True, temperature=0.25
+            prediction="sample", sampler="ddim", steps=1, zero_snr=True, palette_prior=True, temperature=0.25
         ),
         windows=WindowConfig(encode=128, denoise=32, decode=32, blend=False),
     )
@@ -208,8 +210,8 @@ def tiny() -> SGDMConfig:
         ),
         unet=UNetConfig(widths=(16, 16, 16), layers_per_block=1, head_dim=8, context_dim=32, local=True),
         text=TextConfig(open_clip_model=None, width=32, layers=2, heads=2, context_length=48, compact_vocabulary=True),
-        autoencoder=AutoencoderConfig(kind="palette", latent_channels=4, widths=(8, 8), layers_per_block=1),
-        diffusion=DiffusionConfig(prediction="sample", sampler="ddim", steps=2, zero_snr=True, palette_prior=True),
+        autoencoder=AutoencoderConfig(kind="palette", latent_channels=4),
+        diffusion=DiffusionConfig(prediction="sample", sampler="ddim", steps=1, zero_snr=True, palette_prior=True),
         windows=WindowConfig(encode=64, denoise=64, decode=32, blend=False),
     )
 

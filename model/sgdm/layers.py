@@ -27,6 +27,11 @@ class ChannelNorm(nn.Module):
         return out.permute(0, 3, 1, 2)
 
 
+def cut(x: Tensor, margin: int) -> Tensor:
+    """Leave out `margin` positions on every side."""
+    return x[:, :, margin:-margin, margin:-margin].contiguous(memory_format=torch.channels_last)
+
+
 def make_local(module: nn.Module) -> None:
     """Replace every GroupNorm inside `module` by a ChannelNorm of the same width, in place."""
     for parent in list(module.modules()):

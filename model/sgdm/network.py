@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from model.sgdm.autoencoder import PaletteAutoencoder, build_autoencoder
+from model.sgdm.autoencoder import FINE_STRIDE, Draft, PaletteAutoencoder, build_autoencoder
 from model.sgdm.config import LATENT_STRIDE, SGDMConfig
+from model.sgdm.layers import cut
 from model.sgdm.mf_encoder import MFEncoder
-from model.sgdm.prior import STRIDE as PRIOR_STRIDE
 from model.sgdm.prior import PalettePrior
 from model.sgdm.sf_adapter import SFAdapter
 from model.sgdm.text_tower import ScaleTextEncoder
 from model.sgdm.unet import InjectedUNet
 
 
-def cut(x: Tensor, margin: int) -> Tensor:
-    """Leave out `margin` positions on every side."""
-    return x[:, :, margin:-margin, margin:-margin].contiguous(memory_format=torch.channels_last)
+@dataclass(frozen=True)
+class Encoded:
+    """What the conditions say: injected features, and the draft of a network with a prior."""
+
+    features: list[Tensor]
+    draft: Draft | None
 
 
 class SGDM(nn.Module):
@@ -39,28 +43,35 @@ class SGDM(nn.Module):
         self.prior: PalettePrior | None = None
         if config.diffusion.palette_prior:
             self.prior = PalettePrior(
-                config.encoder.condition_channels, self.encoder.fine_channels, config.autoencoder.latent_channels
+                config.encoder.condition_channels,
+                self.encoder.fine_channels,
+                config.text.width,
+                config.autoencoder.latent_channels,
             )
 
-    def condition(self, imagery: Tensor, reference: Tensor, crop: int = 0) -> tuple[list[Tensor], Tensor | None]:
-        """Condition images (N x 3 x H x W in [-1, 1], 0 where unknown) -> injected features and the latent's mean.
+    def condition(self, imagery: Tensor, reference: Tensor, text: Tensor, crop: int = 0) -> Encoded:
+        """Condition images (N x 3 x H x W in [-1, 1], 0 where unknown) and the scale text's embedding (N x L x D).
 
-        crop: pixels of context that only the encoder needs, cut off on every side (a multiple of 32). The mean is None
-        without a prior.
+        crop: pixels of context that only the encoder needs, cut off on every side (a multiple of 32).
         """
         condition, fine = self.encoder(imagery, reference)
         if crop:
-            condition, fine = cut(condition, crop // LATENT_STRIDE), cut(fine, crop // PRIOR_STRIDE)
+            condition, fine = cut(condition, crop // LATENT_STRIDE), cut(fine, crop // FINE_STRIDE)
         features = self.adapter(condition)
         if self.prior is None or not isinstance(self.autoencoder, PaletteAutoencoder):
-            return features, None
-        return features, self.prior.mean(condition, fine, self.autoencoder)
+            return Encoded(features, None)
+        logits, hidden = self.prior(condition, fine, text)
+        if self.config.encoder.reference == "none":
+            reference = torch.zeros_like(reference)
+        images = torch.cat([imagery, reference], dim=1)
+        images = cut(images, crop) if crop else images
+        return Encoded(features, self.prior.draft(logits, hidden, images, self.autoencoder))
 
-    def latent(self, sample: Tensor, mean: Tensor | None) -> Tensor:
-        """What the sampler gave -> the latent to decode: mean + scale * sample, with a prior."""
-        if self.prior is None or mean is None:
+    def latent(self, sample: Tensor, draft: Draft | None) -> Tensor:
+        """What the sampler gave -> the latent to decode: the draft's mean + scale * sample, with a prior."""
+        if self.prior is None or draft is None:
             return sample
-        return mean + self.prior.scale.view(1, -1, 1, 1) * sample
+        return draft.mean + self.prior.scale.view(1, -1, 1, 1) * sample
 
     def parameter_counts(self) -> dict[str, int]:
         """Parameters by part."""

@@ -53,6 +53,8 @@ class ScaleTextEncoder(nn.Module):
 
     def tokens(self, texts: list[str]) -> Tensor:
         """Tokenise: N texts -> N x context_length integers. Unknown words of a compact vocabulary become padding."""
+        if self.config.constant:
+            texts = [""] * len(texts)
         ids = open_clip.tokenize(texts, context_length=self.config.context_length)
         if not self.config.compact_vocabulary:
             return ids

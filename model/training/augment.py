@@ -26,7 +26,7 @@ def symmetry(image: NDArray[Any], index: int) -> NDArray[Any]:
 
 
 def imagery_colours(image: Pixels, rng: np.random.Generator) -> Pixels:
-    """Exposure, contrast, white balance, saturation, haze and blur, each moderate and at random."""
+    """Exposure, contrast, white balance, saturation, haze, coarse pixels and blur, each moderate and at random."""
     x = image.astype(np.float32) / 255
     x = x ** np.float32(np.exp(rng.normal(0, 0.25)))
     x = x * rng.normal(1, 0.08, 3).astype(np.float32) * np.float32(np.exp(rng.normal(0, 0.12)))
@@ -36,9 +36,24 @@ def imagery_colours(image: Pixels, rng: np.random.Generator) -> Pixels:
         haze = np.float32(rng.uniform(0, 0.3))
         x = x * (1 - haze) + haze * np.float32(rng.uniform(0.6, 0.9))
     out = (np.clip(x, 0, 1) * 255).astype(np.uint8)
+    picture = Image.fromarray(out)
+    if rng.random() < 0.15:
+        small = int(out.shape[0] * rng.uniform(0.35, 0.9))
+        picture = picture.resize((small, small), Image.Resampling.BOX).resize(picture.size, Image.Resampling.BICUBIC)
     if rng.random() < 0.2:
-        out = np.asarray(Image.fromarray(out).filter(ImageFilter.GaussianBlur(rng.uniform(0.3, 1.5))))
-    return out
+        picture = picture.filter(ImageFilter.GaussianBlur(rng.uniform(0.3, 1.5)))
+    return np.asarray(picture)
+
+
+def cast_shadows(image: Pixels, rng: np.random.Generator) -> Pixels:
+    """Darken a part with a soft, irregular edge and a bluish tint, as a mountain's or a cloud's shadow does."""
+    size = image.shape[0]
+    coarse = rng.normal(0, 1, (rng.integers(2, 7),) * 2).astype(np.float32)
+    field = np.asarray(Image.fromarray(coarse).resize((size, size), Image.Resampling.BICUBIC))
+    edge = np.float32(rng.uniform(0.02, 0.3))
+    depth = np.clip((field - np.float32(rng.normal(0.3, 0.5))) / edge, 0, 1)[..., None]
+    dark = np.float32(rng.uniform(0.2, 0.6)) * np.array([0.9, 1.0, 1.15], dtype=np.float32)
+    return np.clip(image * (1 - depth * (1 - dark)), 0, 255).astype(np.uint8)
 
 
 def scene_edge(size: int, rng: np.random.Generator) -> NDArray[np.bool_]:

@@ -7,7 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-STAGES = ("autoencoder", "condition", "refine", "diffusion")
+from model.data.labels import READERS
+from model.evaluation.baselines import BASELINES
+
+STAGES = ("condition", "autoencoder", "refine", "diffusion", "adversarial")
+
+BASELINE_PRESET = "baselines"
+"""The preset whose stages are the networks of `evaluation.baselines`."""
 
 
 @dataclass(frozen=True)
@@ -17,6 +23,9 @@ class StageConfig:
     crop: edge of the training crop in pixels (a multiple of 32). after: name of a stage whose result is needed.
     bfloat16: matrix products in bfloat16 (autocast): twice as fast where the processor has such instructions.
     self_reference: probability that a sample's reference is the network's own earlier drawing instead of the true map.
+    degraded: probability that a true reference is made soft, shifted and wrong in places; as it is, the network learns
+        how far to trust a good one.
+    all_sources: draw from every source, not only from the first, whose style the network draws.
     """
 
     name: str
@@ -34,18 +43,39 @@ class StageConfig:
     reference_dropout: float = 0.3
     text_dropout: float = 0.0
     self_reference: float = 0.0
+    degraded: float = 0.8
+    all_sources: bool = False
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """One source of pairs: `pairs` holds manifest.csv. share: its part of the samples, relative to the others'.
+
+    reading: how its maps are read (a key of `labels.READERS`).
+    """
+
+    pairs: Path
+    source: str
+    share: float = 1.0
+    reading: str = "exact"
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """The whole run. `pairs` holds manifest.csv; `out` receives checkpoints, logs, grids and the network."""
+    """The whole run. `out` receives checkpoints, logs, grids and the network. The first source of `data` has the style
+    that is learned, and validates. backbone: ImageNet weights of the imagery branch. init: a network whose tensors of
+    the same name and shape are the start. spans: levels between a tile and its reference, each as likely as it occurs
+    here; none: no references. encoder, text: fields of the preset's EncoderConfig and TextConfig to change."""
 
     preset: str
-    pairs: Path
-    source: str
+    data: tuple[DataConfig, ...]
     out: Path
     backbone: Path | None = None
+    init: Path | None = None
     seed: int = 231
+    spans: tuple[int, ...] = (1, 1, 1, 1, 2)
+    encoder: dict[str, Any] = field(default_factory=dict)
+    text: dict[str, Any] = field(default_factory=dict)
     zoom_weights: dict[int, float] = field(default_factory=dict)
     stages: tuple[StageConfig, ...] = ()
 
@@ -60,13 +90,26 @@ def read_config(path: Path) -> TrainConfig:
     try:
         stages = tuple(StageConfig(name=name, **table) for name, table in data.pop("stage", {}).items())
         weights = {int(zoom): float(weight) for zoom, weight in data.pop("zoom_weights", {}).items()}
-        for key in ("pairs", "out", "backbone"):
+        for key in ("out", "backbone", "init"):
             if key in data:
                 data[key] = (base / data[key]).resolve()
-        config = TrainConfig(stages=stages, zoom_weights=weights, **data)
+        sources = tuple(
+            DataConfig(pairs=(base / table.pop("pairs")).resolve(), **table) for table in data.pop("data", [])
+        )
+        if "spans" in data:
+            data["spans"] = tuple(data["spans"])
+        config = TrainConfig(stages=stages, zoom_weights=weights, data=sources, **data)
+    except KeyError as missing:
+        raise ValueError(f"{path}: every [[data]] table needs {missing}") from None
     except TypeError as error:
         raise ValueError(f"{path}: {error}") from None
-    unknown = [stage.name for stage in config.stages if stage.name not in STAGES]
+    if not config.data:
+        raise ValueError(f"{path}: there is no [[data]] table: a source of pairs")
+    for source in config.data:
+        if source.reading not in READERS:
+            raise ValueError(f"{path}: reading is one of {', '.join(READERS)}, not {source.reading!r}")
+    known = tuple(BASELINES) if config.preset == BASELINE_PRESET else STAGES
+    unknown = [stage.name for stage in config.stages if stage.name not in known]
     if unknown or not config.stages:
-        raise ValueError(f"{path}: stages are {', '.join(STAGES)}; got {', '.join(unknown) or 'none'}")
+        raise ValueError(f"{path}: stages are {', '.join(known)}; got {', '.join(unknown) or 'none'}")
     return config

@@ -3,32 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from safetensors.torch import load_file
+from torch import Tensor, nn
 
 from model.palette import nearest_colour
 from model.sgdm.autoencoder import PaletteAutoencoder
-from model.sgdm.config import PRESETS
+from model.sgdm.config import PRESETS, SGDMConfig
 from model.sgdm.network import SGDM, save_network
 from model.training.config import TrainConfig
+from model.training.diffusion import AdversarialTask, DiffusionTask
 from model.training.loop import Task, run
 from model.training.samples import ROOT_ZOOM, SampleSource
 from model.training.stages import (
     AutoencoderTask,
     ConditionTask,
-    DiffusionTask,
+    RefineTask,
     draw_references,
     load_backbone,
 )
 
 TASKS: dict[str, tuple[Callable[..., Task], tuple[str, ...]]] = {
+    "condition": (ConditionTask, ("encoder", "prior", "text")),
     "autoencoder": (AutoencoderTask, ("autoencoder",)),
-    "condition": (ConditionTask, ("encoder", "prior")),
-    "refine": (ConditionTask, ("encoder", "prior")),
-    "diffusion": (DiffusionTask, ("adapter", "unet", "text")),
+    "refine": (RefineTask, ("encoder", "prior", "text", "autoencoder")),
+    "diffusion": (DiffusionTask, ("adapter", "unet")),
+    "adversarial": (AdversarialTask, ("adapter", "unet", "autoencoder")),
 }
 """What trains in each stage, and which parts of the network that changes."""
 
@@ -36,7 +40,7 @@ TASKS: dict[str, tuple[Callable[..., Task], tuple[str, ...]]] = {
 def fit_encoder(network: SGDM, source: SampleSource) -> None:
     """Take the linear encoder's basis from the training maps. The same maps give the same basis: no checkpoint."""
     if isinstance(network.autoencoder, PaletteAutoencoder):
-        maps = (pair.map for pair in source.pairs if pair.zoom > ROOT_ZOOM)
+        maps = (pair.map for pair in source.pairs[: source.first] if pair.zoom > ROOT_ZOOM)
         network.autoencoder.fit(torch.from_numpy(nearest_colour(image).astype(np.int64)) for image in maps)
 
 
@@ -50,9 +54,14 @@ def train(config: TrainConfig, only: str | None = None) -> Path:
     if config.preset not in PRESETS:
         raise ValueError(f"unknown preset {config.preset!r}; there are {', '.join(PRESETS)}")
     # one memory layout from the start: another one rounds differently, and a resumed run would drift
-    network = SGDM(PRESETS[config.preset]()).to(memory_format=torch.channels_last)
+    network = SGDM(_network_config(config)).to(memory_format=torch.channels_last)
+    # the denoiser begins at the draft itself
+    nn.init.zeros_(network.unet.unet.conv_out.weight)
+    nn.init.zeros_(network.unet.unet.conv_out.bias)
     if config.backbone is not None:
-        load_backbone(network, config.backbone)
+        load_backbone(network.encoder.imagery, config.backbone)
+    if config.init is not None:
+        _start_from(network, config.init)
     data, val = SampleSource(config, "train"), SampleSource(config, "val")
     fit_encoder(network, data)
     for stage in config.stages:
@@ -67,6 +76,29 @@ def train(config: TrainConfig, only: str | None = None) -> Path:
         _take(network, parts, average.state_dict())
     save_network(network, config.out / "network")
     return config.out / "network"
+
+
+def _network_config(config: TrainConfig) -> SGDMConfig:
+    """The preset with the run's changes. Raises ValueError for a field that there is not."""
+    preset = PRESETS[config.preset]()
+    try:
+        return replace(
+            preset, encoder=replace(preset.encoder, **config.encoder), text=replace(preset.text, **config.text)
+        )
+    except TypeError as error:
+        raise ValueError(f"preset {config.preset!r} cannot be changed so: {error}") from None
+
+
+def _start_from(network: SGDM, stem: Path) -> None:
+    """Take what fits from another network. Raises ValueError if nothing does."""
+    path = stem.with_suffix(".safetensors")
+    if not path.is_file():
+        raise ValueError(f"init {path} does not exist")
+    own = network.state_dict()
+    fitting = {k: v.to(own[k].dtype) for k, v in load_file(path).items() if k in own and v.shape == own[k].shape}
+    if not fitting:
+        raise ValueError(f"no tensor of {path} fits preset {network.config.name!r}")
+    network.load_state_dict(fitting, strict=False)
 
 
 def _take(network: SGDM, parts: tuple[str, ...], average: dict[str, Tensor]) -> None:

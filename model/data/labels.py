@@ -1,0 +1,101 @@
+"""What a supplied map says about each pixel: one palette colour, or only which colours it may be.
+
+Other maps have other styles, labels printed over them, or gaps. Their pixels still teach something: "some vegetation",
+"anything but a road". A *label* is an index into ALLOWED: below P the palette colour itself, then the sets below.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.palette import CLASS_OF_COLOUR, CLASSES, COLOURS, PALETTE, nearest_colour
+
+Pixels = NDArray[np.uint8]
+Labels = NDArray[np.uint8]
+
+_NAMES = [name for name, _, _ in PALETTE]
+
+
+def _sets() -> dict[str, NDArray[np.bool_]]:
+    """The sets of colours beyond the single ones, by name."""
+    of: dict[str, NDArray[np.bool_]] = {kind: np.equal(CLASS_OF_COLOUR, index) for index, kind in enumerate(CLASSES)}
+    dense = np.array([name in ("forest", "scrub") for name in _NAMES])
+    return of | {
+        "not road": ~of["road"],
+        "neither road nor water": ~(of["road"] | of["water"]),
+        "wooded": dense,
+        "open": ~(dense | of["water"]),
+        "anything": np.ones(len(PALETTE), dtype=np.bool_),
+    }
+
+
+_SETS = _sets()
+ALLOWED: NDArray[np.bool_] = np.concatenate([np.eye(len(PALETTE), dtype=np.bool_), np.stack(list(_SETS.values()))])
+"""K x P: the palette colours that each label allows."""
+
+LABEL_OF = {name: len(PALETTE) + i for i, name in enumerate(_SETS)}
+"""Label of each set."""
+
+ANYTHING = LABEL_OF["anything"]
+
+FAR = 20.0
+"""Distance in RGB from the nearest palette colour beyond which a pixel of a map with letters says nothing."""
+
+
+def exact(image: Pixels) -> Labels:
+    """A map of the default style without labels: each pixel's palette colour."""
+    return nearest_colour(image)
+
+
+def classes(image: Pixels) -> Labels:
+    """A map of a similar style, with letters and icons: the class of what is clearly a palette colour."""
+    nearest = nearest_colour(image)
+    distance = np.sqrt(((image.astype(np.int32) - COLOURS[nearest]) ** 2).sum(axis=-1))
+    by_class = np.array([LABEL_OF[name] for name in CLASSES], dtype=np.uint8)
+    return np.where(distance > FAR, ANYTHING, by_class[CLASS_OF_COLOUR[nearest]]).astype(np.uint8)
+
+
+def _partial(image: Pixels, complete: tuple[str, ...], otherwise: str) -> Labels:
+    """`complete` classes are all there, houses where drawn; the rest is only known to be none of the complete ones."""
+    nearest = nearest_colour(image)
+    kind = CLASS_OF_COLOUR[nearest]
+    out = np.full(nearest.shape, LABEL_OF[otherwise], dtype=np.uint8)
+    for name in (*complete, "building"):
+        out[kind == CLASSES.index(name)] = LABEL_OF[name]
+    for name in ("path", "track"):
+        index = _NAMES.index(name)
+        out[nearest == index] = index
+    return out
+
+
+def roads(image: Pixels) -> Labels:
+    """Roads are complete; no land use."""
+    return _partial(image, ("road",), "not road")
+
+
+def roads_and_water(image: Pixels) -> Labels:
+    """Roads and water are complete; no land use."""
+    return _partial(image, ("road", "water"), "neither road nor water")
+
+
+def topographic(image: Pixels) -> Labels:
+    """A topographic sheet: green areas are wooded, blue ones water, white ones neither; ink says nothing."""
+    red, green, blue = (image[..., i].astype(np.int16) for i in range(3))
+    out = np.full(red.shape, ANYTHING, dtype=np.uint8)
+    out[np.minimum(np.minimum(red, green), blue) > 235] = LABEL_OF["open"]
+    out[(green - red > 18) & (green - blue > 18) & (green > 170)] = LABEL_OF["wooded"]
+    out[(blue - red > 50) & (blue > 200) & (green > 150)] = LABEL_OF["water"]
+    return out
+
+
+READERS: dict[str, Callable[[Pixels], Labels]] = {
+    "exact": exact,
+    "classes": classes,
+    "roads": roads,
+    "roads and water": roads_and_water,
+    "topographic": topographic,
+}
+"""How a source's maps are read, by the name used in training configurations."""

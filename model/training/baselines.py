@@ -1,0 +1,69 @@
+"""Training of the baselines, on the same samples as the network's own stages."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from model.data.pairs import Pixels
+from model.evaluation.baselines import BASELINES, ImageryNetwork, colours_of, save_baseline
+from model.training.config import StageConfig, TrainConfig
+from model.training.loop import run
+from model.training.losses import LABEL_WEIGHT, label_loss
+from model.training.samples import Batch, SampleSource
+from model.training.stages import backbone_of, grid, load_backbone, mean_iou, psnr, to_pixels, validation_batch
+
+
+class BaselineTask:
+    """One baseline network. The sharpener's samples must have a reference: set reference_dropout to 0."""
+
+    def __init__(self, name: str, train: SampleSource, val: SampleSource, stage: StageConfig) -> None:
+        self.name, self.train, self.stage = name, train, stage
+        self.module: Any = BASELINES[name]().to(memory_format=torch.channels_last)
+        self.check = validation_batch(val, name == "sharpener")
+
+    def groups(self) -> list[dict[str, object]]:
+        """The pretrained backbone learns more slowly."""
+        backbone = list(backbone_of(self.module)) if isinstance(self.module, ImageryNetwork) else []
+        known = {id(p) for p in backbone}
+        rest = [p for p in self.module.parameters() if id(p) not in known]
+        return [{"params": rest}, *([{"params": backbone, "scale": self.stage.backbone_rate}] if backbone else [])]
+
+    def batch(self, rng: np.random.Generator) -> Batch:
+        """Augmented pairs."""
+        return self.train.batch(self.stage, rng)
+
+    def loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        """L1 of RGB weighted by class, or the cross-entropy of palette colours."""
+        out = self.module(batch.imagery, batch.reference, batch.zooms)
+        if self.name == "segmentation":
+            return label_loss(out, batch.labels), {}
+        error = (out.float() - batch.map).abs().mean(1)
+        # without a reference there is nothing to sharpen
+        given = batch.reference.flatten(1).any(1) if self.name == "sharpener" else torch.ones(len(error)).bool()
+        weight = LABEL_WEIGHT[batch.labels] * given.view(-1, 1, 1)
+        return (error * weight).sum() / weight.sum().clamp(min=1), {}
+
+    def validate(self, module: Any) -> tuple[dict[str, float], Pixels]:
+        """IoU and PSNR."""
+        with torch.no_grad():
+            drawn = to_pixels(colours_of(module(self.check.imagery, self.check.reference, self.check.zooms)))
+        truth, seen = to_pixels(self.check.map), to_pixels(self.check.imagery)
+        return mean_iou(drawn, truth) | {"psnr": psnr(drawn, truth)}, grid([seen[::3], drawn[::3], truth[::3]])
+
+
+def train_baselines(config: TrainConfig) -> Path:
+    """Run the stages of a configuration that are named after baselines; returns the folder of their weights."""
+    torch.manual_seed(config.seed)
+    data, val = SampleSource(config, "train"), SampleSource(config, "val")
+    for stage in config.stages:
+        task = BaselineTask(stage.name, data, val, stage)
+        if config.backbone is not None and isinstance(task.module, ImageryNetwork):
+            load_backbone(task.module.imagery, config.backbone)
+        average = run(task, stage, config.out, config.seed)
+        save_baseline(average, config.out / f"{stage.name}.safetensors")
+    return config.out

@@ -1,0 +1,213 @@
+"""The denoiser: diffusion about the draft, then one step of it against a discriminator."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.parametrizations import spectral_norm
+
+from model.data.pairs import Pixels
+from model.palette import PALETTE
+from model.sgdm.autoencoder import SHARPNESS, Draft
+from model.sgdm.network import SGDM
+from model.sgdm.sampler import TRAIN_STEPS, Sampler
+from model.training.config import StageConfig
+from model.training.losses import label_loss
+from model.training.samples import Batch, SampleSource
+from model.training.stages import (
+    frozen,
+    grid,
+    guess,
+    mean_iou,
+    need_palette,
+    psnr,
+    to_pixels,
+    true_latent,
+    validation_batch,
+)
+
+
+@torch.no_grad()
+def measure_deviation(parts: Any, train: SampleSource, stage: StageConfig) -> None:
+    """Set the prior's scale, the sampler's unit: the deviation of true latents from the draft's, over a few batches."""
+    rng, errors = np.random.default_rng(0), []
+    for _ in range(4):
+        batch = train.batch(stage, rng)
+        draft = parts["prior"].draft(*guess(parts, batch), parts["autoencoder"])
+        errors.append((true_latent(parts["autoencoder"], batch.labels) - draft.mean).square().mean(dim=(0, 2, 3)))
+    parts["prior"].scale.copy_(torch.stack(errors).mean(0).sqrt())
+
+
+class DiffusionTask:
+    """The denoiser with its adapter, about the prior of a finished encoder.
+
+    The network predicts the clean sample, in units of its deviation from the draft; the error is squared. Tried before:
+    a cross-entropy of the decoded colours (nothing holds the latents where the sampler's next step expects them, and
+    two steps drew worse than one) and L1 of the colours (its median answer is the draft).
+    """
+
+    def __init__(self, network: SGDM, train: SampleSource, val: SampleSource, stage: StageConfig) -> None:
+        self.sampler = Sampler(network.config.diffusion)
+        self.prior, self.autoencoder = need_palette(network)
+        self.finished = frozen(network, "encoder", "prior", "autoencoder", "text")
+        self.module: Any = nn.ModuleDict({name: getattr(network, name) for name in ("adapter", "unet")})
+        self.train, self.stage = train, stage
+        self.check = validation_batch(val, False)
+        measure_deviation(self.finished, train, stage)
+
+    def groups(self) -> list[dict[str, object]]:
+        """All parameters alike."""
+        return [{"params": list(self.module.parameters())}]
+
+    def batch(self, rng: np.random.Generator) -> Batch:
+        """Augmented pairs."""
+        return self.train.batch(self.stage, rng)
+
+    def loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        """Error of the predicted clean sample; half of the steps are those of the sampler."""
+        scale = self.prior.scale.view(1, -1, 1, 1)
+        with torch.no_grad():
+            condition, fine = self.finished["encoder"](batch.imagery, batch.reference)
+            text = self.finished["text"](batch.texts)
+            logits, hidden = self.prior(condition, fine, text)
+            images = torch.cat([batch.imagery, batch.reference], dim=1)
+            draft = self.prior.draft(logits, hidden, images, self.autoencoder)
+            clean = (true_latent(self.autoencoder, batch.labels) - draft.mean) / scale
+        count = clean.shape[0]
+        t = torch.randint(0, TRAIN_STEPS, (count,), generator=generator)
+        choice = torch.randint(0, len(self.sampler.steps), (count,), generator=generator)
+        served = torch.tensor(self.sampler.steps)[choice]
+        t = torch.where(torch.rand(count, generator=generator) < 0.5, served, t)
+        noise = torch.randn(clean.shape, generator=generator)
+        output = self.module["unet"](
+            self.sampler.add_noise(clean, noise, t),
+            t,
+            text,
+            self.module["adapter"](condition),
+        )
+        known = F.avg_pool2d((batch.labels < len(PALETTE)).float().unsqueeze(1), 8)
+        return ((output.float() - clean).square() * known).mean(), {}
+
+    def validate(self, module: Any) -> tuple[dict[str, float], Pixels]:
+        """IoU of sampled maps from imagery alone, and the grid imagery / prior / drawn / truth."""
+        parts = {**self.finished, **module}
+        with torch.no_grad():
+            latent, draft = draw_latents(parts, self.sampler, self.check, torch.Generator().manual_seed(1))
+            drawn, first = (to_pixels(self.autoencoder.decode(x, draft)) for x in (latent, draft.mean))
+        truth, seen = to_pixels(self.check.map), to_pixels(self.check.imagery)
+        scores = mean_iou(drawn, truth) | {"prior_miou": mean_iou(first, truth)["miou"]}
+        return scores, grid([seen[::3], first[::3], drawn[::3], truth[::3]])
+
+
+def draw_latents(parts: Any, sampler: Sampler, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Draft]:
+    """Sample as in serving, with noise from `generator`: the latents to decode, and the drafts."""
+    condition, fine = parts["encoder"](batch.imagery, batch.reference)
+    context = parts["text"](batch.texts)
+    images = torch.cat([batch.imagery, batch.reference], dim=1)
+    draft = parts["prior"].draft(*parts["prior"](condition, fine, context), images, parts["autoencoder"])
+    mean = draft.mean
+    features = parts["adapter"](condition)
+    x = sampler.start(torch.randn(mean.shape, generator=generator))
+    for index, t in enumerate(sampler.steps):
+        output = parts["unet"](x, torch.full((x.shape[0],), t), context, features)
+        fresh = torch.randn(mean.shape, generator=generator) if sampler.needs_step_noise else None
+        x = sampler.step(x, output, index, fresh)
+    return mean + parts["prior"].scale.view(1, -1, 1, 1) * x, draft
+
+
+class Discriminator(nn.Module):
+    """Is this patch of embedded colours (N x 8 x H x W) a piece of a map? With spectral normalisation (Miyato 2018)."""
+
+    def __init__(self, width: int = 32) -> None:
+        super().__init__()
+        sizes = ((8, width, 4, 2), (width, 2 * width, 4, 2), (2 * width, 4 * width, 4, 2), (4 * width, 4 * width, 3, 1))
+        self.layers = nn.ModuleList(
+            spectral_norm(nn.Conv2d(a, b, kernel, stride, padding=1)) for a, b, kernel, stride in sizes
+        )
+        self.score = spectral_norm(nn.Conv2d(4 * width, 1, 3, padding=1))
+
+    def forward(self, embedded: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Scores of overlapping patches, N x 1 x H/8 x W/8, and the features they were read from."""
+        x, features = embedded, []
+        for layer in self.layers:
+            x = F.leaky_relu(layer(x), 0.2)
+            features.append(x)
+        return self.score(x), features
+
+
+class AdversarialTask:
+    """One step of the denoiser, with its decoder, drawn until a discriminator takes it for a map.
+
+    The cross-entropy keeps it where the map is; the hinge loss and the matching of features (Wang et al. 2018,
+    pix2pixHD) give it straight edges and whole buildings where the cross-entropy alone leaves blurs. One-step
+    adversarial distillation is an idea of Sauer et al. (2023).
+    """
+
+    TRUTH, HINGE, MATCH = 1.0, 0.1, 1.0
+
+    def __init__(self, network: SGDM, train: SampleSource, val: SampleSource, stage: StageConfig) -> None:
+        self.sampler = Sampler(network.config.diffusion)
+        if len(self.sampler.steps) != 1:
+            raise ValueError(f"the adversarial stage trains one step; the preset samples {len(self.sampler.steps)}")
+        self.prior, auto = need_palette(network)
+        self.finished = frozen(network, "encoder", "prior", "text")
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)  # whatever stages ran before in this process
+            critic = Discriminator()
+        parts = {"adapter": network.adapter, "unet": network.unet, "autoencoder": auto, "critic": critic}
+        self.module: Any = nn.ModuleDict(parts).requires_grad_(True)
+        self.train, self.stage = train, stage
+        self.check = validation_batch(val, False)
+        measure_deviation({**self.finished, "autoencoder": auto}, train, stage)
+
+    def groups(self) -> list[dict[str, object]]:
+        """The decoder is finished already and moves slowly; the critic faster."""
+        slow = list(self.module["autoencoder"].parameters())
+        critic = list(self.module["critic"].parameters())
+        known = {id(p) for p in (*slow, *critic)}
+        rest = [p for p in self.module.parameters() if id(p) not in known]
+        return [
+            {"params": rest},
+            {"params": slow, "scale": 0.3},
+            {"params": critic, "scale": 2.0, "betas": (0.5, 0.99)},
+        ]
+
+    def batch(self, rng: np.random.Generator) -> Batch:
+        """Augmented pairs."""
+        return self.train.batch(self.stage, rng)
+
+    def loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        """Generator's and critic's loss in one: each sees the other's weights as constants."""
+        auto, critic = self.module["autoencoder"], self.module["critic"]
+        latent, draft = draw_latents({**self.finished, **self.module}, self.sampler, batch, generator)
+        logits = auto.decode_logits(latent, draft)
+        shares = (SHARPNESS * logits).softmax(dim=1)
+        drawn = torch.einsum("nphw,pd->ndhw", shares, auto.embedding)
+        known = (batch.labels < len(PALETTE)).unsqueeze(1)
+        drawn = torch.where(known, drawn, 0)
+        real = torch.where(known, auto.embed(torch.where(known[:, 0], batch.labels, 0)), 0)
+        critic.requires_grad_(False)
+        score, features = critic(drawn)
+        with torch.no_grad():
+            _, wanted = critic(real)
+        critic.requires_grad_(True)
+        match = torch.stack([F.l1_loss(a, b) for a, b in zip(features, wanted, strict=True)]).mean()
+        truth = label_loss(logits, batch.labels)
+        hinge = F.relu(1 - critic(real)[0]).mean() + F.relu(1 + critic(drawn.detach())[0]).mean()
+        logged = {"truth": truth, "match": match, "score": score.mean(), "hinge": hinge}
+        total = self.TRUTH * truth + self.HINGE * -score.mean() + self.MATCH * match + hinge
+        return total, {name: round(float(value.detach()), 4) for name, value in logged.items()}
+
+    def validate(self, module: Any) -> tuple[dict[str, float], Pixels]:
+        """IoU of one-step maps from imagery alone, and the grid imagery / draft / drawn / truth."""
+        parts = {**self.finished, **module}
+        with torch.no_grad():
+            latent, draft = draw_latents(parts, self.sampler, self.check, torch.Generator().manual_seed(1))
+            drawn, first = (to_pixels(parts["autoencoder"].decode(x, draft)) for x in (latent, draft.mean))
+        truth, seen = to_pixels(self.check.map), to_pixels(self.check.imagery)
+        scores = mean_iou(drawn, truth) | {"psnr": psnr(drawn, truth), "draft_miou": mean_iou(first, truth)["miou"]}
+        return scores, grid([seen[::3], first[::3], drawn[::3], truth[::3]])

@@ -1,0 +1,53 @@
+"""What a drawing is held against: labels that may allow more than one colour."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from model.data.labels import ALLOWED, ANYTHING
+from model.palette import CLASS_OF_COLOUR, PALETTE
+
+_CLASS_WEIGHT = torch.where(torch.from_numpy(CLASS_OF_COLOUR) == 0, 0.7, 1.3).float()
+_ALLOWED = torch.from_numpy(ALLOWED)
+LABEL_WEIGHT = (_ALLOWED * _CLASS_WEIGHT).sum(1) / _ALLOWED.sum(1)
+"""Weight of each label: roads, buildings, water and vegetation weigh more than land; sets as their mean."""
+LABEL_WEIGHT[ANYTHING] = 0
+
+
+def label_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Weighted mean of minus the log of the probability given to the allowed colours.
+
+    logits: N x P x H x W; labels: N x H x W indices into `labels.ALLOWED`. With single colours it is the cross-entropy.
+    """
+    logits = logits.float()
+    partial = ((labels >= len(PALETTE)) & (labels != ANYTHING)).flatten(1).any(1)
+    weight = LABEL_WEIGHT[labels].sum().clamp(min=1)
+    total = F.cross_entropy(logits[~partial], labels[~partial], _CLASS_WEIGHT, ignore_index=ANYTHING, reduction="sum")
+    if partial.any():
+        here = labels[partial]
+        allowed = _ALLOWED[here].permute(0, 3, 1, 2)
+        among = logits[partial].masked_fill(~allowed, -1e4).logsumexp(1)
+        total = total + ((logits[partial].logsumexp(1) - among) * LABEL_WEIGHT[here]).sum()
+    return total / weight
+
+
+PERIOD = 8
+"""Pixels per latent cell: what a network of cells may leave a comb of."""
+
+
+def comb_loss(image: Tensor) -> Tensor:
+    """How unlike the steps along a row or column are by their place in a cell: about 0 for maps, which know no cells.
+
+    image: N x C x H x W, its cells begin at 0. The squared relative deviation of the mean absolute step, averaged over
+    the PERIOD phases. Steps are taken between means of two pixels: between single ones the network learned to weave
+    a texture of period 2 that made all of them equally large.
+    """
+    total = image.new_zeros(())
+    for x in (image, image.transpose(2, 3)):
+        pairs = x[..., 1:] + x[..., :-1]
+        step = (pairs[..., 2:] - pairs[..., :-2]).abs().mean(dim=(0, 1, 2))
+        phases = torch.stack([step[phase::PERIOD].mean() for phase in range(PERIOD)])
+        total = total + (phases / phases.mean().clamp(min=1e-6) - 1).square().mean()
+    return total / 2

@@ -1,0 +1,96 @@
+"""Pairs of the country for training: imagery, map and the map tile above, in the layout of the supplied pairs."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from mercantile import Tile
+from PIL import Image
+from tqdm import tqdm
+
+from model.cascade import Pixels, Window
+from model.sgdm.config import TILE_SIZE
+from model.world.features import PLACE
+from model.world.imagery_drawing import Look, any_look, draw_imagery
+from model.world.land import EXTENT
+from model.world.lattice import generator
+from model.world.map_drawing import draw_map
+from model.world.places import places
+
+SOURCE = "country"
+COLUMNS = ("source", "split", "id", "zoom", "x", "y", "rs", "map", "parent_map")
+
+ZOOMS = {14: 0.1, 15: 0.2, 16: 0.3, 17: 0.3, 18: 0.1}
+"""Share of the pairs at each zoom."""
+
+LOOKS = 50
+
+
+def tile_window(tile: Tile) -> Window:
+    """The pixels of a tile."""
+    return Window(tile.z, tile.x * TILE_SIZE, tile.y * TILE_SIZE, TILE_SIZE, TILE_SIZE)
+
+
+def look_of(seed: int, tile: Tile) -> Look:
+    """One look for each z12 tile: neighbours were photographed on the same day."""
+    levels = tile.z - 12
+    return any_look(generator(seed, LOOKS, tile.x >> levels, tile.y >> levels))
+
+
+def choose(seed: int, count: int) -> Iterator[Tile]:
+    """Tiles in and around settlements, larger ones more often; one in five anywhere."""
+    rng = generator(seed, LOOKS, count)
+    towns = places(seed)
+    weights = np.array([place.radius**1.2 for place in towns])
+    weights /= weights.sum()
+    seen: set[Tile] = set()
+    while len(seen) < count:
+        zoom = int(rng.choice(list(ZOOMS), p=list(ZOOMS.values())))
+        place = towns[int(rng.choice(len(towns), p=weights))]
+        spot = np.array([place.x, place.y]) + rng.normal(0, 0.55 * place.radius, 2)
+        if rng.random() < 0.2:
+            spot = rng.uniform(0.1, 0.9, 2) * EXTENT
+        size = EXTENT / 2 ** (zoom - PLACE[2])
+        x, y = (int((side << (zoom - PLACE[2])) + v // size) for side, v in zip(PLACE[:2], spot, strict=True))
+        tile = Tile(x, y, zoom)
+        if tile not in seen:
+            seen.add(tile)
+            yield tile
+
+
+def write_pairs(out: Path, seed: int, count: int, split: str = "train") -> None:
+    """Write `count` pairs of country `seed` below `out` and list them in manifest.csv, after what is there."""
+    folder = out / SOURCE / split
+    folder.mkdir(parents=True, exist_ok=True)
+    manifest = out / "manifest.csv"
+    fresh = not manifest.exists()
+    with manifest.open("a", newline="") as lines:
+        writer = csv.writer(lines)
+        if fresh:
+            writer.writerow(COLUMNS)
+        for tile in tqdm(choose(seed, count), total=count, unit="pair", desc=f"country {seed}"):
+            above = Tile(tile.x >> 1, tile.y >> 1, tile.z - 1)
+            names = {
+                "rs": _name(seed, tile, "rs"),
+                "map": _name(seed, tile, "map"),
+                "parent_map": _name(seed, above, "map"),
+            }
+            _save(folder / names["rs"], draw_imagery(seed, tile_window(tile), look_of(seed, tile)))
+            _save(folder / names["map"], draw_map(seed, tile_window(tile)))
+            if not (folder / names["parent_map"]).exists():
+                _save(folder / names["parent_map"], draw_map(seed, tile_window(above)))
+            paths = {key: f"{SOURCE}/{split}/{name}" for key, name in names.items()}
+            row = {"source": SOURCE, "split": split, "id": names["map"], "zoom": tile.z, "x": tile.x, "y": tile.y}
+            writer.writerow([(row | paths)[column] for column in COLUMNS])
+            lines.flush()
+
+
+def _name(seed: int, tile: Tile, kind: str) -> str:
+    return f"{tile.z}_{tile.x}_{tile.y}_{seed}.{kind}.webp"
+
+
+def _save(path: Path, image: Pixels) -> None:
+    Image.fromarray(image).save(path, lossless=path.name.endswith("map.webp"), quality=90)
