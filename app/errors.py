@@ -7,7 +7,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 
 from app.resolver import NoTileError
-from model.engine.protocol import EngineClosedError
+from model.engine import EngineClosedError, QueueFullError
 
 
 class BadRequestError(ValueError):
@@ -22,13 +22,19 @@ class NotReadyError(RuntimeError):
     """It will be there soon."""
 
 
+class ClientLeftError(RuntimeError):
+    """Nobody will read the answer."""
+
+
 STATUS: dict[type[Exception], int] = {
     BadRequestError: 400,
     RequestValidationError: 400,
     NotFoundError: 404,
     NoTileError: 404,
     NotReadyError: 503,
+    ClientLeftError: 499,
     EngineClosedError: 503,
+    QueueFullError: 503,
 }
 
 RETRY_AFTER = "2"

@@ -53,7 +53,8 @@ async def run_prefetch(bbox: Bounds, zooms: range, url: str, layer: str | None, 
     counts = {"drawn": 0, "there already": 0, "without imagery": 0, "failed": 0}
     problems: list[str] = []
     limits = httpx.Limits(max_connections=parallel)
-    async with httpx.AsyncClient(base_url=url, timeout=wait + 30, limits=limits) as client:
+    headers = {"Priority": "u=6"}
+    async with httpx.AsyncClient(base_url=url, timeout=wait + 30, limits=limits, headers=headers) as client:
         described = await _server_layer(client, layer)
         low, high = int(str(described["minzoom"])), int(str(described["maxzoom"]))
         if zooms[-1] > high or zooms[0] < low:

@@ -7,8 +7,9 @@ however often it runs: the references of a block are its canonical ancestors, ge
 from __future__ import annotations
 
 import asyncio
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Hashable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -19,12 +20,9 @@ from app.layer import Layer
 from cache.single_flight import SingleFlight
 from cache.tiered import TieredStore
 from model.cascade import Block, Pixels, Window, assemble, enlarge
-from model.engine.protocol import GenerationEngine
+from model.engine import GenerationEngine, Urgency
 from model.palette import LAND
 from model.pipeline import Conditions, Stage
-
-MAX_PREPARED = 8
-"""Blocks whose conditions are held in memory at once."""
 
 MAX_ROOT_TILES = 4096
 """Root tiles that a tile below the root may be drawn together from."""
@@ -42,6 +40,15 @@ class Found:
     source: str
 
 
+@dataclass
+class _Wanted:
+    """A block on its way: how urgent, which blocks it needs first, and its place in the generator's queue."""
+
+    urgency: Urgency
+    needs: set[Block] = field(default_factory=set)
+    drawing: Future[Pixels] | None = None
+
+
 class TileResolver:
     """Finds or makes the tiles of one layer. Use from one event loop."""
 
@@ -50,22 +57,25 @@ class TileResolver:
         self._store = store
         self._engine = engine
         self._workers = workers
-        self._flights: SingleFlight[dict[Tile, bytes]] = SingleFlight()
-        self._prepared = asyncio.Semaphore(MAX_PREPARED)
+        self._flights: SingleFlight[dict[Tile, bytes]] = SingleFlight(self._begun)
+        self._wanted: dict[Block, _Wanted] = {}
         self.blocks_generated = 0
 
-    async def tile(self, tile: Tile) -> Found:
-        """The tile, generated if need be. Raises NoTileError where there is nothing to show."""
+    async def tile(self, tile: Tile, urgency: Urgency = Urgency.INTERACTIVE) -> Found:
+        """The tile, generated if need be. Raises NoTileError where there is nothing to show.
+
+        Cancelling this call drops the work, unless others wait for it or drawing has begun.
+        """
         found = await self.cached(tile)
         if found is not None:
             return found
         self.check_zoom(tile)
         if tile.z < self.layer.ladder.root:
-            return Found(await self._below_root(tile), "generated")
+            return Found(await self._below_root(tile, urgency), "generated")
         if not await self._off_loop(self.layer.imagery.covers, tile):
             raise NoTileError(f"there is no imagery at {tile.z}/{tile.x}/{tile.y}")
         block = self.layer.ladder.block(tile)
-        made = await self._flights.run(block, partial(self._generate, block))
+        made = await self._block(block, urgency)
         if tile not in made:
             raise NoTileError(f"there is no imagery at {tile.z}/{tile.x}/{tile.y}")
         return Found(made[tile], "generated")
@@ -98,15 +108,48 @@ class TileResolver:
                 return ancestor, found.png
         return None
 
-    async def _generate(self, block: Block) -> dict[Tile, bytes]:
+    async def _block(self, block: Block, urgency: Urgency) -> dict[Tile, bytes]:
+        """The tiles of a block, made once however many ask; the most urgent asker counts."""
+        if block in self._flights:
+            self._promote(block, urgency)
+        else:
+            self._wanted[block] = _Wanted(urgency)
+        return await self._flights.run(block, partial(self._generate, block, self._wanted[block]))
+
+    def _promote(self, block: Block, urgency: Urgency) -> None:
+        """Raise the urgency of a block on its way, and of what it waits for."""
+        wanted = self._wanted.get(block)
+        if wanted is None or urgency >= wanted.urgency:
+            return
+        wanted.urgency = urgency
+        if wanted.drawing is not None:
+            self._engine.promote(wanted.drawing, urgency)
+        for need in wanted.needs:
+            self._promote(need, urgency)
+
+    def _begun(self, block: Hashable) -> bool:
+        """Whether a block is being drawn: then it is finished and stored, whoever leaves."""
+        wanted = self._wanted.get(block)  # type: ignore[call-overload]
+        return wanted is not None and wanted.drawing is not None and not wanted.drawing.cancel()
+
+    async def _generate(self, block: Block, wanted: _Wanted) -> dict[Tile, bytes]:
         """Make the tiles of a block and store them: references first, then conditions, drawing, encoding."""
-        window = self.layer.ladder.window(block)
-        references = await self.references(window)
-        async with self._prepared:
-            conditions = await self._off_loop(self.conditions, window, references)
+        try:
+            window = self.layer.ladder.window(block)
+            references = await self.references(window, wanted)
+            read: list[Conditions] = []
+
+            def prepare() -> Conditions:
+                read.append(self.conditions(window, references))
+                return read[0]
+
             stage = self.stage(block.zoom, block.footprint().width)
-            pixels = await asyncio.wrap_future(self._engine.submit(stage, conditions))
-            made: dict[Tile, bytes] = await self._off_loop(self._encode, block, pixels, conditions)
+            wanted.drawing = self._engine.submit(stage, prepare, wanted.urgency)
+            pixels = await asyncio.wrap_future(wanted.drawing)
+            made: dict[Tile, bytes] = await self._off_loop(self._encode, block, pixels, read[0])
+        finally:
+            if self._wanted.get(block) is wanted:
+                del self._wanted[block]
         self.blocks_generated += 1
         return made
 
@@ -114,14 +157,17 @@ class TileResolver:
         """The stage that draws blocks of `size` pixels at `zoom`."""
         return Stage(zoom, self.layer.ladder.reference_zoom(zoom), size, self.layer.seed, self.layer.version)
 
-    async def references(self, window: Window) -> dict[Tile, bytes]:
-        """The canonical ancestor tiles that a window's reference field touches."""
+    async def references(self, window: Window, wanted: _Wanted | None = None) -> dict[Tile, bytes]:
+        """The canonical ancestor tiles that a window's reference field touches, made if need be."""
         field = self.layer.ladder.reference_window(window)
         if field is None:
             return {}
-        wanted = await self._off_loop(self._covered, list(field.tiles()))
-        found = await asyncio.gather(*(self.tile(tile) for tile in wanted))
-        return {tile: reference.png for tile, reference in zip(wanted, found, strict=True)}
+        tiles = await self._off_loop(self._covered, list(field.tiles()))
+        if wanted is None:
+            wanted = _Wanted(Urgency.INTERACTIVE)
+        wanted.needs = {self.layer.ladder.block(tile) for tile in tiles}
+        found = await asyncio.gather(*(self.tile(tile, wanted.urgency) for tile in tiles))
+        return {tile: reference.png for tile, reference in zip(tiles, found, strict=True)}
 
     def _covered(self, tiles: list[Tile]) -> list[Tile]:
         return [tile for tile in tiles if self.layer.imagery.covers(tile)]
@@ -145,7 +191,7 @@ class TileResolver:
                 self._store.put(self.layer.key(tile), made[tile])
         return made
 
-    async def _below_root(self, tile: Tile) -> bytes:
+    async def _below_root(self, tile: Tile, urgency: Urgency) -> bytes:
         """A tile below the root zoom, averaged from its children; only if all root tiles under it exist."""
         roots = self.layer.root_tiles(tile, MAX_ROOT_TILES)
         if roots is None:
@@ -164,7 +210,7 @@ class TileResolver:
             for row in (0, 1):
                 child = Tile(2 * tile.x + column, 2 * tile.y + row, tile.z + 1)
                 try:
-                    children[column, row] = tile_image.decode((await self.tile(child)).png)
+                    children[column, row] = tile_image.decode((await self.tile(child, urgency)).png)
                 except NoTileError:
                     continue
         merged = tile_image.merge_down(children)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +93,8 @@ async def draw_naive(resolver: TileResolver, engine: LocalEngine, like: Mosaic) 
             parent = await resolver.tile(Tile(tile.x >> levels, tile.y >> levels, reference_zoom))
             part = tile_image.enlarge_part(tile_image.decode(parent.png), tile, levels)
             reference, mask = part[..., :3], part[..., 3] > 127
-        drawn = await asyncio.wrap_future(engine.submit(stage, Conditions(window, imagery, known, reference, mask)))
+        conditions = Conditions(window, imagery, known, reference, mask)
+        drawn = await asyncio.wrap_future(engine.submit(stage, lambda: conditions))
         top, left = (tile.y - like.rows[0]) * TILE_SIZE, (tile.x - like.columns[0]) * TILE_SIZE
         colours[top : top + TILE_SIZE, left : left + TILE_SIZE] = drawn
 
@@ -120,9 +122,9 @@ async def shift_test(resolver: TileResolver, engine: Any, mosaic: Mosaic) -> dic
                 continue
             window = footprint.grown(ladder.margin(block))
             references = await resolver.references(window)
-            conditions = await asyncio.to_thread(resolver.conditions, window, references)
+            prepare = partial(resolver.conditions, window, references)
             stage = replace(resolver.stage(mosaic.zoom, size), fields=f"{resolver.layer.version} shifted")
-            drawn.append(await asyncio.wrap_future(engine.submit(stage, conditions)))
+            drawn.append(await asyncio.wrap_future(engine.submit(stage, prepare)))
             there.append(mosaic.colours[box])
             known.append(mosaic.known[box])
     if not drawn:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import platform
@@ -13,7 +14,7 @@ import torch
 
 from app.errors import NotFoundError, NotReadyError
 from app.layer import Generator, Layer, build_layer
-from app.resolver import TileResolver
+from app.resolver import Found, TileResolver
 from app.settings import LayerSettings, Settings, SettingsError
 from app.tile_image import is_whole_png
 from cache.disk import DiskStore
@@ -21,8 +22,7 @@ from cache.memory import MemoryStore
 from cache.redis import EmbeddedRedis, RedisStore, find_server
 from cache.store import Store
 from cache.tiered import TieredStore
-from model.engine import LocalEngine
-from model.engine.protocol import GenerationEngine
+from model.engine import GenerationEngine, LocalEngine
 from model.pipeline import CascadePipeline
 from model.sgdm.network import load_network, weights_hash
 
@@ -30,6 +30,10 @@ log = logging.getLogger(__name__)
 
 CURRENT = "current"
 """Name of the pointer in a layer's directory to the version that is served."""
+
+
+LINGER = 60.0
+"""Seconds that a tile is drawn on after its last request was answered with a placeholder."""
 
 
 def choose_device(wanted: str) -> str:
@@ -69,6 +73,7 @@ class Service:
         self.resolvers: dict[str, TileResolver] = {}
         self.workers = ThreadPoolExecutor(max(4, os.cpu_count() or 1), thread_name_prefix="worker")
         self._redis: EmbeddedRedis | None = None
+        self._lingering: set[asyncio.Task[Found]] = set()
         self.store = TieredStore(self._tiers())
         self.engine: GenerationEngine | None = None
 
@@ -90,6 +95,19 @@ class Service:
         if name not in self.resolvers:
             raise NotFoundError(f"there is no layer {name[:40]!r}; there are: {', '.join(self.resolvers)}")
         return self.resolvers[name]
+
+    def linger(self, task: asyncio.Task[Found]) -> None:
+        """Let a tile that somebody gave up waiting for be drawn for LINGER seconds more: they will ask again."""
+        timer = asyncio.get_running_loop().call_later(LINGER, task.cancel)
+        self._lingering.add(task)
+
+        def done(finished: asyncio.Task[Found]) -> None:
+            timer.cancel()
+            self._lingering.discard(finished)
+            if not finished.cancelled():
+                finished.exception()  # nobody else looks at it
+
+        task.add_done_callback(done)
 
     def _tiers(self) -> list[Store]:
         settings = self.settings

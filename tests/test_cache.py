@@ -252,6 +252,39 @@ def test_a_waiter_that_leaves_does_not_stop_the_work() -> None:
     asyncio.run(story())
 
 
+def test_work_that_nobody_waits_for_is_cancelled_unless_it_is_kept() -> None:
+    async def story(kept: bool) -> list[str]:
+        flights: SingleFlight[int] = SingleFlight(lambda key: kept)
+        said = []
+
+        async def work() -> int:
+            try:
+                await asyncio.sleep(0.05)
+            except asyncio.CancelledError:
+                said.append("cancelled")
+                raise
+            said.append("done")
+            return 1
+
+        callers = [asyncio.create_task(flights.run("k", work)) for _ in range(3)]
+        await asyncio.sleep(0.01)
+        for caller in callers[:2]:
+            caller.cancel()
+        await asyncio.sleep(0.01)
+        assert "k" in flights
+        assert not said
+        callers[2].cancel()
+        await asyncio.gather(*callers, return_exceptions=True)
+        assert ("k" in flights) == kept
+        assert await flights.run("k", work) == 1
+        await flights.drain()
+        assert len(flights) == 0
+        return said
+
+    assert asyncio.run(story(True)) == ["done"]
+    assert asyncio.run(story(False)) == ["cancelled", "done"]
+
+
 def test_an_error_reaches_the_waiters_and_is_forgotten() -> None:
     async def story() -> None:
         flights: SingleFlight[int] = SingleFlight()

@@ -1,13 +1,16 @@
 """The pipeline is deterministic in every slot; the engine batches by stage and survives errors."""
 
 import threading
+import time
 from collections.abc import Sequence
 
 import numpy as np
 import pytest
 
 from model.cascade import Ladder, Pixels
-from model.engine import EngineClosedError, LocalEngine
+from model.engine import EngineClosedError, LocalEngine, QueueFullError, Urgency
+from model.engine.protocol import Prepare
+from model.engine.queue import FairQueue
 from model.pipeline import CascadePipeline, Conditions, Stage
 from model.sgdm.config import tiny
 from model.sgdm.network import random_network
@@ -79,43 +82,185 @@ def test_conditions_that_do_not_fit_are_refused(pipeline: CascadePipeline) -> No
 
 
 class Recorder:
-    """Stands for the pipeline: records batches, returns each window's seed."""
+    """Stands for the pipeline: records batches, returns each window's seed. Draws only while `go` is set."""
 
-    def __init__(self) -> None:
+    def __init__(self, errors: Sequence[Exception] = ()) -> None:
         self.calls: list[tuple[Stage, int]] = []
+        self.lefts: list[int] = []
+        self.errors = list(errors)
         self.go = threading.Event()
 
     def __call__(self, stage: Stage, batch: Sequence[Conditions]) -> list[Pixels]:
         self.go.wait(5)
         self.calls.append((stage, len(batch)))
+        if self.errors:
+            raise self.errors.pop(0)
         if stage.zoom == 13:
             raise RuntimeError("out of luck")
+        self.lefts.append(batch[0].window.left)
         return [np.full((1, 1, 3), item.window.left % 251, np.uint8) for item in batch]
+
+
+def prepare(item: Conditions) -> Prepare:
+    return lambda: item
 
 
 def test_windows_of_one_stage_are_drawn_together_in_a_fixed_shape() -> None:
     draw = Recorder()
     engine = LocalEngine(draw, batch_size=4)
     jobs = [conditions(i % 3, 14 + i % 2) for i in range(10)]
-    futures = [engine.submit(*job) for job in jobs]
+    futures = [engine.submit(stage, prepare(item)) for stage, item in jobs]
+    time.sleep(0.2)
     draw.go.set()
     engine.close()
     for (_, item), future in zip(jobs, futures, strict=True):
         assert future.result()[0, 0, 0] == item.window.left % 251
     assert {size for _, size in draw.calls} == {4}
     assert engine.windows == 10
-    assert engine.batches <= 5
+    assert engine.batches <= 6
     with pytest.raises(EngineClosedError):
-        engine.submit(*jobs[0])
+        engine.submit(jobs[0][0], prepare(jobs[0][1]))
 
 
-def test_an_error_fails_only_its_batch() -> None:
+def test_an_error_fails_only_its_batch_and_one_in_preparing_only_its_window() -> None:
     draw = Recorder()
     draw.go.set()
     engine = LocalEngine(draw, batch_size=2)
-    bad = engine.submit(Stage(13, None, 256), conditions(0)[1])
-    good = engine.submit(*conditions(0))
+
+    def broken() -> Conditions:
+        raise OSError("the scene is gone")
+
+    unread = engine.submit(Stage(14, None, 256), broken)
+    bad = engine.submit(Stage(13, None, 256), prepare(conditions(0)[1]))
+    stage, item = conditions(0)
+    good = engine.submit(stage, prepare(item))
     assert good.result(5) is not None
     with pytest.raises(RuntimeError, match="out of luck"):
         bad.result(5)
+    with pytest.raises(OSError, match="the scene is gone"):
+        unread.result(5)
     engine.close()
+
+
+def test_without_memory_it_tries_once_more_with_fewer_lanes_and_then_fails_only_that_batch() -> None:
+    stage, item = conditions(0)
+    for errors, works in ((1, True), (2, False)):
+        draw = Recorder([MemoryError()] * errors)
+        draw.go.set()
+        engine = LocalEngine(draw, lanes=4)
+        first = engine.submit(stage, prepare(item))
+        if works:
+            assert first.result(5) is not None
+        else:
+            with pytest.raises(MemoryError):
+                first.result(5)
+        assert engine.lanes == 2
+        assert engine.submit(stage, prepare(item)).result(5) is not None
+        engine.close()
+
+
+def test_someone_looking_goes_before_a_prefetch_that_came_first() -> None:
+    draw = Recorder()
+    engine = LocalEngine(draw)
+    (stage, _), items = conditions(0), [conditions(i)[1] for i in range(12)]
+    for item in items[:10]:
+        engine.submit(stage, prepare(item), Urgency.PREFETCH)
+    time.sleep(0.1)
+    engine.submit(stage, prepare(items[10]), Urgency.INTERACTIVE)
+    late = engine.submit(stage, prepare(items[11]), Urgency.PREFETCH)
+    engine.promote(late, Urgency.INTERACTIVE)
+    time.sleep(0.1)
+    assert engine.waiting["prefetch"] >= 7
+    draw.go.set()
+    engine.close()
+    # one had begun already
+    assert draw.lefts[1:3] == [items[10].window.left, items[11].window.left]
+    assert len(draw.lefts) == 12
+
+
+def test_what_nobody_waits_for_is_not_drawn() -> None:
+    draw = Recorder()
+    engine = LocalEngine(draw)
+    (stage, _), items = conditions(0), [conditions(i)[1] for i in range(8)]
+    futures = [engine.submit(stage, prepare(item)) for item in items]
+    time.sleep(0.1)
+    assert not futures[0].cancel()  # it is being drawn
+    assert all(future.cancel() for future in futures[2:])
+    draw.go.set()
+    engine.close()
+    assert draw.lefts == [item.window.left for item in items[:2]]
+    assert engine.dropped == 6
+
+
+def test_conditions_are_read_only_shortly_before_they_are_needed() -> None:
+    draw = Recorder()
+    engine = LocalEngine(draw)
+    read: list[int] = []
+    stage, item = conditions(0)
+
+    def reading(i: int) -> Prepare:
+        def read_one() -> Conditions:
+            read.append(i)
+            return item
+
+        return read_one
+
+    for i in range(20):
+        engine.submit(stage, reading(i))
+    time.sleep(0.3)
+    assert len(read) <= 4
+    draw.go.set()
+    engine.close()
+    assert sorted(read) == list(range(20))
+
+
+def test_a_full_queue_says_so() -> None:
+    queue: FairQueue[str] = FairQueue({Urgency.INTERACTIVE: 2, Urgency.NEIGHBOUR: 1, Urgency.PREFETCH: 1})
+    queue.push("a", Urgency.INTERACTIVE)
+    queue.push("b", Urgency.INTERACTIVE)
+    queue.push("c", Urgency.PREFETCH)
+    for urgency in (Urgency.INTERACTIVE, Urgency.PREFETCH):
+        with pytest.raises(QueueFullError, match="try again"):
+            queue.push("d", urgency)
+    queue.promote("c", Urgency.INTERACTIVE)
+    queue.push("d", Urgency.PREFETCH)
+    assert queue.counts() == {"interactive": 3, "neighbour": 0, "prefetch": 1}
+
+
+def test_everyone_gets_a_share_and_nobody_saves_up() -> None:
+    queue: FairQueue[tuple[Urgency, int]] = FairQueue(dict.fromkeys(Urgency, 10_000))
+    for i in range(5000):
+        for urgency in Urgency:
+            queue.push((urgency, i), urgency)
+    turns = []
+    for _ in range(2000):
+        turn, _ = queue.pop(lambda job: job, 1)
+        queue.charge(turn, 0.1)
+        turns.append(turn)
+    shares = [turns.count(urgency) / len(turns) for urgency in Urgency]
+    assert shares == pytest.approx([0.8, 0.15, 0.05], abs=0.01)
+    idle: FairQueue[int] = FairQueue()
+    for i in range(100):
+        idle.push(i, Urgency.PREFETCH)
+        turn, _ = idle.pop(lambda job: job, 1)
+        idle.charge(turn, 5.0)
+    idle.push(1000, Urgency.PREFETCH)
+    idle.push(1001, Urgency.INTERACTIVE)
+    # the prefetch paid for what it had while nobody else was there only once, and no one else has credit for it
+    assert idle.pop(lambda job: job, 1)[0] == Urgency.INTERACTIVE
+    idle.charge(Urgency.INTERACTIVE, 5.0)
+    assert idle.pop(lambda job: job, 1)[0] == Urgency.PREFETCH
+
+
+def test_a_batch_is_filled_with_the_same_stage_whoever_asked() -> None:
+    queue: FairQueue[tuple[str, int]] = FairQueue()
+    for i, (kind, urgency) in enumerate(
+        [("a", Urgency.PREFETCH), ("b", Urgency.INTERACTIVE), ("b", Urgency.PREFETCH), ("b", Urgency.NEIGHBOUR)]
+    ):
+        queue.push((kind, i), urgency)
+    turn, jobs = queue.pop(lambda job: job[0], 3)
+    assert turn == Urgency.INTERACTIVE
+    assert jobs == [("b", 1), ("b", 3), ("b", 2)]
+    assert queue.pop(lambda job: job[0], 3)[1] == [("a", 0)]
+    with pytest.raises(IndexError):
+        queue.pop(lambda job: job[0], 1)

@@ -14,10 +14,13 @@ from fastapi.testclient import TestClient
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from starlette.requests import Request
 
 from app.main import create_app
+from app.routes.tiles import urgency_of
 from app.service import Service
 from app.settings import LayerSettings, Settings
+from model.engine import QueueFullError
 from tests.conftest import PLACE
 
 MakeSettings = Callable[..., Settings]
@@ -190,6 +193,42 @@ def test_placeholder_now_sharp_later(client: TestClient) -> None:
     assert late.headers["x-tile-state"] in ("generated", "cached")
     assert late.content != early.content
     assert client.get(CHILD).content == late.content
+
+
+def test_respond_async_is_202_and_the_tile_is_drawn_meanwhile(client: TestClient) -> None:
+    first = client.get(ROOT, headers={"Prefer": "respond-async"})
+    assert first.status_code == 202
+    assert first.headers["retry-after"] == "2"
+    assert first.headers["preference-applied"] == "respond-async"
+    for _ in range(100):
+        later = client.get(ROOT, headers={"Prefer": "respond-async"})
+        if later.status_code == 200:
+            break
+        time.sleep(0.1)
+    assert later.headers["x-tile-state"] == "cached"
+    assert service_of(client).resolver(None).blocks_generated == 1
+
+
+def test_a_full_queue_is_503_with_a_sentence(client: TestClient) -> None:
+    engine: Any = service_of(client).engine
+
+    def full(*_: Any) -> Any:
+        raise QueueFullError("512 tiles are waiting to be drawn already; try again in a moment")
+
+    engine.submit = full
+    answer = client.get(ROOT)
+    assert answer.status_code == 503
+    assert answer.headers["retry-after"] == "2"
+    assert "try again" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    ("header", "urgency"),
+    [("", 0), ("u=0", 0), ("u=4, i", 0), ("u=5", 2), ("i, u=7", 2), ("u=seven", 0), ("nonsense", 0)],
+)
+def test_the_priority_header_tells_who_is_looking(header: str, urgency: int) -> None:
+    scope = {"type": "http", "headers": [(b"priority", header.encode())] if header else []}
+    assert urgency_of(Request(scope)) == urgency
 
 
 def test_nothing_to_stand_in_is_503(client: TestClient) -> None:

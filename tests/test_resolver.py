@@ -3,8 +3,10 @@
 import asyncio
 import random
 import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +17,8 @@ from app import tile_image
 from app.resolver import NoTileError, TileResolver
 from app.service import Service
 from app.settings import LayerSettings, Settings
+from model.engine import Urgency
+from model.pipeline import Stage
 from tests.conftest import PLACE, SceneMaker, picture, place_bounds, write_scene
 
 MakeSettings = Callable[..., Settings]
@@ -104,6 +108,77 @@ def test_siblings_come_with_the_first_tile_and_a_crowd_costs_one_generation(
         return resolver.blocks_generated
 
     assert run(make_settings(), layer_settings, story) == 2  # the root and one block
+
+
+class Held:
+    """Stands before the engine's drawing until opened."""
+
+    def __init__(self, resolver: TileResolver) -> None:
+        self.engine: Any = resolver._engine
+        self._open = threading.Event()
+        inner = self.engine._draw
+
+        def draw(stage: Stage, batch: Any) -> Any:
+            self._open.wait(30)
+            return inner(stage, batch)
+
+        self.engine._draw = draw
+        self.open = self._open.set
+
+    async def until(self, ready: Callable[[], bool]) -> None:
+        for _ in range(500):
+            if ready():
+                return
+            await asyncio.sleep(0.01)
+        raise AssertionError("it never came to that")
+
+
+def test_what_nobody_waits_for_any_more_is_not_drawn(
+    make_settings: MakeSettings, layer_settings: LayerSettings
+) -> None:
+    """One block is being drawn, two wait: of those, one is left by all who asked."""
+    roots = layer_settings.model_copy(update={"root_zoom": 16})
+    a, b, c = (tile for i, tile in enumerate(tiles_at(16)) if i in (0, 1, 2))
+
+    async def story(resolver: TileResolver) -> None:
+        held = Held(resolver)
+        asked = {tile: [asyncio.create_task(resolver.tile(tile)) for _ in range(2)] for tile in (a, b, c)}
+        await held.until(lambda: len(resolver._wanted) == 3 and all(w.drawing for w in resolver._wanted.values()))
+        await held.until(lambda: held.engine.waiting["interactive"] == 2)
+        for tasks in (asked[a], asked[b], asked[c][:1]):
+            for task in tasks:
+                task.cancel()
+        await asyncio.sleep(0.05)
+        held.open()
+        await asked[c][1]
+        await resolver.drain()
+        # the first was being drawn when it was left: it is stored; the second was not begun
+        assert await resolver.cached(a) is not None
+        assert await resolver.cached(b) is None
+        assert held.engine.dropped == 1
+        assert resolver.blocks_generated == 2
+        assert not resolver._wanted
+
+    run(make_settings(), roots, story)
+
+
+def test_a_viewer_who_joins_a_prefetch_pulls_it_forward_with_all_it_needs(
+    make_settings: MakeSettings, layer_settings: LayerSettings
+) -> None:
+    tile = tiles_at(16)[5]
+
+    async def story(resolver: TileResolver) -> None:
+        held = Held(resolver)
+        prefetch = asyncio.create_task(resolver.tile(tile, Urgency.PREFETCH))
+        await held.until(lambda: any(w.drawing for w in resolver._wanted.values()))
+        assert {wanted.urgency for wanted in resolver._wanted.values()} == {Urgency.PREFETCH}
+        viewer = asyncio.create_task(resolver.tile(tile))
+        await held.until(lambda: all(w.urgency == Urgency.INTERACTIVE for w in resolver._wanted.values()))
+        held.open()
+        assert (await viewer).png == (await prefetch).png
+        assert resolver.blocks_generated == 3
+
+    run(make_settings(), layer_settings, story)
 
 
 def test_evicted_parents_do_not_change_children(make_settings: MakeSettings, layer_settings: LayerSettings) -> None:

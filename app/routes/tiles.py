@@ -8,18 +8,21 @@ import time
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
+from fastapi.responses import JSONResponse
 from mercantile import Tile
 
 from app import tile_image
-from app.errors import BadRequestError, NotFoundError, NotReadyError
+from app.errors import RETRY_AFTER, BadRequestError, ClientLeftError, NotFoundError, NotReadyError
 from app.layer import Layer
 from app.resolver import Found, TileResolver
 from app.service import Service
+from model.engine import Urgency
 from model.sgdm.scale_text import MAX_TABLE_ZOOM
 
 router = APIRouter(tags=["tiles"])
 
 PLACEHOLDER_AGE = 2
+LEAST_URGENT = 5
 FINISHED = "no-cache"
 PINNED = "public, max-age=31536000, immutable"
 
@@ -100,6 +103,44 @@ async def placeholder(resolver: TileResolver, tile: Tile) -> Response:
     return Response(body, media_type="image/png", headers=headers)
 
 
+def urgency_of(request: Request) -> Urgency:
+    """How urgent a request is: `Priority: u=5` to `u=7` (RFC 9218) means that nobody is looking yet."""
+    for part in request.headers.get("priority", "").split(","):
+        name, _, value = part.strip().partition("=")
+        if name == "u" and value.isdigit():
+            return Urgency.PREFETCH if int(value) >= LEAST_URGENT else Urgency.INTERACTIVE
+    return Urgency.INTERACTIVE
+
+
+async def client_left(request: Request) -> None:
+    """Return when the client has closed the connection."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+async def draw(request: Request, service: Service, resolver: TileResolver, tile: Tile, patience: float) -> Found | None:
+    """Wait for a tile that is not cached. None when patience is over; it is then drawn on for the next request.
+
+    When the client leaves, the work is dropped, unless others wait for it or drawing has begun.
+    """
+    task = asyncio.ensure_future(resolver.tile(tile, urgency_of(request)))
+    gone = asyncio.ensure_future(client_left(request))
+    try:
+        await asyncio.wait({task, gone}, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
+    except asyncio.CancelledError:
+        task.cancel()
+        raise
+    finally:
+        gone.cancel()
+    if task.done():
+        return task.result()
+    if gone.done():
+        task.cancel()
+        raise ClientLeftError("the client left before the tile was drawn")
+    service.linger(task)
+    return None
+
+
 async def answer(request: Request, layer: str | None, tile: Tile, wait: float | None, version: str | None) -> Response:
     """Find, make, or stand in for one tile. HEAD never generates."""
     began = time.perf_counter()
@@ -111,12 +152,16 @@ async def answer(request: Request, layer: str | None, tile: Tile, wait: float | 
             resolver.check_zoom(tile)
             raise NotFoundError("this tile has not been drawn; HEAD does not draw it")
         return finished(resolver.layer, tile, found, request, version, began)
-    patience = service.settings.interactive_wait if wait is None else min(wait, service.settings.max_wait)
-    try:
-        async with asyncio.timeout(patience):
-            found = await resolver.tile(tile)
-    except TimeoutError:
-        return await placeholder(resolver, tile)
+    found = await resolver.cached(tile)
+    if found is None:
+        patience = service.settings.interactive_wait if wait is None else min(wait, service.settings.max_wait)
+        later = "respond-async" in request.headers.get("prefer", "").lower()
+        found = await draw(request, service, resolver, tile, 0.0 if later else patience)
+        if found is None and later:
+            headers = {"Retry-After": RETRY_AFTER, "Preference-Applied": "respond-async", "Cache-Control": "no-store"}
+            return JSONResponse({"detail": "this tile is being drawn; ask again"}, 202, headers)
+        if found is None:
+            return await placeholder(resolver, tile)
     return finished(resolver.layer, tile, found, request, version, began)
 
 

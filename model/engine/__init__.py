@@ -2,5 +2,6 @@
 
 from model.engine.local import LocalEngine
 from model.engine.protocol import EngineClosedError, GenerationEngine
+from model.engine.queue import QueueFullError, Urgency
 
-__all__ = ["EngineClosedError", "GenerationEngine", "LocalEngine"]
+__all__ = ["EngineClosedError", "GenerationEngine", "LocalEngine", "QueueFullError", "Urgency"]
