@@ -1,0 +1,27 @@
+# CUDA:  docker build -t tilecascade .
+# CPU:   docker build -t tilecascade --build-arg TORCH_INDEX=<URL of torch's index of CPU builds> .   (a fifth of the size)
+FROM python:3.11-slim-bookworm AS build
+
+ARG TORCH_INDEX=""
+WORKDIR /opt/tilecascade
+RUN python -m venv .venv
+RUN if [ -n "$TORCH_INDEX" ]; then .venv/bin/pip install --no-cache-dir torch torchvision --index-url "$TORCH_INDEX"; fi
+COPY pyproject.toml README.md LICENSE ./
+COPY app app
+COPY cache cache
+COPY model model
+RUN .venv/bin/pip install --no-cache-dir .
+
+FROM python:3.11-slim-bookworm
+RUN useradd --system --uid 10001 --create-home tilecascade \
+    && install -d -o tilecascade -g tilecascade /var/lib/tilecascade
+COPY --from=build /opt/tilecascade/.venv /opt/tilecascade/.venv
+USER tilecascade
+WORKDIR /home/tilecascade
+ENV TILECASCADE_DATA_DIR=/var/lib/tilecascade TILECASCADE_HOST=0.0.0.0 TILECASCADE_PORT=8000
+VOLUME /var/lib/tilecascade
+EXPOSE 8000
+HEALTHCHECK --interval=15s --timeout=5s --start-period=120s --retries=3 \
+    CMD ["/opt/tilecascade/.venv/bin/python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/health', timeout=4)"]
+ENTRYPOINT ["/opt/tilecascade/.venv/bin/tilecascade"]
+CMD ["serve"]
