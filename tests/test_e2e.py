@@ -240,7 +240,10 @@ def test_curl_globbing(start: Start, tmp_path: Path) -> None:
         (["serve", "--weights", "missing", "README.md"], "weights missing.safetensors do not exist"),
         (["serve", "--port", "99999"], "port"),
         (["train", "missing.toml"], "does not exist"),
-        (["evaluate", "--scene", "x.tif", "--truth", ".", "--split", "val", "--out", "/tmp/x"], "no manifest.csv"),
+        (
+            ["evaluate", "--scene", "x.tif", "--truth", ".", "--split", "val", "--out", "/tmp/x"],
+            "neither a manifest.csv",
+        ),
     ],
 )
 def test_wrong_commands_get_one_line(arguments: list[str], words: str) -> None:

@@ -121,6 +121,16 @@ class SampleSource:
             pair.imagery, np.ones((256, 256), dtype=np.bool_), reference, pair.map, text, pair.zoom, pair.reading
         )
 
+    def strange(self, pair: Pair, rng: np.random.Generator) -> Sample:
+        """A pair under another light, with its generated reference.
+
+        The network's mistakes here are like those where it was not trained; on the training imagery itself its drawings
+        are better than they will be.
+        """
+        sample = self.plain(pair, True, generated=True)
+        imagery = cast_shadows(imagery_colours(imagery_colours(pair.imagery, rng), rng), rng)
+        return replace(sample, imagery=imagery)
+
 
 @dataclass(frozen=True)
 class Sample:

@@ -273,11 +273,12 @@ def draw_references(network: SGDM, source: SampleSource) -> None:
     prior, autoencoder = need_palette(network)
     parts = {name: getattr(network.eval(), name) for name in ("encoder", "prior", "text")}
     above = {(p.zoom - span, p.x >> span, p.y >> span) for p in source.pairs for span in (1, 2)}
+    rng = np.random.default_rng(0)
     for zoom in sorted({pair.zoom for pair in source.pairs}):
         pairs = [p for p in source.pairs if p.zoom == zoom and (zoom, p.x, p.y) in above]
         for start in range(0, len(pairs), 16):
             some = pairs[start : start + 16]
-            batch = collate([source.plain(pair, True, generated=True) for pair in some])
+            batch = collate([source.strange(pair, rng) for pair in some])
             draft = prior.draft(*guess(parts, batch), autoencoder)
             drawn = to_pixels(autoencoder.decode(draft.mean, draft))
             source.generated.update({(p.zoom, p.x, p.y): image for p, image in zip(some, drawn, strict=True)})

@@ -1,0 +1,96 @@
+"""deploy/nginx.conf with the real nginx before the real program: hits without the app, misses from it."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.conftest import PLACE, SceneMaker
+from tests.test_e2e import Server, free_port
+
+DEPLOY = Path(__file__).parent.parent / "deploy"
+TILE = f"/tiles/14/{PLACE.x}/{PLACE.y}.png"
+NAMED = f"/tiles/map/15/{2 * PLACE.x}/{2 * PLACE.y}.png"
+
+pytestmark = pytest.mark.skipif(shutil.which("nginx") is None, reason="no nginx here (Debian: nginx-light)")
+
+
+@pytest.fixture
+def behind(make_scene: SceneMaker, tiny_weights: Path, tmp_path: Path) -> Iterator[tuple[str, Server]]:
+    """The URL of an nginx before a server."""
+    app = Server(make_scene(), tiny_weights, tmp_path / "data")
+    folder, port = tmp_path / "nginx", free_port()
+    (folder / "logs").mkdir(parents=True)
+    shutil.copy(DEPLOY / "tile_headers.conf", folder)
+    config = (DEPLOY / "nginx.conf").read_text()
+    for ours, here in (
+        ("server app:8000", f"server 127.0.0.1:{app.port}"),
+        ("/srv/tilecascade/tiles", str(tmp_path / "data" / "tiles")),
+        ("listen 8080", f"listen 127.0.0.1:{port}"),
+    ):
+        assert config.count(ours) == 1
+        config = config.replace(ours, here)
+    # workers of a root master would not be allowed into pytest's folders
+    (folder / "nginx.conf").write_text("user root;\ndaemon off;\n" + config)
+    process = subprocess.Popen(["nginx", "-p", str(folder), "-c", "nginx.conf"], stderr=subprocess.DEVNULL)
+    url = f"http://127.0.0.1:{port}"
+    for _ in range(100):
+        try:
+            if httpx.get(url + "/health").status_code == 200:
+                break
+        except httpx.HTTPError:
+            time.sleep(0.05)
+    yield url, app
+    process.send_signal(signal.SIGQUIT)
+    process.wait(20)
+    app.process.kill()
+    app.process.wait()
+
+
+def test_hits_are_answered_by_nginx_alone(behind: tuple[str, Server]) -> None:
+    url, app = behind
+    for path in (TILE, NAMED):
+        drawn = httpx.get(f"{url}{path}?wait=60", timeout=90)
+        assert drawn.headers["x-tile-state"] in ("generated", "cached")
+        assert "x-tile-version" in drawn.headers  # the app's own answer
+    app.process.send_signal(signal.SIGSTOP)
+    try:
+        for path in (TILE, NAMED):
+            hit = httpx.get(url + path, timeout=5)
+            assert hit.status_code == 200
+            assert hit.headers["x-cache"] == "nginx"
+            assert hit.headers["content-type"] == "image/png"
+            assert hit.headers["cache-control"] == "no-cache"
+            assert hit.headers["access-control-allow-origin"] == "*"
+            assert hit.headers["x-tile-notice"] == "generated, not surveyed"
+            again = httpx.get(url + path, headers={"If-None-Match": hit.headers["etag"]}, timeout=5)
+            assert again.status_code == 304
+            assert not again.content
+    finally:
+        app.process.send_signal(signal.SIGCONT)
+    assert httpx.get(url + NAMED).content == httpx.get(app.url + NAMED).content
+
+
+def test_versions_pin_and_a_purge_is_seen_at_once(behind: tuple[str, Server], tmp_path: Path) -> None:
+    url, app = behind
+    version = httpx.get(f"{url}{TILE}?wait=60", timeout=90).headers["x-tile-version"]
+    pinned = httpx.get(f"{url}{TILE}?v={version}")
+    assert pinned.headers["x-cache"] == "nginx"
+    assert "immutable" in pinned.headers["cache-control"]
+    for trick in ("../../../etc/passwd", "..", "current/..", "0" * 13):
+        answer = httpx.get(f"{url}{TILE}", params={"v": trick})
+        assert answer.headers["cache-control"] == "no-cache"
+        assert answer.content == pinned.content
+    (tmp_path / "data" / "tiles" / "map" / version / "14" / str(PLACE.x) / f"{PLACE.y}.png").unlink()
+    assert "x-tile-version" in httpx.get(url + TILE).headers  # nginx has nothing left and asks the app
+    assert httpx.get(f"{url}/tiles/14/1/1.png").status_code == 404
+    assert httpx.get(f"{url}/tiles/99/1/1.png").status_code == 400
+    assert httpx.get(f"{url}/tilejson.json").json()["tilejson"] == "3.0.0"
+    assert app.process.poll() is None
