@@ -110,11 +110,12 @@ class TileResolver:
 
     async def _block(self, block: Block, urgency: Urgency) -> dict[Tile, bytes]:
         """The tiles of a block, made once however many ask; the most urgent asker counts."""
-        if block in self._flights:
-            self._promote(block, urgency)
-        else:
-            self._wanted[block] = _Wanted(urgency)
-        return await self._flights.run(block, partial(self._generate, block, self._wanted[block]))
+        self._promote(block, urgency)
+        # a flight that has just landed is still joined, though nothing is wanted of it any more
+        wanted = self._wanted.get(block) or _Wanted(urgency)
+        if block not in self._flights:
+            wanted = self._wanted[block] = _Wanted(urgency)
+        return await self._flights.run(block, partial(self._generate, block, wanted))
 
     def _promote(self, block: Block, urgency: Urgency) -> None:
         """Raise the urgency of a block on its way, and of what it waits for."""

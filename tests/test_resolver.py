@@ -181,6 +181,27 @@ def test_a_viewer_who_joins_a_prefetch_pulls_it_forward_with_all_it_needs(
     run(make_settings(), layer_settings, story)
 
 
+def test_whoever_asks_while_a_flight_lands_joins_it(make_settings: MakeSettings, layer_settings: LayerSettings) -> None:
+    """Between the end of the work and the end of its flight a block is on its way, but no longer wanted."""
+    tile = tiles_at(14)[0]
+
+    async def story(resolver: TileResolver) -> None:
+        late: list[asyncio.Task[Any]] = []
+        finished = resolver._wanted
+
+        class Watched(dict):  # type: ignore[type-arg]
+            def __delitem__(self, block: Any) -> None:
+                super().__delitem__(block)
+                late.append(asyncio.get_running_loop().create_task(resolver._block(block, Urgency.INTERACTIVE)))
+
+        resolver._wanted = Watched(finished)
+        made = await resolver.tile(tile)
+        assert (await late[0])[tile] == made.png
+        assert resolver.blocks_generated <= 2
+
+    run(make_settings(), layer_settings, story)
+
+
 def test_evicted_parents_do_not_change_children(make_settings: MakeSettings, layer_settings: LayerSettings) -> None:
     settings = make_settings(memory_bytes=0)
 
