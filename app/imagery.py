@@ -26,7 +26,7 @@ from rasterio.enums import ColorInterp
 from rio_tiler.errors import NoOverviewWarning, RioTilerError
 from rio_tiler.io import Reader
 
-from model.cascade import Mask, Pixels, Window, assemble
+from model.cascade import Mask, Pixels, Window, assemble, tile_window
 from model.sgdm.config import TILE_SIZE
 
 EARTH = 2 * np.pi * 6378137.0
@@ -140,11 +140,6 @@ def window_bounds(window: Window) -> tuple[float, float, float, float]:
     left = window.left * pixel - EARTH / 2
     top = EARTH / 2 - window.top * pixel
     return left, top - window.height * pixel, left + window.width * pixel, top
-
-
-def tile_window(tile: Tile) -> Window:
-    """The window of exactly one tile."""
-    return Window(tile.z, tile.x * TILE_SIZE, tile.y * TILE_SIZE, TILE_SIZE, TILE_SIZE)
 
 
 @dataclass

@@ -62,6 +62,11 @@ class Window:
                     yield Tile(x, y, self.zoom)
 
 
+def tile_window(tile: Tile) -> Window:
+    """The window of exactly one tile."""
+    return Window(tile.z, tile.x * TILE_SIZE, tile.y * TILE_SIZE, TILE_SIZE, TILE_SIZE)
+
+
 @dataclass(frozen=True)
 class Block:
     """Tiles (x, y) with x >> levels == column and y >> levels == row, at `zoom`. levels 0 is a single tile."""

@@ -11,8 +11,7 @@ from mercantile import Tile
 from PIL import Image
 from tqdm import tqdm
 
-from model.cascade import Pixels, Window
-from model.sgdm.config import TILE_SIZE
+from model.cascade import Pixels, tile_window
 from model.world.features import PLACE
 from model.world.imagery_drawing import Look, any_look, draw_imagery
 from model.world.land import EXTENT
@@ -27,11 +26,6 @@ ZOOMS = {14: 0.1, 15: 0.2, 16: 0.3, 17: 0.3, 18: 0.1}
 """Share of the pairs at each zoom."""
 
 LOOKS = 50
-
-
-def tile_window(tile: Tile) -> Window:
-    """The pixels of a tile."""
-    return Window(tile.z, tile.x * TILE_SIZE, tile.y * TILE_SIZE, TILE_SIZE, TILE_SIZE)
 
 
 def look_of(seed: int, tile: Tile) -> Look:
