@@ -116,9 +116,11 @@ class Held:
     def __init__(self, resolver: TileResolver) -> None:
         self.engine: Any = resolver._engine
         self._open = threading.Event()
+        self.drawing = threading.Event()
         inner = self.engine._draw
 
         def draw(stage: Stage, batch: Any) -> Any:
+            self.drawing.set()
             self._open.wait(30)
             return inner(stage, batch)
 
@@ -142,8 +144,9 @@ def test_what_nobody_waits_for_any_more_is_not_drawn(
 
     async def story(resolver: TileResolver) -> None:
         held = Held(resolver)
-        asked = {tile: [asyncio.create_task(resolver.tile(tile)) for _ in range(2)] for tile in (a, b, c)}
-        await held.until(lambda: len(resolver._wanted) == 3 and all(w.drawing for w in resolver._wanted.values()))
+        asked = {a: [asyncio.create_task(resolver.tile(a)) for _ in range(2)]}
+        await asyncio.to_thread(held.drawing.wait, 30)
+        asked |= {tile: [asyncio.create_task(resolver.tile(tile)) for _ in range(2)] for tile in (b, c)}
         await held.until(lambda: held.engine.waiting["interactive"] == 2)
         for tasks in (asked[a], asked[b], asked[c][:1]):
             for task in tasks:
