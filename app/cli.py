@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import click
 
 from app.imagery import SceneError
+from app.logs import set_up
 from app.settings import LayerSettings, SettingsError, load_settings, read_layers
 
 
@@ -30,8 +30,7 @@ class Commands(click.Group):
 @click.version_option(package_name="tilecascade")
 def main() -> None:
     """Serve map tiles that a diffusion cascade draws from imagery."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    set_up("text")
 
 
 def _parse_bbox(text: str) -> tuple[float, float, float, float]:
@@ -61,6 +60,9 @@ def _parse_zooms(text: str) -> range:
 @click.option("--data-dir", type=click.Path(path_type=Path), help="Where all state is kept.")
 @click.option("--layers", "layers_file", type=click.Path(path_type=Path), help="TOML file describing several layers.")
 @click.option("--weights", type=click.Path(path_type=Path), help="Network to use instead of the shipped one.")
+@click.option(
+    "--workers", type=int, help="Processes that answer finished tiles; one more draws. 0 unless told otherwise."
+)
 def serve(
     scenes: tuple[Path, ...],
     host: str | None,
@@ -68,9 +70,13 @@ def serve(
     data_dir: Path | None,
     layers_file: Path | None,
     weights: Path | None,
+    workers: int | None,
 ) -> None:
     """Serve the map of one or many GeoTIFF SCENES; without any, of a fictional country."""
-    settings = load_settings(host=host, port=port, data_dir=data_dir, layers_file=layers_file, weights=weights)
+    settings = load_settings(
+        host=host, port=port, data_dir=data_dir, layers_file=layers_file, weights=weights, workers=workers
+    )
+    set_up(settings.log_format)
     if scenes and settings.layers_file:
         raise SettingsError("give scenes or a layers file, not both")
     if settings.layers_file:

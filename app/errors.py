@@ -6,6 +6,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 
+from app.limits import TooManyError
 from app.resolver import NoTileError
 from model.engine import EngineClosedError, QueueFullError
 
@@ -35,6 +36,7 @@ STATUS: dict[type[Exception], int] = {
     ClientLeftError: 499,
     EngineClosedError: 503,
     QueueFullError: 503,
+    TooManyError: 429,
 }
 
 RETRY_AFTER = "2"
@@ -53,7 +55,11 @@ def add_exception_handlers(app: FastAPI) -> None:
 
     async def handle(request: Request, error: Exception) -> JSONResponse:
         status = next(code for kind, code in STATUS.items() if isinstance(error, kind))
-        headers = {"Cache-Control": "no-store"} | ({"Retry-After": RETRY_AFTER} if status == 503 else {})
+        headers = {"Cache-Control": "no-store"}
+        if status == 503:
+            headers["Retry-After"] = RETRY_AFTER
+        if isinstance(error, TooManyError):
+            headers["Retry-After"] = str(error.retry_after)
         return JSONResponse({"detail": sentence(error)}, status, headers)
 
     for kind in STATUS:

@@ -10,9 +10,10 @@ import mercantile
 from mercantile import Tile
 
 from app.country import CountryImagery
+from app.hits import NOTICE, LayerFacts
 from app.imagery import Imagery, SceneImagery, open_scene
 from app.settings import LayerSettings, SettingsError
-from model.cascade import Ladder
+from model.cascade import Block, Ladder
 from model.sgdm.config import WindowConfig
 from model.sgdm.scale_text import MAX_TABLE_ZOOM
 
@@ -34,7 +35,8 @@ class Generator:
 
 @dataclass(frozen=True)
 class Layer:
-    """One served layer. `version` is a hash of everything a tile's bytes depend on but its coordinates."""
+    """One served layer. `version` is a hash of everything a tile's bytes depend on but its coordinates; `facts` what
+    answers say of its tiles."""
 
     name: str
     imagery: Imagery
@@ -44,10 +46,12 @@ class Layer:
     generator: Generator
     attribution: str
     version: str = field(init=False)
+    facts: LayerFacts = field(init=False)
 
     def __post_init__(self) -> None:
         described = json.dumps(self.describe(), sort_keys=True)
         object.__setattr__(self, "version", hashlib.sha256(described.encode()).hexdigest()[:12])
+        object.__setattr__(self, "facts", self._facts())
 
     def describe(self) -> dict[str, object]:
         """What the version is the hash of."""
@@ -66,6 +70,31 @@ class Layer:
     def key(self, tile: Tile) -> str:
         """The cache key of a tile: also its path below the tile directory."""
         return f"{self.name}/{self.version}/{tile.z}/{tile.x}/{tile.y}.png"
+
+    def depth(self, zoom: int) -> int:
+        """Stages of the cascade that lead to a zoom: 1 at the root and below it."""
+        return len(self.ladder.chain(max(zoom, self.ladder.root)))
+
+    def _facts(self) -> LayerFacts:
+        zooms = range(MAX_TABLE_ZOOM + 11)
+        references = [self.ladder.reference_zoom(zoom) if zoom > self.ladder.root else None for zoom in zooms]
+        return LayerFacts(
+            name=self.name,
+            version=self.version,
+            headers={
+                "X-Tile-Model": self.generator.model,
+                "X-Tile-Seed": str(self.seed),
+                "X-Tile-Imagery": self.imagery.id,
+                "X-Tile-Version": self.version,
+                "X-Tile-Notice": NOTICE,
+            },
+            depths=[self.depth(zoom) for zoom in zooms],
+            references=[0 if above is None else zoom - above for zoom, above in zip(zooms, references, strict=True)],
+        )
+
+    def block_key(self, block: Block) -> str:
+        """The name of a block's lease."""
+        return f"{self.name}/{self.version}/{block.zoom}/{block.column}/{block.row}"
 
     def root_tiles(self, tile: Tile, limit: int) -> list[Tile] | None:
         """The root-zoom tiles below `tile` that may have imagery; None if they are more than `limit`."""

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 
 from fastapi import FastAPI
 from fastapi.staticfiles import StaticFiles
@@ -14,38 +15,28 @@ from starlette.types import ASGIApp
 from xstatic.pkg import leaflet
 
 from app.errors import add_exception_handlers
+from app.hits import EXPOSED
 from app.imagery import SceneError
+from app.logs import RequestLog
 from app.routes import about, tiles
 from app.service import Service
 from app.settings import LayerSettings, Settings, SettingsError
 
 log = logging.getLogger(__name__)
 
-EXPOSED = [
-    "ETag",
-    "Retry-After",
-    "Server-Timing",
-    "X-Cache",
-    "X-Tile-Ancestor",
-    "X-Tile-Depth",
-    "X-Tile-Imagery",
-    "X-Tile-Model",
-    "X-Tile-Notice",
-    "X-Tile-Reference",
-    "X-Tile-Seed",
-    "X-Tile-State",
-    "X-Tile-Version",
-]
-
 
 def create_app(
-    settings: Settings, layers: list[LayerSettings], on_failure: Callable[[], None] = lambda: None
+    settings: Settings,
+    layers: list[LayerSettings],
+    on_failure: Callable[[], None] = lambda: None,
+    workers_dir: Path | None = None,
 ) -> ASGIApp:
     """The ASGI application. The model loads after start-up, while `/health` says `starting`.
 
-    on_failure is called when loading fails. Raises SettingsError for what can be seen to be wrong before loading.
+    on_failure is called when loading fails; workers_dir: see Service. Raises SettingsError for what can be seen to be
+    wrong before loading.
     """
-    service = Service(settings, layers)
+    service = Service(settings, layers, workers_dir)
 
     async def load() -> None:
         try:
@@ -82,4 +73,4 @@ def create_app(
     app.mount("/static/leaflet", StaticFiles(directory=leaflet.BASE_DIR))
     add_exception_handlers(app)
     # outermost, so that errors carry the headers too
-    return CORSMiddleware(app, allow_origins=["*"], allow_methods=["GET", "HEAD"], expose_headers=EXPOSED)
+    return RequestLog(CORSMiddleware(app, allow_origins=["*"], allow_methods=["GET", "HEAD"], expose_headers=EXPOSED))

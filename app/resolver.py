@@ -7,6 +7,8 @@ however often it runs: the references of a block are its canonical ancestors, ge
 from __future__ import annotations
 
 import asyncio
+import time
+from collections import Counter
 from collections.abc import Hashable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -17,6 +19,7 @@ from mercantile import Tile
 
 from app import tile_image
 from app.layer import Layer
+from cache.lease import Claim, Leases
 from cache.single_flight import SingleFlight
 from cache.tiered import TieredStore
 from model.cascade import Block, Pixels, Window, assemble, enlarge
@@ -28,8 +31,24 @@ MAX_ROOT_TILES = 4096
 """Root tiles that a tile below the root may be drawn together from."""
 
 
+WATCH = 0.05
+"""Seconds between two looks at the store while another process makes a block."""
+
+
 class NoTileError(LookupError):
     """There is no such tile and never will be for this imagery; the message says why."""
+
+
+class _TakenError(RuntimeError):
+    """Another process makes this block."""
+
+
+class _MadeError(RuntimeError):
+    """Another process has just made this block."""
+
+    def __init__(self, tiles: dict[Tile, bytes]) -> None:
+        super().__init__("made elsewhere")
+        self.tiles = tiles
 
 
 @dataclass(frozen=True)
@@ -52,14 +71,28 @@ class _Wanted:
 class TileResolver:
     """Finds or makes the tiles of one layer. Use from one event loop."""
 
-    def __init__(self, layer: Layer, store: TieredStore, engine: GenerationEngine, workers: ThreadPoolExecutor) -> None:
+    def __init__(
+        self,
+        layer: Layer,
+        store: TieredStore,
+        leases: Leases,
+        engine: GenerationEngine,
+        workers: ThreadPoolExecutor,
+    ) -> None:
         self.layer = layer
         self._store = store
+        self._leases = leases
         self._engine = engine
         self._workers = workers
         self._flights: SingleFlight[dict[Tile, bytes]] = SingleFlight(self._begun)
         self._wanted: dict[Block, _Wanted] = {}
-        self.blocks_generated = 0
+        self.generated: Counter[int] = Counter()
+        self.encode_seconds = 0.0
+
+    @property
+    def blocks_generated(self) -> int:
+        """Blocks drawn and stored; `generated` counts them by zoom."""
+        return self.generated.total()
 
     async def tile(self, tile: Tile, urgency: Urgency = Urgency.INTERACTIVE) -> Found:
         """The tile, generated if need be. Raises NoTileError where there is nothing to show.
@@ -90,7 +123,7 @@ class TileResolver:
     async def cached(self, tile: Tile) -> Found | None:
         """The stored tile, if there is one. Memory is asked at once, the other tiers off the loop."""
         key = self.layer.key(tile)
-        memory = self._store.tiers[0].get(key)
+        memory = self._store.get_nearest(key)
         if memory is not None:
             return Found(memory, self._store.tiers[0].name)
         hit = await self._off_loop(self._store.get, key)
@@ -134,25 +167,70 @@ class TileResolver:
         return wanted is not None and wanted.drawing is not None and not wanted.drawing.cancel()
 
     async def _generate(self, block: Block, wanted: _Wanted) -> dict[Tile, bytes]:
-        """Make the tiles of a block and store them: references first, then conditions, drawing, encoding."""
+        """Make the tiles of a block and store them: references first, then conditions, drawing, encoding.
+
+        Only one process does so: the others find the tiles in the store.
+        """
+        claim = Claim(self._leases, self.layer.block_key(block))
         try:
             window = self.layer.ladder.window(block)
             references = await self.references(window, wanted)
-            read: list[Conditions] = []
-
-            def prepare() -> Conditions:
-                read.append(self.conditions(window, references))
-                return read[0]
-
-            stage = self.stage(block.zoom, block.footprint().width)
-            wanted.drawing = self._engine.submit(stage, prepare, wanted.urgency)
-            pixels = await asyncio.wrap_future(wanted.drawing)
-            made: dict[Tile, bytes] = await self._off_loop(self._encode, block, pixels, read[0])
+            while True:
+                try:
+                    pixels, conditions = await self._draw(block, window, references, claim, wanted)
+                    break
+                except _MadeError as made:
+                    return made.tiles
+                except _TakenError:
+                    wanted.drawing = None
+                    stored = await self._watch(block, claim)
+                    if stored is not None:
+                        return stored
+            made_here: dict[Tile, bytes] = await self._off_loop(self._encode, block, pixels, conditions)
         finally:
             if self._wanted.get(block) is wanted:
                 del self._wanted[block]
-        self.blocks_generated += 1
-        return made
+            await asyncio.shield(self._off_loop(claim.give_up))
+        self.generated[block.zoom] += 1
+        return made_here
+
+    async def _draw(
+        self, block: Block, window: Window, references: dict[Tile, bytes], claim: Claim, wanted: _Wanted
+    ) -> tuple[Pixels, Conditions]:
+        """Queue a window and wait for its pixels. Raises _TakenError or _MadeError: a lease is asked for when its turn
+        has come, so that a long queue here keeps nobody elsewhere waiting."""
+        read: list[Conditions] = []
+
+        def prepare() -> Conditions:
+            if not claim.take():
+                raise _TakenError
+            stored = self._stored(block)
+            if stored is not None:
+                raise _MadeError(stored)
+            read.append(self.conditions(window, references))
+            return read[0]
+
+        stage = self.stage(block.zoom, block.footprint().width)
+        wanted.drawing = self._engine.submit(stage, prepare, wanted.urgency)
+        return await asyncio.wrap_future(wanted.drawing), read[0]
+
+    async def _watch(self, block: Block, claim: Claim) -> dict[Tile, bytes] | None:
+        """Wait until another process has stored a block; None if instead its lease has become ours."""
+        while True:
+            await asyncio.sleep(WATCH)
+            stored: dict[Tile, bytes] | None = await self._off_loop(self._stored, block)
+            if stored is not None or await self._off_loop(claim.take):
+                return stored
+
+    def _stored(self, block: Block) -> dict[Tile, bytes] | None:
+        """The tiles of a block, if all that have imagery are stored."""
+        tiles = {}
+        for tile in self._covered(list(block.tiles())):
+            hit = self._store.get(self.layer.key(tile))
+            if hit is None:
+                return None
+            tiles[tile] = hit[0]
+        return tiles
 
     def stage(self, zoom: int, size: int) -> Stage:
         """The stage that draws blocks of `size` pixels at `zoom`."""
@@ -185,11 +263,13 @@ class TileResolver:
 
     def _encode(self, block: Block, pixels: Pixels, conditions: Conditions) -> dict[Tile, bytes]:
         """Encode and store a drawn block's tiles, those with imagery only."""
+        began = time.perf_counter()
         masks, made = block.cut(conditions.cut(block.footprint()).imagery_known), {}
         for tile, colours in block.cut(pixels).items():
             if masks[tile].any():
                 made[tile] = tile_image.encode(colours, masks[tile], tile_image.provenance(self.layer, tile))
                 self._store.put(self.layer.key(tile), made[tile])
+        self.encode_seconds += time.perf_counter() - began
         return made
 
     async def _below_root(self, tile: Tile, urgency: Urgency) -> bytes:

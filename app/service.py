@@ -13,13 +13,17 @@ from pathlib import Path
 import torch
 
 from app.errors import NotFoundError, NotReadyError
+from app.hits import write_facts
 from app.layer import Generator, Layer, build_layer
+from app.limits import TokenBuckets
+from app.metrics import ServiceMetrics
 from app.resolver import Found, TileResolver
 from app.settings import LayerSettings, Settings, SettingsError
 from app.tile_image import is_whole_png
 from cache.disk import DiskStore
+from cache.lease import AllLeases, FileLeases, Leases, RedisLeases
 from cache.memory import MemoryStore
-from cache.redis import EmbeddedRedis, RedisStore, find_server
+from cache.redis import EmbeddedRedis, RedisClient, RedisStore, find_server
 from cache.store import Store
 from cache.tiered import TieredStore
 from model.engine import GenerationEngine, LocalEngine
@@ -27,6 +31,8 @@ from model.pipeline import CascadePipeline
 from model.sgdm.network import load_network, weights_hash
 
 log = logging.getLogger(__name__)
+
+FACTS_FILE = "layers.json"
 
 CURRENT = "current"
 """Name of the pointer in a layer's directory to the version that is served."""
@@ -63,10 +69,14 @@ def runtime_fingerprint(device: str, dtype: torch.dtype, batch: int) -> str:
 
 
 class Service:
-    """Everything behind the routes. `start` may take a while (weights, scenes); `close` drains and stops."""
+    """Everything behind the routes. `start` may take a while (weights, scenes); `close` drains and stops.
 
-    def __init__(self, settings: Settings, layers: list[LayerSettings]) -> None:
+    workers_dir: where worker processes before this one look for FACTS_FILE and leave their counts.
+    """
+
+    def __init__(self, settings: Settings, layers: list[LayerSettings], workers_dir: Path | None = None) -> None:
         self.settings = settings
+        self._workers_dir = workers_dir
         self._wanted = layers
         self.state = "starting"
         self.problem: str | None = None
@@ -74,8 +84,12 @@ class Service:
         self.workers = ThreadPoolExecutor(max(4, os.cpu_count() or 1), thread_name_prefix="worker")
         self._redis: EmbeddedRedis | None = None
         self._lingering: set[asyncio.Task[Found]] = set()
+        self._leases: list[Leases] = []
         self.store = TieredStore(self._tiers())
         self.engine: GenerationEngine | None = None
+        self.device = "cpu"
+        self.limits = TokenBuckets(settings.client_rate)
+        self.metrics = ServiceMetrics(self, workers_dir)
 
     @property
     def tiles_dir(self) -> Path:
@@ -115,23 +129,27 @@ class Service:
             self.tiles_dir.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise SettingsError(f"data directory {settings.data_dir} cannot be used: {error.strerror}") from None
-        self._disk = DiskStore(self.tiles_dir, settings.disk_bytes, is_whole_png)
-        tiers: list[Store] = [MemoryStore(settings.memory_bytes), self._disk]
+        self.disk = DiskStore(self.tiles_dir, settings.disk_bytes, is_whole_png)
+        tiers: list[Store] = [MemoryStore(settings.memory_bytes), self.disk]
         url = settings.redis_url
         if url is None and (program := find_server()):
             self._redis = EmbeddedRedis(program, settings.redis_bytes)
             url = self._redis.url
         if url and url != "none":
             try:
-                tiers.append(RedisStore(url, settings.redis_ttl))
+                client = RedisClient(url)
+                tiers.append(RedisStore(client, settings.redis_ttl))
             except ValueError as error:
                 raise SettingsError(f"redis_url {url!r}: {error}") from None
+            if self._redis is None:  # nobody else knows the embedded one
+                self._leases.append(RedisLeases(client))
+        self._leases.append(FileLeases(settings.data_dir / "leases"))
         return tiers
 
     def start(self) -> None:
         """Load the model, open the scenes, sweep the tile directory. Raises SettingsError or SceneError."""
         settings = self.settings
-        device = choose_device(settings.device)
+        self.device = device = choose_device(settings.device)
         batch = settings.batch_blocks or (8 if device.startswith("cuda") else 1)
         dtype = choose_dtype(settings.dtype, device)
         if settings.threads:
@@ -144,12 +162,17 @@ class Service:
         generator = Generator(weights_hash(settings.weights), fingerprint, network.config.windows)
         layers = [build_layer(wanted, generator) for wanted in self._wanted]
         self.engine = LocalEngine(CascadePipeline(network, device, dtype), batch)
-        self.resolvers = {layer.name: TileResolver(layer, self.store, self.engine, self.workers) for layer in layers}
+        leases = AllLeases(self._leases)
+        self.resolvers = {
+            layer.name: TileResolver(layer, self.store, leases, self.engine, self.workers) for layer in layers
+        }
         for layer in layers:
             self._point(layer)
             log.info(
                 "layer %s: version %s, zooms %d to %d", layer.name, layer.version, layer.ladder.root, layer.max_zoom
             )
+        if self._workers_dir is not None:
+            write_facts([layer.facts for layer in layers], self._workers_dir / FACTS_FILE)
         threading.Thread(target=self._sweep, name="sweep", daemon=True).start()
         self.state = "ready"
 
@@ -163,7 +186,7 @@ class Service:
         os.replace(fresh, folder / CURRENT)
 
     def _sweep(self) -> None:
-        kept, removed = self._disk.scan()
+        kept, removed = self.disk.scan()
         log.info("tile directory: %d tiles, %d broken or left-over files removed", kept, removed)
 
     def health(self) -> dict[str, object]:

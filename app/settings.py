@@ -71,6 +71,11 @@ class Settings(BaseSettings):
     redis_url: str | None = Field(default=None, description="redis://...; 'none' = no Redis at all")
     redis_bytes: int = Field(default=128 << 20, ge=1 << 20, description="limit of the embedded Redis")
     redis_ttl: int = Field(default=24 * 3600, ge=1)
+    workers: int = Field(default=0, ge=0, le=64, description="processes that answer hits before the app; 0 = none")
+    client_rate: float = Field(
+        default=0.0, ge=0, description="tiles that may be drawn per second for one client; 0 = no limit"
+    )
+    log_format: Literal["text", "json"] = "text"
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535)
 

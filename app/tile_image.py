@@ -9,12 +9,12 @@ from mercantile import Tile
 from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin
 
+from app.hits import NOTICE
 from app.layer import STYLE, Layer
 from model.cascade import Mask, Pixels
 from model.sgdm.config import TILE_SIZE
 
 PNG_HEAD, PNG_TAIL = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
-NOTICE = "generated, not surveyed"
 COMPRESSION = 4
 """Half the time of zlib's usual 6 for 2 % more bytes on drawn tiles."""
 
@@ -33,7 +33,7 @@ def provenance(layer: Layer, tile: Tile) -> dict[str, str]:
         "tilecascade:seed": str(layer.seed),
         "tilecascade:style": STYLE,
         "tilecascade:imagery": layer.imagery.id,
-        "tilecascade:depth": str(generated_depth(layer, tile.z)),
+        "tilecascade:depth": str(layer.depth(tile.z)),
     }
     if tile.z < layer.ladder.root:
         facts["tilecascade:downsampled-from"] = f"zoom {layer.ladder.root}"
@@ -43,11 +43,6 @@ def provenance(layer: Layer, tile: Tile) -> dict[str, str]:
         shift = tile.z - reference
         facts["tilecascade:reference"] = f"{reference}/{tile.x >> shift}/{tile.y >> shift}"
     return facts
-
-
-def generated_depth(layer: Layer, zoom: int) -> int:
-    """Stages of the cascade that lead to a zoom: 1 at the root and below it."""
-    return len(layer.ladder.chain(max(zoom, layer.ladder.root)))
 
 
 def encode(colours: Pixels, known: Mask, facts: dict[str, str]) -> bytes:

@@ -76,6 +76,13 @@ class DiskStore:
         if full:
             self._evict()
 
+    def stat(self, key: str) -> os.stat_result | None:
+        """Of the file that holds a value; None if there is none."""
+        try:
+            return self._path(key).stat()
+        except OSError:
+            return None
+
     def delete(self, key: str) -> None:
         """See Store."""
         self._remove(self._path(key))

@@ -1,4 +1,4 @@
-"""Redis as a tier, with short time-outs and a breaker; and the private server that the embedded default starts."""
+"""Redis with short time-outs and a breaker; as a tier; and the private server that the embedded default starts."""
 
 from __future__ import annotations
 
@@ -23,23 +23,20 @@ PAUSE = 2.0
 """Seconds for which an ill Redis is left alone."""
 
 
-class RedisStore:
-    """Values under `prefix` with a jittered time to live, set in one command.
+class RedisClient:
+    """Commands with a short time-out and a breaker.
 
     After an error every call fails at once for PAUSE seconds: a dead Redis must not slow each request down.
     """
 
-    name = "redis"
-
-    def __init__(self, url: str, ttl: int, prefix: str = "tile:") -> None:
+    def __init__(self, url: str) -> None:
         self._client = redis.Redis.from_url(
             url, socket_timeout=TIMEOUT, socket_connect_timeout=TIMEOUT, retry=None, retry_on_timeout=False
         )
-        self._ttl = ttl
-        self._prefix = prefix
         self._ill_until = 0.0
 
-    def _call(self, *command: str | bytes | int) -> object:
+    def call(self, *command: str | bytes | int) -> object:
+        """One command's answer. Raises redis.RedisError."""
         if time.monotonic() < self._ill_until:
             raise redis.ConnectionError("Redis failed a moment ago and is left alone")
         try:
@@ -48,26 +45,30 @@ class RedisStore:
             self._ill_until = time.monotonic() + PAUSE
             raise
 
+
+class RedisStore:
+    """Values under `prefix` with a jittered time to live, set in one command."""
+
+    name = "redis"
+
+    def __init__(self, client: RedisClient, ttl: int, prefix: str = "tile:") -> None:
+        self._client = client
+        self._ttl = ttl
+        self._prefix = prefix
+
     def get(self, key: str) -> bytes | None:
         """See Store."""
-        value = self._call("GET", self._prefix + key)
+        value = self._client.call("GET", self._prefix + key)
         return value if isinstance(value, bytes) else None
 
     def put(self, key: str, value: bytes) -> None:
         """See Store."""
         ttl = max(1, round(self._ttl * random.uniform(0.9, 1.1)))
-        self._call("SET", self._prefix + key, value, "EX", ttl)
+        self._client.call("SET", self._prefix + key, value, "EX", ttl)
 
     def delete(self, key: str) -> None:
         """See Store."""
-        self._call("DEL", self._prefix + key)
-
-    def ping(self) -> bool:
-        """Whether it answers now."""
-        try:
-            return bool(self._call("PING"))
-        except redis.RedisError:
-            return False
+        self._client.call("DEL", self._prefix + key)
 
 
 def find_server() -> str | None:
@@ -83,7 +84,7 @@ def find_server() -> str | None:
     return carried if carried and Path(carried).exists() else None
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
     """In the child, before exec: ask Linux to end it when its parent ends, however that happens."""
     with_signal = 1  # PR_SET_PDEATHSIG
     ctypes.CDLL(None).prctl(with_signal, signal.SIGTERM)
@@ -116,7 +117,7 @@ class EmbeddedRedis:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            preexec_fn=_die_with_parent,
+            preexec_fn=die_with_parent,
         )
         client = redis.Redis.from_url(self.url)
         deadline = time.monotonic() + 5

@@ -18,12 +18,20 @@ QUIET = 30.0
 
 
 class TieredStore:
-    """Tiers from near to far. `ill` names those whose last call failed."""
+    """Tiers from near to far. `ill` names those whose last call failed; `hits` counts what each had."""
 
     def __init__(self, tiers: Sequence[Store]) -> None:
         self.tiers = tuple(tiers)
         self.ill: set[str] = set()
+        self.hits = {tier.name: 0 for tier in self.tiers}
+        self.misses = 0
         self._said: dict[str, float] = {}
+
+    def get_nearest(self, key: str) -> bytes | None:
+        """The bytes if the nearest tier has them: asked on its own where the others would block."""
+        value = self.tiers[0].get(key)
+        self.hits[self.tiers[0].name] += value is not None
+        return value
 
     def get(self, key: str) -> tuple[bytes, str] | None:
         """The bytes and the name of the tier that had them, or None."""
@@ -35,9 +43,11 @@ class TieredStore:
                 continue
             self.ill.discard(tier.name)
             if value is not None:
+                self.hits[tier.name] += 1
                 for nearer in self.tiers[:index]:
                     self._put(nearer, key, value)
                 return value, tier.name
+        self.misses += 1
         return None
 
     def put(self, key: str, value: bytes) -> None:

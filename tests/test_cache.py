@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cache import DiskStore, MemoryStore, RedisStore, SingleFlight, TieredStore
-from cache.redis import EmbeddedRedis, find_server
+from cache.redis import EmbeddedRedis, RedisClient, find_server
 
 KEY = "map/abc/16/1/2.png"
 
@@ -133,7 +133,7 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_redis_holds_the_bytes_with_a_time_to_live(server: EmbeddedRedis) -> None:
-    store = RedisStore(server.url, ttl=100)
+    store = RedisStore(RedisClient(server.url), ttl=100)
     store.put(KEY, b"\x00png")
     client = redis.Redis.from_url(server.url)
     assert client.get("tile:" + KEY) == b"\x00png"
@@ -144,7 +144,7 @@ def test_redis_holds_the_bytes_with_a_time_to_live(server: EmbeddedRedis) -> Non
 
 
 def test_a_dead_redis_is_passed_over_quickly(server: EmbeddedRedis, tmp_path: Path) -> None:
-    tiers = TieredStore([MemoryStore(10), DiskStore(tmp_path, 1 << 20), RedisStore(server.url, 100)])
+    tiers = TieredStore([MemoryStore(10), DiskStore(tmp_path, 1 << 20), RedisStore(RedisClient(server.url), 100)])
     tiers.put(KEY, b"a" * 20)
     server.process.send_signal(signal.SIGKILL)
     server.process.wait()
@@ -159,7 +159,7 @@ def test_a_dead_redis_is_passed_over_quickly(server: EmbeddedRedis, tmp_path: Pa
 
 def test_a_wrong_type_in_redis_is_no_error_of_ours(server: EmbeddedRedis) -> None:
     redis.Redis.from_url(server.url).lpush("tile:" + KEY, "list")
-    tiers = TieredStore([MemoryStore(100), RedisStore(server.url, 100)])
+    tiers = TieredStore([MemoryStore(100), RedisStore(RedisClient(server.url), 100)])
     assert tiers.get(KEY) is None
 
 

@@ -116,8 +116,8 @@ def test_windows_of_one_stage_are_drawn_together_in_a_fixed_shape() -> None:
     for (_, item), future in zip(jobs, futures, strict=True):
         assert future.result()[0, 0, 0] == item.window.left % 251
     assert {size for _, size in draw.calls} == {4}
-    assert engine.windows == 10
-    assert engine.batches <= 6
+    assert sum(size * count for size, count in engine.batch_sizes.items()) == 10
+    assert engine.batch_sizes.total() <= 6
     with pytest.raises(EngineClosedError):
         engine.submit(jobs[0][0], prepare(jobs[0][1]))
 

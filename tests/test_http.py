@@ -29,7 +29,7 @@ CHILD = f"/tiles/15/{2 * PLACE.x}/{2 * PLACE.y}.png"
 
 
 def service_of(client: TestClient) -> Service:
-    service: Service = client.app.app.state.service  # type: ignore[attr-defined]
+    service: Service = client.app.app.app.state.service  # type: ignore[attr-defined]
     return service
 
 
@@ -242,7 +242,7 @@ def test_nothing_to_stand_in_is_503(client: TestClient) -> None:
 
 def test_starting_is_said(make_settings: MakeSettings, layer_settings: LayerSettings) -> None:
     app = create_app(make_settings(), [layer_settings])
-    service: Service = app.app.state.service  # type: ignore[attr-defined]
+    service: Service = app.app.app.state.service  # type: ignore[attr-defined]
     held, start = threading.Event(), service.start
 
     def slowly() -> None:

@@ -56,16 +56,19 @@ def behind(make_scene: SceneMaker, tiny_weights: Path, tmp_path: Path) -> Iterat
 
 def test_hits_are_answered_by_nginx_alone(behind: tuple[str, Server]) -> None:
     url, app = behind
+    etags = {}
     for path in (TILE, NAMED):
         drawn = httpx.get(f"{url}{path}?wait=60", timeout=90)
         assert drawn.headers["x-tile-state"] in ("generated", "cached")
         assert "x-tile-version" in drawn.headers  # the app's own answer
+        etags[path] = drawn.headers["etag"]
     app.process.send_signal(signal.SIGSTOP)
     try:
         for path in (TILE, NAMED):
             hit = httpx.get(url + path, timeout=5)
             assert hit.status_code == 200
             assert hit.headers["x-cache"] == "nginx"
+            assert hit.headers["etag"] == etags[path]
             assert hit.headers["content-type"] == "image/png"
             assert hit.headers["cache-control"] == "no-cache"
             assert hit.headers["access-control-allow-origin"] == "*"

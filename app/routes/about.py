@@ -1,4 +1,4 @@
-"""`/health`, `/tilejson.json` and the viewer page."""
+"""`/health`, `/metrics`, `/tilejson.json` and the viewer page."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from importlib.resources import files
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import HTMLResponse, JSONResponse
+from prometheus_client import CONTENT_TYPE_LATEST
 
+from app.hits import NOTICE
 from app.layer import Layer
 from app.service import Service
-from app.tile_image import NOTICE
 
 router = APIRouter(tags=["about"])
 
@@ -22,6 +23,13 @@ async def health(request: Request) -> JSONResponse:
     service: Service = request.app.state.service
     answer = await asyncio.to_thread(service.health)
     return JSONResponse(answer, 200 if answer["state"] in ("ready", "degraded") else 503)
+
+
+@router.get("/metrics", operation_id="metrics")
+async def metrics(request: Request) -> Response:
+    """Counts and timings in Prometheus' text format."""
+    service: Service = request.app.state.service
+    return Response(await asyncio.to_thread(service.metrics.text), media_type=CONTENT_TYPE_LATEST)
 
 
 def base_url(request: Request) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import time
 from typing import Annotated
 
@@ -13,6 +12,7 @@ from mercantile import Tile
 
 from app import tile_image
 from app.errors import RETRY_AFTER, BadRequestError, ClientLeftError, NotFoundError, NotReadyError
+from app.hits import etag_of, matches
 from app.layer import Layer
 from app.resolver import Found, TileResolver
 from app.service import Service
@@ -23,8 +23,6 @@ router = APIRouter(tags=["tiles"])
 
 PLACEHOLDER_AGE = 2
 LEAST_URGENT = 5
-FINISHED = "no-cache"
-PINNED = "public, max-age=31536000, immutable"
 
 Wait = Annotated[
     float | None,
@@ -55,38 +53,26 @@ def parse_tile(z: str, x: str, y: str) -> Tile:
     return tile
 
 
-def etag_of(png: bytes) -> str:
-    """A strong validator of the content."""
-    return f'"{hashlib.blake2b(png, digest_size=12).hexdigest()}"'
-
-
-def describe(layer: Layer, tile: Tile, state: str, source: str) -> dict[str, str]:
-    """Headers that say what this answer is."""
-    headers = {
-        "X-Tile-State": state,
-        "X-Cache": source,
-        "X-Tile-Model": layer.generator.model,
-        "X-Tile-Seed": str(layer.seed),
-        "X-Tile-Depth": str(tile_image.generated_depth(layer, tile.z)),
-        "X-Tile-Imagery": layer.imagery.id,
-        "X-Tile-Version": layer.version,
-        "X-Tile-Notice": tile_image.NOTICE,
-    }
-    reference = tile_image.provenance(layer, tile).get("tilecascade:reference")
-    return headers | ({"X-Tile-Reference": reference} if reference else {})
-
-
-def finished(layer: Layer, tile: Tile, found: Found, request: Request, version: str | None, began: float) -> Response:
-    """A finished tile: 200, or 304 when the client has it."""
+def finished(service: Service, layer: Layer, tile: Tile, found: Found, known: str, version: str | None) -> Response:
+    """A finished tile: 200, or 304 when the client has it. known: its If-None-Match."""
     state = "generated" if found.source == "generated" else "cached"
-    headers = describe(layer, tile, state, "miss" if state == "generated" else found.source)
-    headers["ETag"] = etag_of(found.png)
-    headers["Cache-Control"] = PINNED if version == layer.version else FINISHED
-    headers["Server-Timing"] = f"total;dur={(time.perf_counter() - began) * 1000:.1f}"
-    known = request.headers.get("if-none-match", "")
-    if known.strip() == "*" or headers["ETag"] in [tag.strip().removeprefix("W/") for tag in known.split(",")]:
+    headers = layer.facts.describe(tile, state, "miss" if state == "generated" else found.source)
+    headers["ETag"] = etag_of(service.disk.stat(layer.key(tile)), found.png)
+    headers["Cache-Control"] = layer.facts.age(version)
+    if matches(known, headers["ETag"]):
         return Response(status_code=304, headers=headers)
     return Response(found.png, media_type="image/png", headers=headers)
+
+
+def unchanged(service: Service, layer: Layer, tile: Tile, known: str, version: str | None) -> Response | None:
+    """304 for a client that has the tile as it lies on disk, without reading it."""
+    stat = service.disk.stat(layer.key(tile)) if known else None
+    if stat is None or not matches(known, etag_of(stat)):
+        return None
+    headers = layer.facts.describe(tile, "cached", "disk")
+    return Response(
+        status_code=304, headers=headers | {"ETag": etag_of(stat), "Cache-Control": layer.facts.age(version)}
+    )
 
 
 async def placeholder(resolver: TileResolver, tile: Tile) -> Response:
@@ -97,7 +83,7 @@ async def placeholder(resolver: TileResolver, tile: Tile) -> Response:
     ancestor, png = nearest
     part = tile_image.enlarge_part(tile_image.decode(png), tile, tile.z - ancestor.z)
     body = tile_image.encode(part[..., :3], part[..., 3] > 127, {"Comment": "placeholder"})
-    headers = describe(resolver.layer, tile, "placeholder", "miss")
+    headers = resolver.layer.facts.describe(tile, "placeholder", "miss")
     headers["X-Tile-Ancestor"] = f"{ancestor.z}/{ancestor.x}/{ancestor.y}"
     headers["Cache-Control"] = f"max-age={PLACEHOLDER_AGE}, must-revalidate"
     return Response(body, media_type="image/png", headers=headers)
@@ -142,18 +128,33 @@ async def draw(request: Request, service: Service, resolver: TileResolver, tile:
 
 
 async def answer(request: Request, layer: str | None, tile: Tile, wait: float | None, version: str | None) -> Response:
-    """Find, make, or stand in for one tile. HEAD never generates."""
-    began = time.perf_counter()
+    """Find, make, or stand in for one tile, and measure it."""
     service: Service = request.app.state.service
-    resolver = service.resolver(layer)
-    if request.method == "HEAD":
-        found = await resolver.cached(tile)
-        if found is None:
-            resolver.check_zoom(tile)
-            raise NotFoundError("this tile has not been drawn; HEAD does not draw it")
-        return finished(resolver.layer, tile, found, request, version, began)
+    began, state = time.perf_counter(), "error"
+    try:
+        response = await find(request, service, service.resolver(layer), tile, wait, version)
+        state = response.headers.get("x-tile-state", "later")
+    finally:
+        seconds = time.perf_counter() - began
+        service.metrics.answered(state, seconds)
+    response.headers["Server-Timing"] = f"total;dur={seconds * 1000:.1f}"
+    return response
+
+
+async def find(
+    request: Request, service: Service, resolver: TileResolver, tile: Tile, wait: float | None, version: str | None
+) -> Response:
+    """The answer to a request for one tile. HEAD never generates."""
+    known = request.headers.get("if-none-match", "")
+    response = unchanged(service, resolver.layer, tile, known, version)
+    if response is not None:
+        return response
     found = await resolver.cached(tile)
+    if found is None and request.method == "HEAD":
+        resolver.check_zoom(tile)
+        raise NotFoundError("this tile has not been drawn; HEAD does not draw it")
     if found is None:
+        service.limits.take(request.client.host if request.client else "")
         patience = service.settings.interactive_wait if wait is None else min(wait, service.settings.max_wait)
         later = "respond-async" in request.headers.get("prefer", "").lower()
         found = await draw(request, service, resolver, tile, 0.0 if later else patience)
@@ -162,7 +163,7 @@ async def answer(request: Request, layer: str | None, tile: Tile, wait: float | 
             return JSONResponse({"detail": "this tile is being drawn; ask again"}, 202, headers)
         if found is None:
             return await placeholder(resolver, tile)
-    return finished(resolver.layer, tile, found, request, version, began)
+    return finished(service, resolver.layer, tile, found, known, version)
 
 
 @router.head("/tiles/{z}/{x}/{y}", include_in_schema=False)

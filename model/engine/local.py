@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from dataclasses import dataclass, field
 import torch
 
 from model.cascade import Pixels
-from model.engine.protocol import EngineClosedError, Prepare
+from model.engine.protocol import EngineClosedError, EngineState, Prepare
 from model.engine.queue import FairQueue, Urgency
 from model.pipeline import Conditions, Stage
 
@@ -44,8 +45,7 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 class LocalEngine:
-    """Queues in front of `draw` (usually a CascadePipeline). `batches` and `windows` count what was drawn, `dropped`
-    what nobody waited for any more, `seconds` how long the device was busy.
+    """Queues in front of `draw` (usually a CascadePipeline).
 
     lanes: batches in flight at once; halved when memory runs out.
     """
@@ -64,8 +64,9 @@ class LocalEngine:
         self._wake = threading.Condition()
         self._closed = False
         self.lanes = lanes
-        self.batches = self.windows = self.dropped = 0
-        self.seconds = 0.0
+        self.batch_sizes: Counter[int] = Counter()
+        self.dropped = self.prepared = 0
+        self.seconds = self.prepare_seconds = 0.0
         self._threads = [
             threading.Thread(target=target, name=name, daemon=True)
             for target, name in [(self._prepare_loop, "prepare")] * PREPARERS + [(self._draw_loop, "engine")] * lanes
@@ -79,6 +80,14 @@ class LocalEngine:
         with self._wake:
             ready = self._ready.counts()
             return {name: count + ready[name] for name, count in self._waiting.counts().items()}
+
+    def state(self) -> EngineState:
+        """See GenerationEngine."""
+        waiting = self.waiting
+        with self._wake:
+            return EngineState(
+                waiting, dict(self.batch_sizes), self.dropped, self.seconds, self.prepared, self.prepare_seconds
+            )
 
     def submit(self, stage: Stage, prepare: Prepare, urgency: Urgency = Urgency.INTERACTIVE) -> Future[Pixels]:
         """See GenerationEngine."""
@@ -135,6 +144,7 @@ class LocalEngine:
     def _prepare_loop(self) -> None:
         while (chosen := self._next_to_prepare()) is not None:
             job, urgency = chosen
+            began = time.perf_counter()
             try:
                 if not job.future.cancelled():
                     job.conditions = job.prepare()
@@ -143,6 +153,8 @@ class LocalEngine:
                     job.future.set_exception(error)
             with self._wake:
                 self._preparing[urgency] -= 1
+                self.prepared += 1
+                self.prepare_seconds += time.perf_counter() - began
                 if job.conditions is not None and not job.future.cancelled():
                     self._ready.push(job, job.urgency)
                 self._wake.notify_all()
@@ -191,7 +203,6 @@ class LocalEngine:
             for job in batch:
                 job.future.set_exception(error)
             return
-        self.batches += 1
-        self.windows += len(batch)
+        self.batch_sizes[len(batch)] += 1
         for job, pixels in zip(batch, drawn, strict=False):
             job.future.set_result(pixels)

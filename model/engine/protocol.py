@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Future
+from dataclasses import dataclass
 from typing import Protocol
 
 from model.cascade import Pixels
@@ -18,6 +19,23 @@ class EngineClosedError(RuntimeError):
     """The engine no longer takes work."""
 
 
+@dataclass(frozen=True)
+class EngineState:
+    """What an engine has done and has before it.
+
+    waiting: windows not yet begun, by urgency. batch_sizes: batches drawn, by the windows in them. dropped: windows
+    that nobody waited for any more. draw_seconds: how long the device was busy. prepared, prepare_seconds: windows
+    whose conditions were read, and how long that took.
+    """
+
+    waiting: dict[str, int]
+    batch_sizes: dict[int, int]
+    dropped: int
+    draw_seconds: float
+    prepared: int
+    prepare_seconds: float
+
+
 class GenerationEngine(Protocol):
     """Turns the conditions of one window into its pixels, some time later."""
 
@@ -30,6 +48,10 @@ class GenerationEngine(Protocol):
 
     def promote(self, future: Future[Pixels], urgency: Urgency) -> None:
         """Someone more urgent joined who waits for this future."""
+        ...
+
+    def state(self) -> EngineState:
+        """Counts since the start, and the queue now."""
         ...
 
     def close(self) -> None:

@@ -7,11 +7,13 @@ A run can be stopped at any moment and started again with the same command: each
 from __future__ import annotations
 
 import copy
+import functools
 import json
 import math
 import os
 import time
 import zlib
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
@@ -68,6 +70,21 @@ def rate_factor(stage: StageConfig, step: int) -> float:
     return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
 
+def exact_depthwise(module: nn.Module) -> None:
+    """Let the depthwise convolutions of a module compute in float32 whatever autocast says.
+
+    Their gradients in bfloat16 took a third of a step on a processor, four to eight times what float32 takes.
+    """
+
+    def exact(forward: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            return forward(x.float())
+
+    for conv in module.modules():
+        if isinstance(conv, nn.Conv2d) and conv.groups == conv.in_channels > 1:
+            conv.forward = functools.partial(exact, conv.forward)  # type: ignore[method-assign]
+
+
 def _save(path: Path, content: dict[str, object]) -> None:
     temporary = path.with_suffix(".tmp")
     torch.save(content, temporary)
@@ -114,6 +131,8 @@ def run(task: Task, stage: StageConfig, out: Path, seed: int) -> Any:
             log.write(json.dumps({"stage": stage.name, "time": round(time.time(), 1), **entry}) + "\n")
 
     task.module.train()
+    if stage.bfloat16:
+        exact_depthwise(task.module)
     with ThreadPoolExecutor(1) as ahead:
         pending = ahead.submit(draw, start) if start < stage.steps else None
         for step in tqdm(range(start, stage.steps), initial=start, total=stage.steps, desc=stage.name, mininterval=5):

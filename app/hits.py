@@ -1,0 +1,91 @@
+"""How a finished tile is answered: path, validator and headers. Shared by the app and by the workers before it.
+
+The validator is the one that nginx gives a file (`mtime-size`), so a client may be answered by nginx, by a worker or
+by the app in turn and still get its 304; and a 304 needs no more than a `stat`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from mercantile import Tile
+
+NOTICE = "generated, not surveyed"
+FINISHED = "no-cache"
+PINNED = "public, max-age=31536000, immutable"
+EXPOSED = [
+    "ETag",
+    "Retry-After",
+    "Server-Timing",
+    "X-Cache",
+    "X-Request-ID",
+    "X-Tile-Ancestor",
+    "X-Tile-Depth",
+    "X-Tile-Imagery",
+    "X-Tile-Model",
+    "X-Tile-Notice",
+    "X-Tile-Reference",
+    "X-Tile-Seed",
+    "X-Tile-State",
+    "X-Tile-Version",
+]
+"""Headers that a script on another site may read."""
+
+PATH = re.compile(r"/tiles/(?:([a-z][a-z0-9_-]{0,31})/)?([0-9]{1,2})/([0-9]{1,10})/([0-9]{1,10})\.png", re.ASCII)
+"""A tile's URL path: layer (or none: the default), z, x, y."""
+
+
+@dataclass(frozen=True)
+class LayerFacts:
+    """What answers need of a layer, in a form that can be written down for other processes.
+
+    headers: the same for each tile. depths: stages of the cascade by zoom. references: levels between a tile and its
+    reference by zoom, 0 for none.
+    """
+
+    name: str
+    version: str
+    headers: dict[str, str]
+    depths: list[int]
+    references: list[int]
+
+    def describe(self, tile: Tile, state: str, source: str) -> dict[str, str]:
+        """Headers that say what an answer is: state is cached, generated or placeholder; source a tier or "miss"."""
+        headers = {"X-Tile-State": state, "X-Cache": source, "X-Tile-Depth": str(self.depths[tile.z]), **self.headers}
+        levels = self.references[tile.z]
+        if levels:
+            headers["X-Tile-Reference"] = f"{tile.z - levels}/{tile.x >> levels}/{tile.y >> levels}"
+        return headers
+
+    def age(self, version: str | None) -> str:
+        """Cache-Control of a finished tile that was asked for with `?v=version`, or without."""
+        return PINNED if version == self.version else FINISHED
+
+
+def write_facts(layers: list[LayerFacts], path: Path) -> None:
+    """Write the facts of all layers for other processes, the default layer first, atomically."""
+    fresh = path.with_name(f".{path.name}-{os.getpid()}")
+    fresh.write_text(json.dumps([asdict(layer) for layer in layers]))
+    os.replace(fresh, path)
+
+
+def read_facts(path: Path) -> list[LayerFacts]:
+    """Inverse of `write_facts`."""
+    return [LayerFacts(**facts) for facts in json.loads(path.read_text())]
+
+
+def etag_of(stat: os.stat_result | None, png: bytes = b"") -> str:
+    """A strong validator: of the file that holds the tile, or where there is none of its bytes."""
+    if stat is None:
+        return f'"{hashlib.blake2b(png, digest_size=12).hexdigest()}"'
+    return f'"{int(stat.st_mtime):x}-{stat.st_size:x}"'
+
+
+def matches(if_none_match: str, etag: str) -> bool:
+    """Whether a client that sends this If-None-Match has the tile already."""
+    return if_none_match.strip() == "*" or etag in [tag.strip().removeprefix("W/") for tag in if_none_match.split(",")]

@@ -1,0 +1,218 @@
+"""A worker before the app: answers finished tiles from disk by itself, hands everything else to the owner's socket.
+
+`tilecascade serve --workers N` starts N of these under granian, which runs their event loop and HTTP in Rust and calls
+`__rsgi__` once a request. They hold no model: the one process that owns the device is the app itself, listening on a
+unix socket. What a worker keeps in memory is checked against the file at each request, so a purge is immediate here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+from cachetools import LRUCache
+from mercantile import Tile
+
+from app.hits import EXPOSED, PATH, LayerFacts, etag_of, matches, read_facts
+from app.metrics import WorkerMetrics
+
+TILES, OWNER, FACTS, MEMORY = (f"TILECASCADE_WORKER_{name}" for name in ("TILES", "OWNER", "FACTS", "MEMORY"))
+"""Environment variables: the tile directory, the owner's socket, the file of layer facts, bytes kept in memory."""
+
+CORS = [("access-control-allow-origin", "*"), ("access-control-expose-headers", ", ".join(EXPOSED))]
+HOP_BY_HOP = {"connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade", "proxy-connection"}
+WHOLE = 1 << 20
+"""Answers up to so many bytes are passed on in one piece, longer and endless ones as they come."""
+
+Headers = list[tuple[str, str]]
+
+
+class Hits:
+    """Finished tiles of the layers, as bytes with their headers."""
+
+    def __init__(self, tiles: Path, facts: Path, memory: int) -> None:
+        self._tiles = str(tiles)
+        self._facts_path = facts
+        self._facts_stamp: tuple[int, int] | None = None
+        self._layers: dict[str | None, LayerFacts] = {}
+        self._kept: LRUCache[str, tuple[tuple[int, int, int], str, Headers, bytes]] = LRUCache(
+            memory, getsizeof=lambda kept: len(kept[3]) + 1024
+        )
+
+    def _layer(self, name: str | None) -> LayerFacts | None:
+        """A layer by name, None for the default one; nothing before the owner is ready."""
+        try:
+            stat = os.stat(self._facts_path)
+        except FileNotFoundError:
+            return None
+        if (stat.st_mtime_ns, stat.st_ino) != self._facts_stamp:
+            layers = read_facts(self._facts_path)
+            self._layers = {None: layers[0]} | {layer.name: layer for layer in layers}
+            self._facts_stamp = (stat.st_mtime_ns, stat.st_ino)
+            self._kept.clear()
+        return self._layers.get(name)
+
+    def find(self, url: str, version: str | None) -> tuple[str, Headers, bytes] | None:
+        """ETag, headers and bytes of a finished tile; None if there is none or the path is no tile's."""
+        match = PATH.fullmatch(url)
+        layer = self._layer(match[1]) if match else None
+        if match is None or layer is None:
+            return None
+        tile = Tile(int(match[3]), int(match[4]), int(match[2]))
+        path = f"{self._tiles}/{layer.name}/{layer.version}/{tile.z}/{tile.x}/{tile.y}.png"
+        try:
+            stat = os.stat(path)
+        except OSError:
+            return None
+        stamp = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
+        kept, source = self._kept.get(url), "memory"
+        if kept is None or kept[0] != stamp:
+            source = "disk"
+            kept = self._read(url, path, layer, tile)
+            if kept is None:
+                return None
+        _, etag, headers, png = kept
+        return etag, [("cache-control", layer.age(version)), ("x-cache", source), *headers], png
+
+    def _read(
+        self, url: str, path: str, layer: LayerFacts, tile: Tile
+    ) -> tuple[tuple[int, int, int], str, Headers, bytes] | None:
+        try:
+            with open(path, "rb") as file:
+                stat, png = os.fstat(file.fileno()), file.read()
+        except OSError:
+            return None
+        if not png.endswith(b"IEND\xaeB`\x82"):
+            return None  # broken: the owner heals it
+        described = layer.describe(tile, "cached", "disk")
+        del described["X-Cache"]
+        etag = etag_of(stat)
+        headers = [*CORS, ("content-type", "image/png"), ("etag", etag)]
+        headers += [(name.lower(), value) for name, value in described.items()]
+        kept = ((stat.st_mtime_ns, stat.st_size, stat.st_ino), etag, headers, png)
+        if len(png) + 1024 <= self._kept.maxsize:
+            self._kept[url] = kept
+        return kept
+
+
+def tile_version(query: str) -> tuple[bool, str | None]:
+    """Whether a query asks for no more than a tile (`v`, `wait`), and the version it names."""
+    version = None
+    for part in query.split("&") if query else ():
+        name, _, value = part.partition("=")
+        if name == "v":
+            version = value
+        elif name != "wait":
+            return False, None
+    return True, version
+
+
+class Worker:
+    """The RSGI application of one worker process."""
+
+    def __init__(self, hits: Hits, owner: Path) -> None:
+        self._hits = hits
+        self._owner = owner
+        self._client: httpx.AsyncClient | None = None
+        self._metrics = WorkerMetrics()
+
+    def __rsgi_init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Called by granian in each worker, before the first request."""
+        transport = httpx.AsyncHTTPTransport(uds=str(self._owner), limits=httpx.Limits(max_connections=None))
+        self._client = httpx.AsyncClient(transport=transport, timeout=None, follow_redirects=False)
+
+    async def __rsgi__(self, scope: Any, proto: Any) -> None:
+        """Answer one request."""
+        if scope.method == "GET":
+            plain, version = tile_version(scope.query_string)
+            hit = self._hits.find(scope.path, version) if plain else None
+            if hit is not None:
+                etag, headers, png = hit
+                known = scope.headers.get("if-none-match")
+                if known is not None and matches(known, etag):
+                    self._metrics.hit(304)
+                    proto.response_empty(304, headers)
+                else:
+                    self._metrics.hit(200)
+                    proto.response_bytes(200, headers, png)
+                return
+        self._metrics.passed_on()
+        await self._pass_on(scope, proto)
+
+    async def _pass_on(self, scope: Any, proto: Any) -> None:
+        """Ask the owner. When the client leaves, so does our request, and the owner may drop the work."""
+        asking = asyncio.ensure_future(self._ask(scope, proto))
+        gone = asyncio.ensure_future(proto.client_disconnect())
+        try:
+            await asyncio.wait({asking, gone}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            gone.cancel()
+            if not asking.done():
+                asking.cancel()
+        if not asking.cancelled() and asking.done():
+            asking.result()
+
+    async def _ask(self, scope: Any, proto: Any) -> None:
+        assert self._client is not None
+        address = f"http://owner{scope.path}" + (f"?{scope.query_string}" if scope.query_string else "")
+        body = body_of(proto) if scope.method not in ("GET", "HEAD", "OPTIONS") else None
+        request = self._client.build_request(scope.method, address, headers=passed_headers(scope), content=body)
+        try:
+            answer = await self._client.send(request, stream=True)
+        except httpx.TransportError:
+            detail = json.dumps({"detail": "the generator does not answer; try again in a moment"})
+            headers = [*CORS, ("content-type", "application/json"), ("retry-after", "2")]
+            proto.response_str(503, [*headers, ("cache-control", "no-store")], detail)
+            return
+        try:
+            headers = [(k, v) for k, v in answer.headers.multi_items() if k.lower() not in HOP_BY_HOP]
+            length = answer.headers.get("content-length")
+            if scope.method == "HEAD" or answer.status_code in (204, 304):
+                proto.response_empty(answer.status_code, headers)
+            elif length is not None and int(length) <= WHOLE:
+                content = b"".join([chunk async for chunk in answer.aiter_raw()])
+                proto.response_bytes(answer.status_code, headers, content)
+            else:
+                transport = proto.response_stream(answer.status_code, headers)
+                async for chunk in answer.aiter_raw():
+                    await transport.send_bytes(chunk)
+        finally:
+            await answer.aclose()
+
+
+async def body_of(proto: Any) -> AsyncIterator[bytes]:
+    """A request's body as it comes."""
+    async for chunk in proto:
+        yield chunk
+
+
+def passed_headers(scope: Any) -> Headers:
+    """The request's headers for the owner, with the client's address and the scheme it used.
+
+    Of a proxy on this machine its word about both is taken, of anybody else not.
+    """
+    client = scope.client.rsplit(":", 1)[0].strip("[]")
+    trusted = client in ("127.0.0.1", "::1", "")
+    ours = {"x-forwarded-for": client, "x-forwarded-proto": scope.scheme}
+    headers = []
+    for name, value in scope.headers.items():
+        if name in HOP_BY_HOP or name == "host":
+            continue
+        if name in ours:
+            if trusted:
+                ours[name] = value
+            continue
+        headers.append((name, value))
+    host = scope.headers.get("host") or scope.authority or "localhost"
+    return [("host", host), *headers, *ours.items()]
+
+
+def create() -> Worker:
+    """The worker that this process's environment describes."""
+    hits = Hits(Path(os.environ[TILES]), Path(os.environ[FACTS]), int(os.environ[MEMORY]))
+    return Worker(hits, Path(os.environ[OWNER]))

@@ -1,0 +1,180 @@
+"""Who makes a thing that several processes could make: leases by name, in Redis for hosts, by `flock` for one host.
+
+A lease only saves work: what is made twice is the same bytes. So whatever goes wrong with one, the work goes on.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import logging
+import os
+import threading
+import uuid
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import redis
+
+from cache.redis import RedisClient
+
+log = logging.getLogger(__name__)
+
+Release = Callable[[], None]
+
+TTL = 10.0
+"""Seconds after which the lease of a process that died in Redis ends; of one that lives it is renewed three times."""
+
+
+class Leases(Protocol):
+    """Takes leases of one kind."""
+
+    def take(self, key: str) -> Release | None:
+        """Try once: what ends the lease, or None if another holds it. Raises OSError or redis errors when ill."""
+        ...
+
+
+class FileLeases:
+    """`flock` on a file per key below `root`. Ends with the process, however that ends."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def take(self, key: str) -> Release | None:
+        """See Leases."""
+        self._root.mkdir(parents=True, exist_ok=True)
+        path = self._root / hashlib.blake2b(key.encode(), digest_size=16).hexdigest()
+        while True:
+            handle = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o644)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if _same_file(handle, path):
+                    return lambda: _remove_locked(handle, path)
+                os.close(handle)  # its holder removed the file between our opening and our locking it: once more
+            except BlockingIOError:
+                os.close(handle)
+                return None
+            except BaseException:
+                os.close(handle)
+                raise
+
+
+def _same_file(handle: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(handle), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _remove_locked(handle: int, path: Path) -> None:
+    path.unlink(missing_ok=True)
+    os.close(handle)
+
+
+_RENEW = "if redis.call('get',KEYS[1])==ARGV[1] then return redis.call('pexpire',KEYS[1],ARGV[2]) else return 0 end"
+_RELEASE = "if redis.call('get',KEYS[1])==ARGV[1] then return redis.call('del',KEYS[1]) else return 0 end"
+
+
+class RedisLeases:
+    """`SET key token NX PX`, renewed while held, ended only by its holder (compare and delete)."""
+
+    def __init__(self, client: RedisClient, prefix: str = "lease:", ttl: float = TTL) -> None:
+        self._client = client
+        self._prefix = prefix
+        self._ttl = ttl
+        self._held: dict[str, str] = {}
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._renewer: threading.Thread | None = None
+
+    def take(self, key: str) -> Release | None:
+        """See Leases."""
+        name, token = self._prefix + key, uuid.uuid4().hex
+        if self._client.call("SET", name, token, "NX", "PX", self._milliseconds) is None:
+            return None
+        with self._lock:
+            self._held[name] = token
+            if self._renewer is None:
+                self._renewer = threading.Thread(target=self._renew, name="leases", daemon=True)
+                self._renewer.start()
+        return lambda: self._release(name, token)
+
+    @property
+    def _milliseconds(self) -> int:
+        return round(self._ttl * 1000)
+
+    def _release(self, name: str, token: str) -> None:
+        with self._lock:
+            self._held.pop(name, None)
+        try:
+            self._client.call("EVAL", _RELEASE, 1, name, token)
+        except redis.RedisError as error:
+            log.warning("a lease could not be ended and will expire: %s", error)
+
+    def _renew(self) -> None:
+        while not self._stop.wait(self._ttl / 3):
+            with self._lock:
+                held = list(self._held.items())
+            try:
+                for name, token in held:
+                    self._client.call("EVAL", _RENEW, 1, name, token, self._milliseconds)
+            except redis.RedisError as error:
+                log.warning("leases could not be renewed: %s", error)
+
+    def close(self) -> None:
+        """Stop renewing."""
+        self._stop.set()
+
+
+class AllLeases:
+    """Leases of several kinds at once, in order. A kind that is ill is passed over."""
+
+    def __init__(self, kinds: Sequence[Leases]) -> None:
+        self._kinds = tuple(kinds)
+
+    def take(self, key: str) -> Release | None:
+        """See Leases; never raises for an ill kind."""
+        taken: list[Release] = []
+        for kind in self._kinds:
+            try:
+                release = kind.take(key)
+            except (OSError, redis.RedisError) as error:
+                log.debug("no lease for %s: %s", key, error)
+                continue
+            if release is None:
+                _end(taken)
+                return None
+            taken.append(release)
+        return lambda: _end(taken)
+
+
+def _end(taken: list[Release]) -> None:
+    for release in reversed(taken):
+        release()
+
+
+class Claim:
+    """One holder's try for a lease: taken in one thread, given up in another, in whichever order they come."""
+
+    def __init__(self, leases: Leases, key: str) -> None:
+        self._leases = leases
+        self._key = key
+        self._lock = threading.Lock()
+        self._release: Release | None = None
+        self._over = False
+
+    def take(self) -> bool:
+        """Whether it is ours, now or already."""
+        with self._lock:
+            if self._release is None and not self._over:
+                self._release = self._leases.take(self._key)
+            return self._release is not None
+
+    def give_up(self) -> None:
+        """End the lease if there is one, and take none any more."""
+        with self._lock:
+            self._over = True
+            release, self._release = self._release, None
+        if release is not None:
+            release()
