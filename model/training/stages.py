@@ -16,7 +16,7 @@ from model.sgdm.mf_encoder import BackboneBranch
 from model.sgdm.network import SGDM
 from model.sgdm.prior import PalettePrior
 from model.training.config import StageConfig
-from model.training.losses import comb_loss, label_loss
+from model.training.losses import colour_loss, comb_loss, label_loss
 from model.training.samples import Batch, SampleSource, collate
 
 
@@ -104,12 +104,15 @@ class AutoencoderTask:
             draft = self.prior.draft(*guess(self.finished, batch), self.module)
         latent = draft.mean + some_noise(draft.mean, generator)
         logits = self.module.decode_logits(latent, draft)
-        drawn, comb = label_loss(logits, batch.labels), comb_loss(self.module.shown(logits))
+        image = self.module.shown(logits)
+        drawn, comb = label_loss(logits, batch.labels), comb_loss(image)
+        colour = colour_loss(image, batch.map, batch.labels)
         exact = batch.labels[(batch.labels < len(PALETTE)).flatten(1).any(1)][: max(1, len(latent) // 4)]
         latent = true_latent(self.module, exact)
         rebuilt = label_loss(self.module.decode_logits(latent + some_noise(latent, generator)), exact)
-        logged = {"drawn": round(float(drawn.detach()), 4), "comb": round(float(comb.detach()), 5)}
-        return drawn + 0.5 * rebuilt + COMB * comb, logged
+        logged = {"drawn": drawn, "colour": colour, "comb": comb}
+        total = drawn + 0.5 * rebuilt + COLOUR * colour + COMB * comb
+        return total, {name: round(float(value.detach()), 5) for name, value in logged.items()}
 
     def validate(self, module: Any) -> tuple[dict[str, float], Pixels]:
         """PSNR and IoU with the original: of the reconstruction, and drawn from imagery alone."""
@@ -129,6 +132,9 @@ def frozen(network: SGDM, *names: str) -> dict[str, nn.Module]:
         part.eval().requires_grad_(False)
     return parts
 
+
+COLOUR = 0.5
+"""Weight of `colour_loss`."""
 
 COMB = 1.0
 """Weight of `comb_loss`: a comb of a tenth costs 0.01."""
@@ -230,10 +236,12 @@ class RefineTask:
         exact = (batch.labels < len(PALETTE)).flatten(1).any(1).view(-1, 1, 1, 1)
         latent = draft.mean + towards * exact * (true_latent(auto, batch.labels) - draft.mean)
         drawn = auto.decode_logits(latent + some_noise(latent, generator), draft)
-        decoded, comb = label_loss(drawn, batch.labels), comb_loss(auto.shown(drawn))
+        image = auto.shown(drawn)
+        decoded, comb = label_loss(drawn, batch.labels), comb_loss(image)
+        colour = colour_loss(image, batch.map, batch.labels)
         guessed = label_loss(logits, batch.labels[:, ::2, ::2])
-        logged = {"decoded": decoded, "guessed": guessed, "comb": comb}
-        total = decoded + 0.5 * guessed + COMB * comb
+        logged = {"decoded": decoded, "guessed": guessed, "colour": colour, "comb": comb}
+        total = decoded + 0.5 * guessed + COLOUR * colour + COMB * comb
         return total, {name: round(float(value.detach()), 5) for name, value in logged.items()}
 
     def validate(self, module: Any) -> tuple[dict[str, float], Pixels]:
