@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
+from mercantile import Tile
 
 from app.errors import NotFoundError, NotReadyError
 from app.hits import write_facts
@@ -26,7 +27,7 @@ from cache.memory import MemoryStore
 from cache.redis import EmbeddedRedis, RedisClient, RedisStore, find_server
 from cache.store import Store
 from cache.tiered import TieredStore
-from model.engine import GenerationEngine, LocalEngine
+from model.engine import GenerationEngine, LocalEngine, Urgency
 from model.pipeline import CascadePipeline
 from model.sgdm.network import load_network, weights_hash
 
@@ -84,8 +85,9 @@ class Service:
         self.workers = ThreadPoolExecutor(max(4, os.cpu_count() or 1), thread_name_prefix="worker")
         self._redis: EmbeddedRedis | None = None
         self._lingering: set[asyncio.Task[Found]] = set()
-        self._leases: list[Leases] = []
-        self.store = TieredStore(self._tiers())
+        kinds: list[Leases] = []
+        self.store = TieredStore(self._tiers(kinds))
+        self.leases = AllLeases(kinds)
         self.engine: GenerationEngine | None = None
         self.device = "cpu"
         self.limits = TokenBuckets(settings.client_rate)
@@ -123,7 +125,16 @@ class Service:
 
         task.add_done_callback(done)
 
-    def _tiers(self) -> list[Store]:
+    def look_ahead(self, resolver: TileResolver, tile: Tile) -> None:
+        """Begin to draw the blocks around a tile: where somebody looks, he will look next."""
+        edge, world = 1 << resolver.layer.ladder.span, 1 << tile.z
+        for across, down in ((a, d) for d in (-edge, 0, edge) for a in (-edge, 0, edge) if a or d):
+            if 0 <= tile.y + down < world:
+                near = Tile((tile.x + across) % world, tile.y + down, tile.z)
+                self.linger(asyncio.ensure_future(resolver.tile(near, Urgency.NEIGHBOUR)))
+
+    def _tiers(self, leases: list[Leases]) -> list[Store]:
+        """The tiers of the store; adds what kinds of leases there are."""
         settings = self.settings
         try:
             self.tiles_dir.mkdir(parents=True, exist_ok=True)
@@ -142,8 +153,8 @@ class Service:
             except ValueError as error:
                 raise SettingsError(f"redis_url {url!r}: {error}") from None
             if self._redis is None:  # nobody else knows the embedded one
-                self._leases.append(RedisLeases(client))
-        self._leases.append(FileLeases(settings.data_dir / "leases"))
+                leases.append(RedisLeases(client))
+        leases.append(FileLeases(settings.data_dir / "leases"))
         return tiers
 
     def start(self) -> None:
@@ -162,9 +173,8 @@ class Service:
         generator = Generator(weights_hash(settings.weights), fingerprint, network.config.windows)
         layers = [build_layer(wanted, generator) for wanted in self._wanted]
         self.engine = LocalEngine(CascadePipeline(network, device, dtype), batch)
-        leases = AllLeases(self._leases)
         self.resolvers = {
-            layer.name: TileResolver(layer, self.store, leases, self.engine, self.workers) for layer in layers
+            layer.name: TileResolver(layer, self.store, self.leases, self.engine, self.workers) for layer in layers
         }
         for layer in layers:
             self._point(layer)

@@ -75,6 +75,9 @@ class Settings(BaseSettings):
     client_rate: float = Field(
         default=0.0, ge=0, description="tiles that may be drawn per second for one client; 0 = no limit"
     )
+    look_ahead: bool = Field(
+        default=False, description="draw the blocks around a newly drawn one, too, when nobody is waiting"
+    )
     log_format: Literal["text", "json"] = "text"
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535)

@@ -209,6 +209,49 @@ def test_respond_async_is_202_and_the_tile_is_drawn_meanwhile(client: TestClient
     assert service_of(client).resolver(None).blocks_generated == 1
 
 
+def test_looking_ahead_draws_what_lies_around(make_settings: MakeSettings, layer_settings: LayerSettings) -> None:
+    app = create_app(make_settings(interactive_wait=60, look_ahead=True), [layer_settings])
+    near = [f"/tiles/16/{4 * PLACE.x + i}/{4 * PLACE.y + j}.png" for i in (0, 2) for j in (0, 2)]
+    with TestClient(app) as client:
+        wait_ready(client)
+        assert client.get(near[0], headers={"Priority": "u=6"}).status_code == 200
+        assert client.get(near[3]).headers["x-tile-state"] == "generated"
+        for _ in range(200):
+            if all(client.head(path).status_code == 200 for path in near):
+                break
+            time.sleep(0.05)
+        else:
+            pytest.fail("the blocks around were not drawn")
+
+
+def test_metrics_tell_what_was_drawn_and_found(client: TestClient) -> None:
+    for _ in range(3):
+        assert client.get(CHILD).status_code == 200
+    said = client.get("/metrics")
+    assert said.headers["content-type"].startswith("text/plain")
+    for line in (
+        'tilecascade_blocks_generated_total{layer="map",zoom="14"} 1.0',
+        'tilecascade_blocks_generated_total{layer="map",zoom="15"} 1.0',
+        'tilecascade_store_hits_total{tier="memory"} 2.0',
+        'tilecascade_batches_total{size="1"} 2.0',
+        'tilecascade_answer_seconds_count{state="cached"} 2.0',
+        'tilecascade_queue{urgency="prefetch"} 0.0',
+    ):
+        assert line in said.text.splitlines()
+
+
+def test_every_answer_has_the_id_of_its_request(client: TestClient, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", logger="app.logs")
+    assert client.get("/tilejson.json", headers={"X-Request-ID": "from-the-client.1"}).headers["x-request-id"] == (
+        "from-the-client.1"
+    )
+    assert client.get("/tiles/x/0/0.png", headers={"X-Request-ID": "two words"}).headers["x-request-id"].isalnum()
+    messages = [record.getMessage() for record in caplog.records]
+    assert any("/tiles/x/0/0.png 400" in message for message in messages)
+    client.get("/tiles/nothing%0AINFO/0/0/0.png")
+    assert not any("\n" in record.getMessage() for record in caplog.records)
+
+
 def test_a_full_queue_is_503_with_a_sentence(client: TestClient) -> None:
     engine: Any = service_of(client).engine
 

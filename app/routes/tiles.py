@@ -163,6 +163,8 @@ async def find(
             return JSONResponse({"detail": "this tile is being drawn; ask again"}, 202, headers)
         if found is None:
             return await placeholder(resolver, tile)
+        if service.settings.look_ahead and found.source == "generated" and urgency_of(request) == Urgency.INTERACTIVE:
+            service.look_ahead(resolver, tile)
     return finished(service, resolver.layer, tile, found, known, version)
 
 
