@@ -1,0 +1,128 @@
+"""Whether anything grows with the number of tiles: `python -m benchmarks.growth`. Prints Markdown rows.
+
+The whole service with a generator that costs nothing (one grey block, one condition), from 100 to 100,000 tiles: cost
+per tile and resident memory. And the scheduler alone: no conditions, no encoding, no disk.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from mercantile import Tile
+
+from app.layer import Layer
+from app.resolver import TileResolver
+from app.service import Service
+from app.settings import LayerSettings, Settings
+from benchmarks.server import head, machine, row
+from model.cascade import Pixels, Window
+from model.engine import LocalEngine, Urgency
+from model.pipeline import Conditions, Stage
+
+PARALLEL = 64
+
+
+class FlatImagery:
+    """Imagery everywhere, always the same."""
+
+    id, bounds, native_zoom, attribution = "flat", (-180.0, -85.0, 180.0, 85.0), 22, ""
+
+    def read(self, window: Window) -> tuple[Pixels, np.ndarray]:
+        """See Imagery."""
+        return np.zeros((window.height, window.width, 3), dtype=np.uint8), np.ones(
+            (window.height, window.width), dtype=np.bool_
+        )
+
+    def covers(self, tile: Tile) -> bool:
+        """See Imagery."""
+        return True
+
+
+def free(stage: Stage, windows: Sequence[Conditions]) -> list[Pixels]:
+    """Draw nothing: grey blocks."""
+    return [np.full((stage.size, stage.size, 3), 128, dtype=np.uint8)] * len(windows)
+
+
+def resident() -> float:
+    """Megabytes of this process."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmRSS"):
+            return int(line.split()[1]) / 1024
+    return float("nan")
+
+
+async def grow(resolver: TileResolver, zoom: int, counts: list[int]) -> None:
+    """Ask for ever more tiles, depth first as a prefetch does, and print a row at each count."""
+    done, began, edge = 0, time.perf_counter(), 1 << 9
+    tiles = (
+        Tile(2 * (i % edge) + dx, 2 * (i // edge) + dy, zoom)
+        for i in range(edge * edge)
+        for dy in (0, 1)
+        for dx in (0, 1)
+    )
+    gate = asyncio.Semaphore(PARALLEL)
+
+    async def one(tile: Tile) -> None:
+        async with gate:
+            await resolver.tile(tile, Urgency.PREFETCH)
+
+    before = 0.0
+    for count in counts:
+        part = [next(tiles) for _ in range(count - done)]
+        for start in range(0, len(part), 1000):
+            await asyncio.gather(*(one(tile) for tile in part[start : start + 1000]))
+        seconds = time.perf_counter() - began
+        print(row(count, (seconds - before) / len(part) * 1000, round(resident())), flush=True)
+        done, before = count, seconds
+
+
+def scheduler(count: int) -> float:
+    """Windows a second that the engine takes, orders and hands back, four tiles each."""
+    engine = LocalEngine(free, batch_size=1)
+    window = Window(14, 0, 0, 512, 512)
+    empty = np.zeros((1, 1, 3), dtype=np.uint8)
+    conditions = Conditions(window, empty, np.ones((1, 1), dtype=np.bool_), None, None)
+    stage = Stage(14, None, 512, 0, "growth")
+    began = time.perf_counter()
+    futures = []
+    for index in range(count):
+        futures.append(engine.submit(stage, lambda: conditions, Urgency(index % 3)))
+        if len(futures) >= 100:
+            futures.pop(0).result()
+    for future in futures:
+        future.result()
+    seconds = time.perf_counter() - began
+    engine.close()
+    return count / seconds
+
+
+def main() -> None:
+    """Run both parts."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--most", type=int, default=100_000)
+    given = parser.parse_args()
+    print(f"{machine()}, a generator that costs nothing\n")
+    rate = scheduler(5000)
+    print(f"scheduler alone: {rate:.0f} blocks a second, {4 * rate:.0f} tiles\n")
+    print(head("tiles", "ms a tile since the row above", "resident MB"))
+    with tempfile.TemporaryDirectory() as folder:
+        service = Service(Settings(data_dir=Path(folder), redis_url="none"), [LayerSettings(country=1)])
+        service.start()
+        like = service.default_layer
+        layer = Layer("map", FlatImagery(), like.ladder, 22, 0, like.generator, "")  # type: ignore[arg-type]
+        engine = LocalEngine(free)
+        resolver = TileResolver(layer, service.store, service.leases, engine, service.workers)
+        counts = [n for n in (100, 1000, 10_000, 30_000, 100_000) if n <= given.most]
+        asyncio.run(grow(resolver, 14, counts))
+        engine.close()
+        service.close()
+
+
+if __name__ == "__main__":
+    main()
