@@ -4,8 +4,8 @@ FROM python:3.11-slim-bookworm AS build
 
 ARG TORCH_INDEX=""
 WORKDIR /opt/tilecascade
-RUN python -m venv .venv
-RUN if [ -n "$TORCH_INDEX" ]; then .venv/bin/pip install --no-cache-dir torch torchvision --index-url "$TORCH_INDEX"; fi
+RUN python -m venv .venv \
+    && if [ -n "$TORCH_INDEX" ]; then .venv/bin/pip install --no-cache-dir torch torchvision --index-url "$TORCH_INDEX"; fi
 COPY pyproject.toml README.md LICENSE ./
 COPY app app
 COPY cache cache
@@ -16,7 +16,7 @@ FROM python:3.11-slim-bookworm
 RUN useradd --system --uid 10001 --create-home tilecascade \
     && install -d -o tilecascade -g tilecascade /var/lib/tilecascade
 COPY --from=build /opt/tilecascade/.venv /opt/tilecascade/.venv
-USER tilecascade
+USER 10001
 WORKDIR /home/tilecascade
 ENV TILECASCADE_DATA_DIR=/var/lib/tilecascade TILECASCADE_HOST=0.0.0.0 TILECASCADE_PORT=8000
 VOLUME /var/lib/tilecascade
