@@ -30,14 +30,37 @@ EXPOSED = [
     "X-Tile-Model",
     "X-Tile-Notice",
     "X-Tile-Reference",
+    "X-Tile-Scale",
     "X-Tile-Seed",
     "X-Tile-State",
     "X-Tile-Version",
 ]
 """Headers that a script on another site may read."""
 
-PATH = re.compile(r"/tiles/(?:([a-z][a-z0-9_-]{0,31})/)?([0-9]{1,2})/([0-9]{1,10})/([0-9]{1,10})\.png", re.ASCII)
-"""A tile's URL path: layer (or none: the default), z, x, y."""
+MEDIA_TYPES = {"png": "image/png", "webp": "image/webp", "jpg": "image/jpeg"}
+"""Formats that tiles are served in, by file suffix."""
+
+PATH = re.compile(
+    r"/tiles/(?:([a-z][a-z0-9_-]{0,31})/)?([0-9]{1,2})/([0-9]{1,10})/([0-9]{1,10})((?:@2x)?\.(png|webp|jpg))", re.ASCII
+)
+"""A tile's URL path: layer (or none: the default), z, x, y, the variant's suffix, its format."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to ask for a tile: 256 or (scale 2) 512 pixels along an edge, in one of the formats."""
+
+    scale: int = 1
+    format: str = "png"
+
+    @property
+    def suffix(self) -> str:
+        """What follows y in a URL and in a file name: ".png", "@2x.webp"."""
+        return ("@2x" if self.scale == 2 else "") + "." + self.format
+
+
+PLAIN = Variant()
+"""The tile itself; every other variant is made from such ones."""
 
 
 @dataclass(frozen=True)
@@ -50,16 +73,23 @@ class LayerFacts:
 
     name: str
     version: str
+    max_zoom: int
     headers: dict[str, str]
     depths: list[int]
     references: list[int]
 
-    def describe(self, tile: Tile, state: str, source: str) -> dict[str, str]:
+    def scale_note(self, tile: Tile) -> str:
+        """What a tile of 512 pixels is made from."""
+        return f"zoom {tile.z + 1}" if tile.z < self.max_zoom else "enlarged"
+
+    def describe(self, tile: Tile, variant: Variant, state: str, source: str) -> dict[str, str]:
         """Headers that say what an answer is: state is cached, generated or placeholder; source a tier or "miss"."""
         headers = {"X-Tile-State": state, "X-Cache": source, "X-Tile-Depth": str(self.depths[tile.z]), **self.headers}
         levels = self.references[tile.z]
         if levels:
             headers["X-Tile-Reference"] = f"{tile.z - levels}/{tile.x >> levels}/{tile.y >> levels}"
+        if variant.scale == 2:
+            headers["X-Tile-Scale"] = self.scale_note(tile)
         return headers
 
     def age(self, version: str | None) -> str:
@@ -77,6 +107,16 @@ def write_facts(layers: list[LayerFacts], path: Path) -> None:
 def read_facts(path: Path) -> list[LayerFacts]:
     """Inverse of `write_facts`."""
     return [LayerFacts(**facts) for facts in json.loads(path.read_text())]
+
+
+def is_whole(value: bytes) -> bool:
+    """Whether these bytes begin and end as a tile's file does: catches empty and cut-off files of every format."""
+    if value.startswith(b"\x89PNG\r\n\x1a\n"):
+        return value.endswith(b"IEND\xaeB`\x82")
+    if value.startswith(b"\xff\xd8\xff"):
+        return value.endswith(b"\xff\xd9")
+    # RIFF: the length of the rest follows, padded to an even number
+    return value[:4] == b"RIFF" and value[8:12] == b"WEBP" and len(value) == int.from_bytes(value[4:8], "little") + 8
 
 
 def etag_of(stat: os.stat_result | None, png: bytes = b"") -> str:

@@ -10,7 +10,7 @@ import mercantile
 from mercantile import Tile
 
 from app.country import CountryImagery
-from app.hits import NOTICE, LayerFacts
+from app.hits import NOTICE, PLAIN, LayerFacts, Variant
 from app.imagery import Imagery, SceneImagery, open_scene
 from app.settings import LayerSettings, SettingsError
 from model.cascade import Block, Ladder
@@ -67,9 +67,9 @@ class Layer:
             "style": STYLE,
         }
 
-    def key(self, tile: Tile) -> str:
+    def key(self, tile: Tile, variant: Variant = PLAIN) -> str:
         """The cache key of a tile: also its path below the tile directory."""
-        return f"{self.name}/{self.version}/{tile.z}/{tile.x}/{tile.y}.png"
+        return f"{self.name}/{self.version}/{tile.z}/{tile.x}/{tile.y}{variant.suffix}"
 
     def depth(self, zoom: int) -> int:
         """Stages of the cascade that lead to a zoom: 1 at the root and below it."""
@@ -81,6 +81,7 @@ class Layer:
         return LayerFacts(
             name=self.name,
             version=self.version,
+            max_zoom=self.max_zoom,
             headers={
                 "X-Tile-Model": self.generator.model,
                 "X-Tile-Seed": str(self.seed),

@@ -18,6 +18,7 @@ from typing import Any
 from mercantile import Tile
 
 from app import tile_image
+from app.hits import PLAIN, Variant
 from app.layer import Layer
 from cache.lease import Claim, Leases
 from cache.single_flight import SingleFlight
@@ -120,14 +121,18 @@ class TileResolver:
                 f"zoom {tile.z} is above this layer's max zoom {self.layer.max_zoom}; let the client over-zoom"
             )
 
-    async def cached(self, tile: Tile) -> Found | None:
+    async def cached(self, tile: Tile, variant: Variant = PLAIN) -> Found | None:
         """The stored tile, if there is one. Memory is asked at once, the other tiers off the loop."""
-        key = self.layer.key(tile)
+        key = self.layer.key(tile, variant)
         memory = self._store.get_nearest(key)
         if memory is not None:
             return Found(memory, self._store.tiers[0].name)
         hit = await self._off_loop(self._store.get, key)
         return Found(*hit) if hit else None
+
+    async def keep(self, tile: Tile, variant: Variant, data: bytes) -> None:
+        """Store what was made of a finished tile."""
+        await self._off_loop(self._store.put, self.layer.key(tile, variant), data)
 
     async def nearest_ancestor(self, tile: Tile) -> tuple[Tile, bytes] | None:
         """The closest cached tile on the canonical chain above `tile` (for placeholders)."""

@@ -14,13 +14,12 @@ import torch
 from mercantile import Tile
 
 from app.errors import NotFoundError, NotReadyError
-from app.hits import write_facts
+from app.hits import is_whole, write_facts
 from app.layer import Generator, Layer, build_layer
 from app.limits import TokenBuckets
 from app.metrics import ServiceMetrics
 from app.resolver import Found, TileResolver
 from app.settings import LayerSettings, Settings, SettingsError
-from app.tile_image import is_whole_png
 from cache.disk import DiskStore
 from cache.lease import AllLeases, FileLeases, Leases, RedisLeases
 from cache.memory import MemoryStore
@@ -140,7 +139,7 @@ class Service:
             self.tiles_dir.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise SettingsError(f"data directory {settings.data_dir} cannot be used: {error.strerror}") from None
-        self.disk = DiskStore(self.tiles_dir, settings.disk_bytes, is_whole_png)
+        self.disk = DiskStore(self.tiles_dir, settings.disk_bytes, is_whole)
         tiers: list[Store] = [MemoryStore(settings.memory_bytes), self.disk]
         url = settings.redis_url
         if url is None and (program := find_server()):

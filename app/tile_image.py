@@ -7,21 +7,19 @@ import io
 import numpy as np
 from mercantile import Tile
 from numpy.typing import NDArray
-from PIL import Image, PngImagePlugin
+from PIL import ExifTags, Image, PngImagePlugin
 
 from app.hits import NOTICE
 from app.layer import STYLE, Layer
 from model.cascade import Mask, Pixels
+from model.palette import LAND
 from model.sgdm.config import TILE_SIZE
 
-PNG_HEAD, PNG_TAIL = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
 COMPRESSION = 4
 """Half the time of zlib's usual 6 for 2 % more bytes on drawn tiles."""
 
-
-def is_whole_png(value: bytes) -> bool:
-    """Whether these bytes begin and end as a PNG file does: catches empty and cut-off files."""
-    return value.startswith(PNG_HEAD) and value.endswith(PNG_TAIL)
+QUALITY = 90
+"""Of JPEG, without subsampling of colours: roads are thin."""
 
 
 def provenance(layer: Layer, tile: Tile) -> dict[str, str]:
@@ -45,23 +43,37 @@ def provenance(layer: Layer, tile: Tile) -> dict[str, str]:
     return facts
 
 
-def encode(colours: Pixels, known: Mask, facts: dict[str, str]) -> bytes:
-    """256 x 256 x 3 colours and mask -> PNG: RGB where all is known, else RGBA, transparent where nothing is."""
+def encode(colours: Pixels, known: Mask, facts: dict[str, str], form: str = "png") -> bytes:
+    """S x S x 3 colours and mask -> PNG, lossless WebP or JPEG ("jpg"), with the facts inside.
+
+    RGB where all is known, else RGBA, transparent where nothing is; JPEG has no transparency and shows LAND there.
+    """
+    out = io.BytesIO()
     if known.all():
         image = Image.fromarray(np.ascontiguousarray(colours))
+    elif form == "jpg":
+        image = Image.fromarray(np.where(known[..., None], colours, np.array(LAND, dtype=np.uint8)))
     else:
         alpha = known.astype(np.uint8) * 255
         image = Image.fromarray(np.dstack([colours * known[..., None], alpha]))
-    chunks = PngImagePlugin.PngInfo()
-    for name, value in facts.items():
-        chunks.add_text(name, value)
-    out = io.BytesIO()
-    image.save(out, "PNG", pnginfo=chunks, compress_level=COMPRESSION)
+    if form == "png":
+        chunks = PngImagePlugin.PngInfo()
+        for name, value in facts.items():
+            chunks.add_text(name, value)
+        image.save(out, "PNG", pnginfo=chunks, compress_level=COMPRESSION)
+        return out.getvalue()
+    exif = Image.Exif()
+    exif[ExifTags.Base.Software] = facts.get("Software", "")
+    exif[ExifTags.Base.ImageDescription] = "; ".join(f"{name}={value}" for name, value in facts.items())
+    if form == "webp":
+        image.save(out, "WEBP", lossless=True, quality=30, method=2, exif=exif)
+    else:
+        image.save(out, "JPEG", quality=QUALITY, subsampling=0, exif=exif)
     return out.getvalue()
 
 
 def decode(png: bytes) -> Pixels:
-    """PNG bytes -> 256 x 256 x 4 RGBA uint8."""
+    """Bytes of any format -> S x S x 4 RGBA uint8."""
     with Image.open(io.BytesIO(png)) as image:
         return np.asarray(image.convert("RGBA"))
 
@@ -75,12 +87,24 @@ def enlarge_part(ancestor: Pixels, child: Tile, levels: int) -> Pixels:
     return np.asarray(Image.fromarray(ancestor).resize((TILE_SIZE, TILE_SIZE), Image.Resampling.BILINEAR, box=box))
 
 
-def merge_down(children: dict[tuple[int, int], Pixels]) -> Pixels:
-    """Up to four RGBA children, by (column, row) in {0, 1}, averaged 2 x 2 into one RGBA tile (alpha-weighted)."""
-    canvas = np.zeros((2 * TILE_SIZE, 2 * TILE_SIZE, 4), dtype=np.uint32)
+def double(tile: Pixels) -> Pixels:
+    """An RGBA tile at twice its size, smoothly; its mask stays sharp."""
+    size = (2 * tile.shape[1], 2 * tile.shape[0])
+    colours = np.asarray(Image.fromarray(tile[..., :3]).resize(size, Image.Resampling.BICUBIC))
+    return np.dstack([colours, tile[..., 3].repeat(2, 0).repeat(2, 1)])
+
+
+def join(children: dict[tuple[int, int], Pixels]) -> Pixels:
+    """Up to four RGBA children, by (column, row) in {0, 1}, side by side; transparent where there is none."""
+    canvas = np.zeros((2 * TILE_SIZE, 2 * TILE_SIZE, 4), dtype=np.uint8)
     for (column, row), child in children.items():
         canvas[row * TILE_SIZE : (row + 1) * TILE_SIZE, column * TILE_SIZE : (column + 1) * TILE_SIZE] = child
-    cells: NDArray[np.uint32] = canvas.reshape(TILE_SIZE, 2, TILE_SIZE, 2, 4)
+    return canvas
+
+
+def merge_down(children: dict[tuple[int, int], Pixels]) -> Pixels:
+    """Up to four RGBA children, by (column, row) in {0, 1}, averaged 2 x 2 into one RGBA tile (alpha-weighted)."""
+    cells: NDArray[np.uint32] = join(children).astype(np.uint32).reshape(TILE_SIZE, 2, TILE_SIZE, 2, 4)
     weight = cells[..., 3:].sum(axis=(1, 3))
     total = (cells[..., :3] * cells[..., 3:]).sum(axis=(1, 3))
     colours = (total + weight // 2) // np.maximum(weight, 1)

@@ -18,7 +18,7 @@ import httpx
 from cachetools import LRUCache
 from mercantile import Tile
 
-from app.hits import EXPOSED, PATH, LayerFacts, etag_of, matches, read_facts
+from app.hits import EXPOSED, MEDIA_TYPES, PATH, LayerFacts, Variant, etag_of, is_whole, matches, read_facts
 from app.metrics import WorkerMetrics
 
 TILES, OWNER, FACTS, MEMORY = (f"TILECASCADE_WORKER_{name}" for name in ("TILES", "OWNER", "FACTS", "MEMORY"))
@@ -64,7 +64,8 @@ class Hits:
         if match is None or layer is None:
             return None
         tile = Tile(int(match[3]), int(match[4]), int(match[2]))
-        path = f"{self._tiles}/{layer.name}/{layer.version}/{tile.z}/{tile.x}/{tile.y}.png"
+        variant = Variant(2 if match[5].startswith("@2x") else 1, match[6])
+        path = f"{self._tiles}/{layer.name}/{layer.version}/{tile.z}/{tile.x}/{tile.y}{variant.suffix}"
         try:
             stat = os.stat(path)
         except OSError:
@@ -73,26 +74,26 @@ class Hits:
         kept, source = self._kept.get(url), "memory"
         if kept is None or kept[0] != stamp:
             source = "disk"
-            kept = self._read(url, path, layer, tile)
+            kept = self._read(url, path, layer, tile, variant)
             if kept is None:
                 return None
         _, etag, headers, png = kept
         return etag, [("cache-control", layer.age(version)), ("x-cache", source), *headers], png
 
     def _read(
-        self, url: str, path: str, layer: LayerFacts, tile: Tile
+        self, url: str, path: str, layer: LayerFacts, tile: Tile, variant: Variant
     ) -> tuple[tuple[int, int, int], str, Headers, bytes] | None:
         try:
             with open(path, "rb") as file:
                 stat, png = os.fstat(file.fileno()), file.read()
         except OSError:
             return None
-        if not png.endswith(b"IEND\xaeB`\x82"):
+        if not is_whole(png):
             return None  # broken: the owner heals it
-        described = layer.describe(tile, "cached", "disk")
+        described = layer.describe(tile, variant, "cached", "disk")
         del described["X-Cache"]
         etag = etag_of(stat)
-        headers = [*CORS, ("content-type", "image/png"), ("etag", etag)]
+        headers = [*CORS, ("content-type", MEDIA_TYPES[variant.format]), ("etag", etag)]
         headers += [(name.lower(), value) for name, value in described.items()]
         kept = ((stat.st_mtime_ns, stat.st_size, stat.st_ino), etag, headers, png)
         if len(png) + 1024 <= self._kept.maxsize:

@@ -96,7 +96,7 @@ def test_head_never_generates(client: TestClient) -> None:
         ("/tiles/99/0/0.png", 400, "z must be at most"),
         ("/tiles/3/8/0.png", 400, "from 0 to 7"),
         ("/tiles/3/0/100000000000000000000.png", 400, "y must be a whole number"),
-        ("/tiles/14/0/0.jpg", 404, "served as .png"),
+        ("/tiles/14/0/0.gif", 404, "served as .png"),
         ("/tiles/14/0/0", 404, "served as .png"),
         ("/tiles/none/14/0/0.png", 404, "there is no layer 'none'; there are: map"),
         ("/tiles/14/0/0.png", 404, "no imagery"),
@@ -324,3 +324,47 @@ def test_two_layers(make_settings: MakeSettings, layer_settings: LayerSettings) 
         assert a.status_code == b.status_code == 200
         assert a.content != b.content
         assert running.get("/health").json()["layers"] == ["map", "other"]
+
+
+@pytest.mark.parametrize(("suffix", "kind"), [(".webp", "image/webp"), (".jpg", "image/jpeg"), (".jpeg", "image/jpeg")])
+def test_other_formats_show_the_same_tile(client: TestClient, suffix: str, kind: str) -> None:
+    path = CHILD.removesuffix(".png")
+    answer = client.get(path + suffix)
+    assert answer.status_code == 200
+    assert answer.headers["content-type"] == kind
+    assert answer.headers["x-tile-state"] == "generated"
+    with Image.open(io.BytesIO(answer.content)) as image, Image.open(io.BytesIO(client.get(CHILD).content)) as plain:
+        assert "generated, not surveyed" in image.getexif()[0x010E]
+        difference = np.abs(np.asarray(image.convert("RGB"), dtype=int) - np.asarray(plain.convert("RGB"))).mean()
+    assert difference == 0 if suffix == ".webp" else difference < 6
+    again = client.get(path + suffix, headers={"If-None-Match": answer.headers["etag"]})
+    assert again.status_code == 304
+    assert client.get(path + suffix).headers["x-tile-state"] == "cached"
+
+
+def test_twice_the_resolution_is_the_next_zoom_and_at_the_last_one_enlarged(client: TestClient) -> None:
+    answer = client.get(CHILD.replace(".png", "@2x.png"))
+    assert answer.status_code == 200
+    assert answer.headers["x-tile-scale"] == "zoom 16"
+    with Image.open(io.BytesIO(answer.content)) as image:
+        assert image.size == (512, 512)
+        assert image.text["tilecascade:scale"] == "zoom 16"  # type: ignore[attr-defined]
+        large = np.asarray(image.convert("RGB"))
+    for column in (0, 1):
+        for row in (0, 1):
+            child = client.get(f"/tiles/16/{4 * PLACE.x + column}/{4 * PLACE.y + row}.png")
+            assert child.headers["x-tile-state"] == "cached"
+            with Image.open(io.BytesIO(child.content)) as image:
+                part = large[256 * row : 256 * (row + 1), 256 * column : 256 * (column + 1)]
+                assert np.array_equal(part, np.asarray(image.convert("RGB")))
+    last = client.get(f"/tiles/16/{4 * PLACE.x}/{4 * PLACE.y}@2x.webp")
+    assert last.headers["x-tile-scale"] == "enlarged"
+    with Image.open(io.BytesIO(last.content)) as image:
+        assert image.size == (512, 512)
+
+
+@pytest.mark.parametrize("suffix", ["@3x.png", "@2x.gif", "@.png", ".tiff", ""])
+def test_other_suffixes_are_404_with_what_there_is(client: TestClient, suffix: str) -> None:
+    answer = client.get(CHILD.removesuffix(".png") + suffix)
+    assert answer.status_code == 404
+    assert "served" in answer.json()["detail"]

@@ -63,6 +63,11 @@ def test_workers_answer_hits_as_the_app_does(begin: Begin, tmp_path: Path) -> No
     answers = [server.get(TILE) for _ in range(8)]
     assert {answer.content for answer in answers} == {drawn.content}
     assert {answer.headers["x-cache"] for answer in answers} <= {"disk", "memory"}
+    large = [server.get(TILE.replace(".png", "@2x.webp") + "?wait=100") for _ in range(6)]
+    assert large[-1].headers["x-cache"] in ("disk", "memory")
+    assert large[-1].headers["content-type"] == "image/webp"
+    assert large[-1].headers["x-tile-scale"] == large[0].headers["x-tile-scale"] == "enlarged"
+    assert large[-1].content == large[0].content
     # with a query that only the app knows the app answers
     own = server.get(TILE + "?other=1")
     for name in own.headers:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
+from dataclasses import dataclass
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import JSONResponse
 from mercantile import Tile
 
-from app import tile_image
+from app import tile_image, variants
 from app.errors import RETRY_AFTER, BadRequestError, ClientLeftError, NotFoundError, NotReadyError
-from app.hits import etag_of, matches
+from app.hits import MEDIA_TYPES, Variant, etag_of, matches
 from app.layer import Layer
 from app.resolver import Found, TileResolver
 from app.service import Service
@@ -38,11 +40,16 @@ def parse_number(name: str, text: str) -> int:
     return int(text)
 
 
-def parse_tile(z: str, x: str, y: str) -> Tile:
-    """Validate tile coordinates and the format suffix. Raises BadRequestError or NotFoundError with a sentence."""
-    row, dot, suffix = y.partition(".")
-    if not dot or suffix.lower() != "png":
-        raise NotFoundError(f"tiles are served as .png; {suffix[:20] or 'no format'!r} is not available")
+def parse_tile(z: str, x: str, y: str) -> tuple[Tile, Variant]:
+    """Validate tile coordinates and the suffix. Raises BadRequestError or NotFoundError with a sentence."""
+    row, dot, form = y.partition(".")
+    form = {"jpeg": "jpg"}.get(form.lower(), form.lower())
+    if not dot or form not in MEDIA_TYPES:
+        known = ", ".join(f".{name}" for name in MEDIA_TYPES)
+        raise NotFoundError(f"tiles are served as {known}; {form[:20] or 'no format'!r} is not available")
+    row, at, scale = row.partition("@")
+    if at and scale != "2x":
+        raise NotFoundError(f"tiles are served at their own size and @2x; {at + scale[:20]!r} is not available")
     zoom = parse_number("z", z)
     if zoom > MAX_TABLE_ZOOM + 10:
         raise BadRequestError(f"z must be at most {MAX_TABLE_ZOOM}, not {zoom}")
@@ -50,43 +57,75 @@ def parse_tile(z: str, x: str, y: str) -> Tile:
     limit = (1 << zoom) - 1
     if tile.x > limit or tile.y > limit:
         raise BadRequestError(f"x and y go from 0 to {limit} at zoom {zoom}; got {tile.x}, {tile.y}")
-    return tile
+    return tile, Variant(2 if at else 1, form)
 
 
-def finished(service: Service, layer: Layer, tile: Tile, found: Found, known: str, version: str | None) -> Response:
-    """A finished tile: 200, or 304 when the client has it. known: its If-None-Match."""
+@dataclass(frozen=True)
+class Asked:
+    """One request for a tile, understood. version: its `?v=`."""
+
+    request: Request
+    service: Service
+    resolver: TileResolver
+    tile: Tile
+    variant: Variant
+    wait: float | None
+    version: str | None
+
+    @property
+    def layer(self) -> Layer:
+        """The layer asked for."""
+        return self.resolver.layer
+
+    @property
+    def known(self) -> str:
+        """The client's If-None-Match, or nothing."""
+        return self.request.headers.get("if-none-match", "")
+
+    def stat(self) -> os.stat_result | None:
+        """Of the tile's file."""
+        return self.service.disk.stat(self.layer.key(self.tile, self.variant))
+
+    def describe(self, state: str, source: str) -> dict[str, str]:
+        """Headers of an answer."""
+        return self.layer.facts.describe(self.tile, self.variant, state, source)
+
+
+def finished(asked: Asked, found: Found) -> Response:
+    """A finished tile: 200, or 304 when the client has it."""
     state = "generated" if found.source == "generated" else "cached"
-    headers = layer.facts.describe(tile, state, "miss" if state == "generated" else found.source)
-    headers["ETag"] = etag_of(service.disk.stat(layer.key(tile)), found.png)
-    headers["Cache-Control"] = layer.facts.age(version)
-    if matches(known, headers["ETag"]):
+    headers = asked.describe(state, "miss" if state == "generated" else found.source)
+    headers["ETag"] = etag_of(asked.stat(), found.png)
+    headers["Cache-Control"] = asked.layer.facts.age(asked.version)
+    if matches(asked.known, headers["ETag"]):
         return Response(status_code=304, headers=headers)
-    return Response(found.png, media_type="image/png", headers=headers)
+    return Response(found.png, media_type=MEDIA_TYPES[asked.variant.format], headers=headers)
 
 
-def unchanged(service: Service, layer: Layer, tile: Tile, known: str, version: str | None) -> Response | None:
+def unchanged(asked: Asked) -> Response | None:
     """304 for a client that has the tile as it lies on disk, without reading it."""
-    stat = service.disk.stat(layer.key(tile)) if known else None
-    if stat is None or not matches(known, etag_of(stat)):
+    stat = asked.stat() if asked.known else None
+    if stat is None or not matches(asked.known, etag_of(stat)):
         return None
-    headers = layer.facts.describe(tile, "cached", "disk")
-    return Response(
-        status_code=304, headers=headers | {"ETag": etag_of(stat), "Cache-Control": layer.facts.age(version)}
-    )
+    headers = asked.describe("cached", "disk")
+    headers |= {"ETag": etag_of(stat), "Cache-Control": asked.layer.facts.age(asked.version)}
+    return Response(status_code=304, headers=headers)
 
 
-async def placeholder(resolver: TileResolver, tile: Tile) -> Response:
+async def placeholder(asked: Asked) -> Response:
     """The nearest cached ancestor enlarged, never stored; 503 where there is none."""
-    nearest = await resolver.nearest_ancestor(tile)
+    nearest = await asked.resolver.nearest_ancestor(asked.tile)
     if nearest is None:
         raise NotReadyError("this tile is being drawn and no coarser one exists yet; try again, or use ?wait=60")
     ancestor, png = nearest
-    part = tile_image.enlarge_part(tile_image.decode(png), tile, tile.z - ancestor.z)
-    body = tile_image.encode(part[..., :3], part[..., 3] > 127, {"Comment": "placeholder"})
-    headers = resolver.layer.facts.describe(tile, "placeholder", "miss")
+    part = tile_image.enlarge_part(tile_image.decode(png), asked.tile, asked.tile.z - ancestor.z)
+    if asked.variant.scale == 2:
+        part = tile_image.double(part)
+    body = tile_image.encode(part[..., :3], part[..., 3] > 127, {"Comment": "placeholder"}, asked.variant.format)
+    headers = asked.describe("placeholder", "miss")
     headers["X-Tile-Ancestor"] = f"{ancestor.z}/{ancestor.x}/{ancestor.y}"
     headers["Cache-Control"] = f"max-age={PLACEHOLDER_AGE}, must-revalidate"
-    return Response(body, media_type="image/png", headers=headers)
+    return Response(body, media_type=MEDIA_TYPES[asked.variant.format], headers=headers)
 
 
 def urgency_of(request: Request) -> Urgency:
@@ -104,13 +143,14 @@ async def client_left(request: Request) -> None:
         pass
 
 
-async def draw(request: Request, service: Service, resolver: TileResolver, tile: Tile, patience: float) -> Found | None:
+async def draw(asked: Asked, patience: float) -> Found | None:
     """Wait for a tile that is not cached. None when patience is over; it is then drawn on for the next request.
 
     When the client leaves, the work is dropped, unless others wait for it or drawing has begun.
     """
-    task = asyncio.ensure_future(resolver.tile(tile, urgency_of(request)))
-    gone = asyncio.ensure_future(client_left(request))
+    work = variants.find(asked.resolver, asked.tile, asked.variant, urgency_of(asked.request))
+    task = asyncio.ensure_future(work)
+    gone = asyncio.ensure_future(client_left(asked.request))
     try:
         await asyncio.wait({task, gone}, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
     except asyncio.CancelledError:
@@ -123,16 +163,18 @@ async def draw(request: Request, service: Service, resolver: TileResolver, tile:
     if gone.done():
         task.cancel()
         raise ClientLeftError("the client left before the tile was drawn")
-    service.linger(task)
+    asked.service.linger(task)
     return None
 
 
-async def answer(request: Request, layer: str | None, tile: Tile, wait: float | None, version: str | None) -> Response:
+async def answer(
+    request: Request, layer: str | None, place: tuple[Tile, Variant], wait: float | None, version: str | None
+) -> Response:
     """Find, make, or stand in for one tile, and measure it."""
     service: Service = request.app.state.service
     began, state = time.perf_counter(), "error"
     try:
-        response = await find(request, service, service.resolver(layer), tile, wait, version)
+        response = await find(Asked(request, service, service.resolver(layer), *place, wait, version))
         state = response.headers.get("x-tile-state", "later")
     finally:
         seconds = time.perf_counter() - began
@@ -141,37 +183,35 @@ async def answer(request: Request, layer: str | None, tile: Tile, wait: float | 
     return response
 
 
-async def find(
-    request: Request, service: Service, resolver: TileResolver, tile: Tile, wait: float | None, version: str | None
-) -> Response:
+async def find(asked: Asked) -> Response:
     """The answer to a request for one tile. HEAD never generates."""
-    known = request.headers.get("if-none-match", "")
-    response = unchanged(service, resolver.layer, tile, known, version)
+    request, service, settings = asked.request, asked.service, asked.service.settings
+    response = unchanged(asked)
     if response is not None:
         return response
-    found = await resolver.cached(tile)
+    found = await asked.resolver.cached(asked.tile, asked.variant)
     if found is None and request.method == "HEAD":
-        resolver.check_zoom(tile)
+        asked.resolver.check_zoom(asked.tile)
         raise NotFoundError("this tile has not been drawn; HEAD does not draw it")
     if found is None:
         service.limits.take(request.client.host if request.client else "")
-        patience = service.settings.interactive_wait if wait is None else min(wait, service.settings.max_wait)
+        patience = settings.interactive_wait if asked.wait is None else min(asked.wait, settings.max_wait)
         later = "respond-async" in request.headers.get("prefer", "").lower()
-        found = await draw(request, service, resolver, tile, 0.0 if later else patience)
+        found = await draw(asked, 0.0 if later else patience)
         if found is None and later:
             headers = {"Retry-After": RETRY_AFTER, "Preference-Applied": "respond-async", "Cache-Control": "no-store"}
             return JSONResponse({"detail": "this tile is being drawn; ask again"}, 202, headers)
         if found is None:
-            return await placeholder(resolver, tile)
-        if service.settings.look_ahead and found.source == "generated" and urgency_of(request) == Urgency.INTERACTIVE:
-            service.look_ahead(resolver, tile)
-    return finished(service, resolver.layer, tile, found, known, version)
+            return await placeholder(asked)
+        if settings.look_ahead and found.source == "generated" and urgency_of(request) == Urgency.INTERACTIVE:
+            service.look_ahead(asked.resolver, asked.tile)
+    return finished(asked, found)
 
 
 @router.head("/tiles/{z}/{x}/{y}", include_in_schema=False)
 @router.get("/tiles/{z}/{x}/{y}", operation_id="tile", response_class=Response)
 async def tile(request: Request, z: str, x: str, y: str, wait: Wait = None, v: Version = None) -> Response:
-    """A tile of the default layer: `/tiles/{z}/{x}/{y}.png`."""
+    """A tile of the default layer: `/tiles/{z}/{x}/{y}.png`, also .webp, .jpg, and @2x before the dot."""
     return await answer(request, None, parse_tile(z, x, y), wait, v)
 
 
@@ -180,5 +220,5 @@ async def tile(request: Request, z: str, x: str, y: str, wait: Wait = None, v: V
 async def layer_tile(
     request: Request, layer: str, z: str, x: str, y: str, wait: Wait = None, v: Version = None
 ) -> Response:
-    """A tile of a named layer: `/tiles/{layer}/{z}/{x}/{y}.png`."""
+    """A tile of a named layer: `/tiles/{layer}/{z}/{x}/{y}.png`, also .webp, .jpg, and @2x before the dot."""
     return await answer(request, layer, parse_tile(z, x, y), wait, v)

@@ -1,0 +1,56 @@
+"""Other formats of a tile, and the tile at twice the resolution: made from finished tiles, kept beside them."""
+
+from __future__ import annotations
+
+import asyncio
+
+from mercantile import Tile
+
+from app import tile_image
+from app.hits import PLAIN, Variant
+from app.resolver import Found, NoTileError, TileResolver
+from model.cascade import Pixels
+from model.engine import Urgency
+
+
+async def find(resolver: TileResolver, tile: Tile, variant: Variant, urgency: Urgency = Urgency.INTERACTIVE) -> Found:
+    """A tile in a variant, made if need be; at twice the resolution it is the four tiles of the next zoom, at the max
+    zoom itself enlarged. Raises NoTileError where there is nothing to show."""
+    if variant == PLAIN:
+        return await resolver.tile(tile, urgency)
+    found = await resolver.cached(tile, variant)
+    if found is not None:
+        return found
+    if variant.scale == 1 or tile.z >= resolver.layer.max_zoom or tile.z < resolver.layer.ladder.root:
+        plain = tile_image.decode((await resolver.tile(tile, urgency)).png)
+    if variant.scale == 1:
+        pixels = plain
+    elif tile.z >= resolver.layer.max_zoom:
+        pixels = await asyncio.to_thread(tile_image.double, plain)
+    else:
+        pixels = await _four(resolver, tile, urgency)
+    data = await asyncio.to_thread(_encode, resolver, tile, variant, pixels)
+    await resolver.keep(tile, variant, data)
+    return Found(data, "generated")
+
+
+async def _four(resolver: TileResolver, tile: Tile, urgency: Urgency) -> Pixels:
+    places = [(column, row) for column in (0, 1) for row in (0, 1)]
+    below = [Tile(2 * tile.x + column, 2 * tile.y + row, tile.z + 1) for column, row in places]
+    answers = await asyncio.gather(*(resolver.tile(child, urgency) for child in below), return_exceptions=True)
+    children = {}
+    for place, answer in zip(places, answers, strict=True):
+        if isinstance(answer, Found):
+            children[place] = tile_image.decode(answer.png)
+        elif not isinstance(answer, NoTileError):
+            raise answer
+    if not children:
+        raise NoTileError(f"there is no imagery at {tile.z}/{tile.x}/{tile.y}")
+    return tile_image.join(children)
+
+
+def _encode(resolver: TileResolver, tile: Tile, variant: Variant, pixels: Pixels) -> bytes:
+    facts = tile_image.provenance(resolver.layer, tile)
+    if variant.scale == 2:
+        facts["tilecascade:scale"] = resolver.layer.facts.scale_note(tile)
+    return tile_image.encode(pixels[..., :3], pixels[..., 3] > 127, facts, variant.format)
