@@ -97,12 +97,15 @@ class Layer:
         """The name of a block's lease."""
         return f"{self.name}/{self.version}/{block.zoom}/{block.column}/{block.row}"
 
+    def corners(self, zoom: int) -> tuple[Tile, Tile]:
+        """The north-western and the south-eastern tile of the imagery's bounds at a zoom."""
+        west, south, east, north = self.imagery.bounds
+        return mercantile.tile(west, north, zoom), mercantile.tile(east, south, zoom)
+
     def root_tiles(self, tile: Tile, limit: int) -> list[Tile] | None:
         """The root-zoom tiles below `tile` that may have imagery; None if they are more than `limit`."""
         scale = 1 << (self.ladder.root - tile.z)
-        west, south, east, north = self.imagery.bounds
-        low = mercantile.tile(west, north, self.ladder.root)
-        high = mercantile.tile(east, south, self.ladder.root)
+        low, high = self.corners(self.ladder.root)
         columns = range(max(low.x, tile.x * scale), min(high.x, tile.x * scale + scale - 1) + 1)
         rows = range(max(low.y, tile.y * scale), min(high.y, tile.y * scale + scale - 1) + 1)
         if len(columns) * len(rows) > limit:

@@ -18,7 +18,7 @@ from app.errors import add_exception_handlers
 from app.hits import EXPOSED
 from app.imagery import SceneError
 from app.logs import RequestLog
-from app.routes import about, tiles
+from app.routes import about, tiles, wmts
 from app.service import Service
 from app.settings import LayerSettings, Settings, SettingsError
 
@@ -65,11 +65,13 @@ def create_app(
         title="tilecascade",
         summary="The tile server for maps that do not exist yet.",
         license_info={"name": "Apache-2.0"},
+        root_path=settings.root_path,
         lifespan=lifespan,
     )
     app.state.service = service
     app.include_router(tiles.router)
     app.include_router(about.router)
+    app.include_router(wmts.router)
     app.mount("/static/leaflet", StaticFiles(directory=leaflet.BASE_DIR))
     add_exception_handlers(app)
     # outermost, so that errors carry the headers too

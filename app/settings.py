@@ -79,6 +79,9 @@ class Settings(BaseSettings):
         default=False, description="draw the blocks around a newly drawn one, too, when nobody is waiting"
     )
     log_format: Literal["text", "json"] = "text"
+    root_path: str = Field(
+        default="", pattern=r"^(/[^/\s]+)*$", description="prefix that a proxy before the server takes off each path"
+    )
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535)
 
