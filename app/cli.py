@@ -103,6 +103,25 @@ def prefetch(bbox: str, zooms: str, url: str, layer: str | None, parallel: int, 
 
 
 @main.command()
+@click.option("--bbox", required=True, help="W,S,E,N in degrees.")
+@click.option("--zooms", required=True, help="A-B, such as 14-17; one number for a picture.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="FILE.mbtiles, .pmtiles, .tif or .png.")
+@click.option("--url", default="http://127.0.0.1:8000", show_default=True, help="The running server.")
+@click.option("--layer", help="Layer name; the server's default layer unless given.")
+@click.option("--parallel", default=8, show_default=True, type=click.IntRange(1, 64), help="Requests at once.")
+@click.option("--wait", default=300.0, show_default=True, type=click.FloatRange(1), help="Seconds to wait for a tile.")
+def export(bbox: str, zooms: str, out: Path, url: str, layer: str | None, parallel: int, wait: float) -> None:
+    """Write an area of a running server's layer, drawn where need be, into one file.
+
+    MBTiles and PMTiles take many zooms; a GeoTIFF (cloud-optimised, EPSG:3857) and a PNG are the mosaic of one.
+    Exit code 1, and no file, if a tile failed.
+    """
+    from app.export import run_export
+
+    sys.exit(asyncio.run(run_export(_parse_bbox(bbox), _parse_zooms(zooms), out, url, layer, parallel, wait)))
+
+
+@main.command()
 @click.option("--scene", multiple=True, type=click.Path(path_type=Path), help="GeoTIFF to draw as served; repeatable.")
 @click.option("--truth", type=click.Path(path_type=Path), help="Folder of pairs to compare scenes with.")
 @click.option("--pairs", type=click.Path(path_type=Path), help="Folder of pairs to draw with true references.")

@@ -5,43 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 
-import httpx
-import mercantile
 from mercantile import Tile
 from tqdm import tqdm
 
-from app.settings import SettingsError
-
-Bounds = tuple[float, float, float, float]
-
-
-def area_tiles(bbox: Bounds, zooms: range) -> Iterator[Tile]:
-    """Every tile that touches the area, zoom by zoom."""
-    for zoom in zooms:
-        yield from mercantile.tiles(*bbox, zooms=zoom)
-
-
-async def _server_layer(client: httpx.AsyncClient, layer: str | None) -> dict[str, object]:
-    path = f"/tiles/{layer}/tilejson.json" if layer else "/tilejson.json"
-    for _ in range(120):
-        try:
-            answer = await client.get(path)
-        except httpx.HTTPError as error:
-            raise SettingsError(f"no server answers at {client.base_url}: {error or type(error).__name__}") from None
-        if answer.status_code != 503:
-            break
-        await asyncio.sleep(1)
-    if answer.status_code != 200:
-        raise SettingsError(f"{client.base_url}{path.lstrip('/')}: {_detail(answer)}")
-    described: dict[str, object] = answer.json()
-    return described
-
-
-def _detail(answer: httpx.Response) -> str:
-    try:
-        return str(answer.json()["detail"])
-    except (ValueError, KeyError, TypeError):
-        return f"status {answer.status_code}"
+from app.client import Bounds, TileFailedError, area_tiles, connect
 
 
 async def run_prefetch(bbox: Bounds, zooms: range, url: str, layer: str | None, parallel: int, wait: float) -> int:
@@ -52,47 +19,25 @@ async def run_prefetch(bbox: Bounds, zooms: range, url: str, layer: str | None, 
     """
     counts = {"drawn": 0, "there already": 0, "without imagery": 0, "failed": 0}
     problems: list[str] = []
-    limits = httpx.Limits(max_connections=parallel)
-    headers = {"Priority": "u=6"}
-    async with httpx.AsyncClient(base_url=url, timeout=wait + 30, limits=limits, headers=headers) as client:
-        described = await _server_layer(client, layer)
-        low, high = int(str(described["minzoom"])), int(str(described["maxzoom"]))
-        if zooms[-1] > high or zooms[0] < low:
-            raise SettingsError(f"layer {described['name']} has zooms {low}-{high}; --zooms asks for more")
-        west, south, east, north = (float(edge) for edge in described["bounds"])  # type: ignore[attr-defined]
-        inside = (max(bbox[0], west), max(bbox[1], south), min(bbox[2], east), min(bbox[3], north))
-        if inside[0] >= inside[2] or inside[1] >= inside[3]:
-            raise SettingsError(f"--bbox lies outside the layer's imagery, which spans {west},{south},{east},{north}")
+    async with connect(url, layer, parallel, wait) as served:
+        inside = served.clip(bbox, zooms)
 
-        async def fetch(tile: Tile) -> None:
-            path = f"/tiles/{described['name']}/{tile.z}/{tile.x}/{tile.y}.png"
+        async def fetch(tile: Tile) -> str:
             try:
-                if (await client.head(path)).status_code == 200:
-                    counts["there already"] += 1
-                    return
-                answer = await client.get(path, params={"wait": wait})
-            except httpx.HTTPError as error:
-                outcome = f"{type(error).__name__}: {error}"
-            else:
-                state = answer.headers.get("x-tile-state", "")
-                if answer.status_code == 200 and state in ("generated", "cached"):
-                    counts["drawn"] += 1
-                    return
-                if answer.status_code == 404:
-                    counts["without imagery"] += 1
-                    return
-                outcome = f"only a {state}" if answer.status_code == 200 else _detail(answer)
-            counts["failed"] += 1
-            problems.append(f"{tile.z}/{tile.x}/{tile.y}: {outcome}")
+                if await served.has(tile):
+                    return "there already"
+                return "without imagery" if await served.fetch(tile) is None else "drawn"
+            except TileFailedError as error:
+                problems.append(str(error))
+                return "failed"
 
         for zoom in zooms:  # parents before children
-            tiles = area_tiles(inside, range(zoom, zoom + 1))
-            total = sum(1 for _ in area_tiles(inside, range(zoom, zoom + 1)))
-            with tqdm(total=total, desc=f"zoom {zoom}", unit="tile") as bar:
+            tiles = area_tiles(inside, [zoom])
+            with tqdm(total=sum(1 for _ in area_tiles(inside, [zoom])), desc=f"zoom {zoom}", unit="tile") as bar:
 
                 async def worker(bar: tqdm = bar, tiles: Iterator[Tile] = tiles) -> None:
                     for tile in tiles:
-                        await fetch(tile)
+                        counts[await fetch(tile)] += 1
                         bar.update()
 
                 await asyncio.gather(*(worker() for _ in range(parallel)))

@@ -1,23 +1,27 @@
-"""GDAL reads what is served: its WMTS and TMS drivers see the pixels that a tile has."""
+"""What others read: GDAL the WMTS and the tiles, SQLite and pmtiles the exported files; all see the same pixels."""
 
 from __future__ import annotations
 
 import io
+import sqlite3
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from xml.etree import ElementTree as xml
 
 import httpx
+import mercantile
 import numpy as np
 import pytest
 import rasterio
 from mercantile import Tile
 from PIL import Image
+from pmtiles.reader import MmapSource, Reader
 from rasterio.windows import Window, from_bounds
 
 from app.imagery import tile_window, window_bounds
 from tests.conftest import PLACE, SceneMaker, picture, place_bounds, write_scene
-from tests.test_e2e import Server
+from tests.test_e2e import TILECASCADE, Server
 
 ZOOM, X, Y = 16, 4 * PLACE.x + 1, 4 * PLACE.y + 1
 
@@ -112,3 +116,83 @@ def test_behind_a_prefix_addresses_carry_it(make_scene: SceneMaker, tiny_weights
         assert server.get("/maps/health").status_code == 200
     finally:
         server.stop()
+
+
+AREA = mercantile.bounds(PLACE)
+BBOX = f"{AREA.west + 1e-6},{AREA.south + 1e-6},{AREA.east - 1e-6},{AREA.north - 1e-6}"
+
+
+def export(server: Server, out: Path, zooms: str, bbox: str = BBOX) -> subprocess.CompletedProcess[str]:
+    command = [*TILECASCADE, "export", "--url", server.url, "--bbox", bbox, "--zooms", zooms, "--out", str(out)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+
+
+def served(server: Server, tile: Tile) -> bytes:
+    answer = httpx.get(f"{server.url}/tiles/{tile.z}/{tile.x}/{tile.y}.png?wait=100", timeout=120)
+    return answer.raise_for_status().content
+
+
+def test_an_exported_mbtiles_holds_the_tiles(server: Server, tmp_path: Path) -> None:
+    out = tmp_path / "area.mbtiles"
+    done = export(server, out, "14-16")
+    assert done.returncode == 0, done.stderr
+    with sqlite3.connect(out) as file:
+        rows = {(z, x, y): data for z, x, y, data in file.execute("SELECT * FROM tiles")}
+        told = dict(file.execute("SELECT name, value FROM metadata"))
+    assert len(rows) == 1 + 4 + 16
+    for (z, x, y), data in rows.items():
+        assert data == served(server, Tile(x, (1 << z) - 1 - y, z))
+    assert (told["minzoom"], told["maxzoom"], told["format"]) == ("14", "16", "png")
+    assert "not surveyed" in told["description"]
+    with rasterio.open(out) as dataset:  # GDAL reads it, too
+        assert dataset.crs.to_epsg() == 3857
+    assert [path.name for path in tmp_path.iterdir()] == ["area.mbtiles"]
+
+
+def test_an_exported_pmtiles_holds_the_tiles(server: Server, tmp_path: Path) -> None:
+    out = tmp_path / "area.pmtiles"
+    assert export(server, out, "14-16").returncode == 0
+    with out.open("rb") as file:
+        reader = Reader(MmapSource(file))
+        header = reader.header()
+        assert (header["min_zoom"], header["max_zoom"], header["clustered"]) == (14, 16, True)
+        assert header["addressed_tiles_count"] == 21
+        assert "not surveyed" in reader.metadata()["description"]
+        for zoom in (14, 15, 16):
+            for tile in mercantile.tiles(*map(float, BBOX.split(",")), zooms=zoom):
+                assert reader.get(tile.z, tile.x, tile.y) == served(server, tile)
+
+
+def test_an_exported_geotiff_and_picture_are_the_mosaic(server: Server, truth: np.ndarray, tmp_path: Path) -> None:
+    out = tmp_path / "area.tif"
+    assert export(server, out, "16").returncode == 0
+    with rasterio.open(out) as dataset:
+        assert dataset.tags(ns="IMAGE_STRUCTURE")["LAYOUT"] == "COG"
+        assert (dataset.crs.to_epsg(), dataset.width, dataset.height) == (3857, 1024, 1024)
+        assert dataset.tags()["TIFFTAG_IMAGEDESCRIPTION"] == "generated, not surveyed"
+        assert np.array_equal(tile_of(dataset), truth)
+        mosaic = dataset.read((1, 2, 3)).transpose(1, 2, 0)
+    picture = tmp_path / "area.png"
+    assert export(server, picture, "16").returncode == 0
+    with Image.open(picture) as image:
+        assert np.array_equal(np.asarray(image.convert("RGB")), mosaic)
+
+
+@pytest.mark.parametrize(
+    ("name", "zooms", "bbox", "words"),
+    [
+        ("area.zip", "14", BBOX, "ends in one of"),
+        ("area.png", "14-15", BBOX, "one zoom"),
+        ("no/area.tif", "14", BBOX, "no directory"),
+        ("area.tif", "14-19", BBOX, "14-16"),
+        ("area.tif", "14", "10,10,11,11", "outside"),
+    ],
+)
+def test_exports_that_cannot_be_say_why(
+    server: Server, tmp_path: Path, name: str, zooms: str, bbox: str, words: str
+) -> None:
+    done = export(server, tmp_path / name, zooms, bbox)
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert not list(tmp_path.iterdir())
