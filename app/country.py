@@ -45,6 +45,10 @@ class CountryImagery:
         levels = tile.z - PLACE[2]
         return levels >= 0 and (tile.x >> levels, tile.y >> levels) == PLACE[:2]
 
+    def id_at(self, tile: Tile) -> str:
+        """See Imagery."""
+        return self.id
+
     def _tile(self, tile: Tile) -> Pixels:
         with self._lock:
             kept = self._tiles.get(tile)

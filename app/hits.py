@@ -62,6 +62,8 @@ class Variant:
 PLAIN = Variant()
 """The tile itself; every other variant is made from such ones."""
 
+VARIANTS = [Variant(scale, form) for scale in (1, 2) for form in MEDIA_TYPES]
+
 
 @dataclass(frozen=True)
 class LayerFacts:
@@ -73,6 +75,7 @@ class LayerFacts:
 
     name: str
     version: str
+    revision: str
     max_zoom: int
     headers: dict[str, str]
     depths: list[int]
@@ -92,9 +95,9 @@ class LayerFacts:
             headers["X-Tile-Scale"] = self.scale_note(tile)
         return headers
 
-    def age(self, version: str | None) -> str:
-        """Cache-Control of a finished tile that was asked for with `?v=version`, or without."""
-        return PINNED if version == self.version else FINISHED
+    def age(self, revision: str | None) -> str:
+        """Cache-Control of a finished tile that was asked for with `?v=revision`, or without."""
+        return PINNED if revision == self.revision else FINISHED
 
 
 def write_facts(layers: list[LayerFacts], path: Path) -> None:

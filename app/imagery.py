@@ -62,6 +62,10 @@ class Imagery(Protocol):
         """Whether any pixel of the tile has imagery."""
         ...
 
+    def id_at(self, tile: Tile) -> str:
+        """What the tile's pixels come from: stays when something else changes elsewhere."""
+        ...
+
 
 @dataclass(frozen=True)
 class Scene:
@@ -142,6 +146,11 @@ def window_bounds(window: Window) -> tuple[float, float, float, float]:
     return left, top - window.height * pixel, left + window.width * pixel, top
 
 
+def digest(ids: Sequence[str]) -> str:
+    """One id for several."""
+    return hashlib.sha256("/".join(ids).encode()).hexdigest()[:12]
+
+
 @dataclass
 class SceneImagery:
     """Overlapping scenes as one field, newest on top."""
@@ -156,7 +165,7 @@ class SceneImagery:
         if not self.scenes:
             raise SceneError("imagery needs at least one scene")
         self.scenes = sorted(self.scenes, key=lambda scene: (scene.taken, scene.id), reverse=True)
-        self.id = hashlib.sha256("/".join(scene.id for scene in self.scenes).encode()).hexdigest()[:12]
+        self.id = digest([scene.id for scene in self.scenes])
         edges = np.array([scene.bounds for scene in self.scenes])
         self.bounds = (
             float(edges[:, 0].min()),
@@ -166,24 +175,28 @@ class SceneImagery:
         )
         self.native_zoom = max(scene.native_zoom for scene in self.scenes)
         self.attribution = ", ".join(dict.fromkeys(s.attribution for s in self.scenes if s.attribution))
-        self._covered: LRUCache[Tile, bool] = LRUCache(maxsize=100_000)
-        self._tiles: LRUCache[Tile, Pixels] = LRUCache(maxsize=KEPT_TILES)
+        self._sources: LRUCache[Tile, tuple[str, ...]] = LRUCache(maxsize=100_000)
+        self._tiles: LRUCache[Tile, tuple[Pixels, tuple[str, ...]]] = LRUCache(maxsize=KEPT_TILES)
         self._lock = threading.Lock()
         self._open = threading.local()
 
     def read(self, window: Window) -> tuple[Pixels, Mask]:
         """See Imagery. Unknown pixels are 0. Overlapping windows agree to the bit."""
-        return assemble(window, {tile: self._tile(tile) for tile in window.tiles()})
+        return assemble(window, {tile: self._tile(tile)[0] for tile in window.tiles()})
 
     def covers(self, tile: Tile) -> bool:
         """See Imagery."""
+        return bool(self.sources(tile))
+
+    def id_at(self, tile: Tile) -> str:
+        """See Imagery."""
+        return digest(self.sources(tile))
+
+    def sources(self, tile: Tile) -> tuple[str, ...]:
+        """The ids of the scenes that the tile's pixels come from, topmost first."""
         with self._lock:
-            answer = self._covered.get(tile)
-        if answer is None:
-            answer = bool(self._tile(tile)[..., 3].any())
-            with self._lock:
-                self._covered[tile] = answer
-        return answer
+            known = self._sources.get(tile)
+        return self._tile(tile)[1] if known is None else known
 
     def _reader(self, scene: Scene) -> Reader:
         """This thread's open reader of a scene: opening costs as much as reading a tile, sharing one is not allowed."""
@@ -194,8 +207,8 @@ class SceneImagery:
                 readers[scene.path] = Reader(str(scene.path))
         return readers[scene.path]
 
-    def _tile(self, tile: Tile) -> Pixels:
-        """The scenes over one tile, 256 x 256 x 4 RGBA; kept for the windows that share it."""
+    def _tile(self, tile: Tile) -> tuple[Pixels, tuple[str, ...]]:
+        """The scenes over one tile, 256 x 256 x 4 RGBA, and their ids; kept for the windows that share it."""
         with self._lock:
             kept = self._tiles.get(tile)
         if kept is not None:
@@ -204,23 +217,33 @@ class SceneImagery:
         box = window_bounds(window)
         inner = (slice(READ_MARGIN, -READ_MARGIN),) * 2
         pixels = np.zeros((TILE_SIZE, TILE_SIZE, 4), dtype=np.uint8)
+        sources = []
         for scene in self.scenes:
             if not _meets(scene.bounds, box):
                 continue
             colours, mask = _read_scene(self._reader(scene), scene, window, box)
             fresh = mask[inner] & (pixels[..., 3] == 0)
+            if fresh.any():
+                sources.append(scene.id)
             pixels[fresh] = np.dstack([colours, np.full_like(colours[..., :1], 255)])[inner][fresh]
             if pixels[..., 3].all():
                 break
         with self._lock:
-            self._tiles[tile] = pixels
-        return pixels
+            self._tiles[tile] = pixels, tuple(sources)
+            self._sources[tile] = tuple(sources)
+        return pixels, tuple(sources)
+
+
+def box_of(bounds: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
+    """Degrees (west, south, east, north) -> Web Mercator metres (left, bottom, right, top)."""
+    left, bottom = mercantile.xy(bounds[0], max(bounds[1], -85.06))
+    right, top = mercantile.xy(bounds[2], min(bounds[3], 85.06))
+    return left, bottom, right, top
 
 
 def _meets(bounds: tuple[float, float, float, float], box: tuple[float, float, float, float]) -> bool:
-    west, south = mercantile.xy(bounds[0], max(bounds[1], -85.06))
-    east, north = mercantile.xy(bounds[2], min(bounds[3], 85.06))
-    return bool(west < box[2] and east > box[0] and south < box[3] and north > box[1])
+    left, bottom, right, top = box_of(bounds)
+    return left < box[2] and right > box[0] and bottom < box[3] and top > box[1]
 
 
 def _read_scene(

@@ -11,7 +11,7 @@ from mercantile import Tile
 
 from app.country import CountryImagery
 from app.hits import NOTICE, PLAIN, LayerFacts, Variant
-from app.imagery import Imagery, SceneImagery, open_scene
+from app.imagery import Imagery, SceneImagery, digest, open_scene
 from app.settings import LayerSettings, SettingsError
 from model.cascade import Block, Ladder
 from model.sgdm.config import WindowConfig
@@ -35,8 +35,11 @@ class Generator:
 
 @dataclass(frozen=True)
 class Layer:
-    """One served layer. `version` is a hash of everything a tile's bytes depend on but its coordinates; `facts` what
-    answers say of its tiles."""
+    """One served layer.
+
+    version: a hash of everything a tile's bytes depend on but its coordinates and the scenes, which may change under
+    some tiles only. revision: that and the scenes: while it stays, no tile changes. facts: what answers say.
+    """
 
     name: str
     imagery: Imagery
@@ -46,11 +49,13 @@ class Layer:
     generator: Generator
     attribution: str
     version: str = field(init=False)
+    revision: str = field(init=False)
     facts: LayerFacts = field(init=False)
 
     def __post_init__(self) -> None:
         described = json.dumps(self.describe(), sort_keys=True)
         object.__setattr__(self, "version", hashlib.sha256(described.encode()).hexdigest()[:12])
+        object.__setattr__(self, "revision", digest([self.version, self.imagery.id]))
         object.__setattr__(self, "facts", self._facts())
 
     def describe(self) -> dict[str, object]:
@@ -59,7 +64,7 @@ class Layer:
             "algorithm": ALGORITHM,
             "model": self.generator.model,
             "runtime": self.generator.runtime,
-            "imagery": self.imagery.id,
+            "imagery": "scenes" if isinstance(self.imagery, SceneImagery) else self.imagery.id,
             "root_zoom": self.ladder.root,
             "span": self.ladder.span,
             "windows": asdict(self.ladder.windows),
@@ -81,6 +86,7 @@ class Layer:
         return LayerFacts(
             name=self.name,
             version=self.version,
+            revision=self.revision,
             max_zoom=self.max_zoom,
             headers={
                 "X-Tile-Model": self.generator.model,

@@ -18,8 +18,9 @@ from typing import Any
 from mercantile import Tile
 
 from app import tile_image
-from app.hits import PLAIN, Variant
+from app.hits import PLAIN, VARIANTS, Variant
 from app.layer import Layer
+from app.purge import Epochs, Reach
 from cache.lease import Claim, Leases
 from cache.single_flight import SingleFlight
 from cache.tiered import TieredStore
@@ -36,8 +37,16 @@ WATCH = 0.05
 """Seconds between two looks at the store while another process makes a block."""
 
 
+class PurgeError(RuntimeError):
+    """Old tiles could not be removed from every tier; the message says from which."""
+
+
 class NoTileError(LookupError):
     """There is no such tile and never will be for this imagery; the message says why."""
+
+
+class _OvertakenError(RuntimeError):
+    """The imagery has changed under a block's work."""
 
 
 class _TakenError(RuntimeError):
@@ -89,6 +98,7 @@ class TileResolver:
         self._wanted: dict[Block, _Wanted] = {}
         self.generated: Counter[int] = Counter()
         self.encode_seconds = 0.0
+        self.epochs = Epochs()
 
     @property
     def blocks_generated(self) -> int:
@@ -123,16 +133,29 @@ class TileResolver:
 
     async def cached(self, tile: Tile, variant: Variant = PLAIN) -> Found | None:
         """The stored tile, if there is one. Memory is asked at once, the other tiers off the loop."""
+        if self.epochs.purging(tile):
+            return None
         key = self.layer.key(tile, variant)
         memory = self._store.get_nearest(key)
         if memory is not None:
             return Found(memory, self._store.tiers[0].name)
-        hit = await self._off_loop(self._store.get, key)
+        hit = await self._off_loop(self._get, tile, variant)
         return Found(*hit) if hit else None
 
-    async def keep(self, tile: Tile, variant: Variant, data: bytes) -> None:
-        """Store what was made of a finished tile."""
-        await self._off_loop(self._store.put, self.layer.key(tile, variant), data)
+    def _get(self, tile: Tile, variant: Variant = PLAIN) -> tuple[bytes, str] | None:
+        with self.epochs.using():
+            return None if self.epochs.purging(tile) else self._store.get(self.layer.key(tile, variant))
+
+    async def keep(self, tile: Tile, variant: Variant, data: bytes, began: int) -> bool:
+        """Store what was made of a finished tile; False, and not stored, if the imagery has changed since `began`."""
+        return bool(await self._off_loop(self._put, tile, variant, data, began))
+
+    def _put(self, tile: Tile, variant: Variant, data: bytes, began: int) -> bool:
+        with self.epochs.using():
+            if self.epochs.stale(tile, began):
+                return False
+            self._store.put(self.layer.key(tile, variant), data)
+            return True
 
     async def nearest_ancestor(self, tile: Tile) -> tuple[Tile, bytes] | None:
         """The closest cached tile on the canonical chain above `tile` (for placeholders)."""
@@ -177,13 +200,17 @@ class TileResolver:
         Only one process does so: the others find the tiles in the store.
         """
         claim = Claim(self._leases, self.layer.block_key(block))
+        window = self.layer.ladder.window(block)
         try:
-            window = self.layer.ladder.window(block)
-            references = await self.references(window, wanted)
             while True:
+                began = self.epochs.now
+                references = await self.references(window, wanted)
                 try:
                     pixels, conditions = await self._draw(block, window, references, claim, wanted)
+                    made_here: dict[Tile, bytes] = await self._off_loop(self._encode, block, pixels, conditions, began)
                     break
+                except _OvertakenError:
+                    wanted.drawing = None
                 except _MadeError as made:
                     return made.tiles
                 except _TakenError:
@@ -191,7 +218,6 @@ class TileResolver:
                     stored = await self._watch(block, claim)
                     if stored is not None:
                         return stored
-            made_here: dict[Tile, bytes] = await self._off_loop(self._encode, block, pixels, conditions)
         finally:
             if self._wanted.get(block) is wanted:
                 del self._wanted[block]
@@ -231,7 +257,7 @@ class TileResolver:
         """The tiles of a block, if all that have imagery are stored."""
         tiles = {}
         for tile in self._covered(list(block.tiles())):
-            hit = self._store.get(self.layer.key(tile))
+            hit = self._get(tile)
             if hit is None:
                 return None
             tiles[tile] = hit[0]
@@ -239,7 +265,7 @@ class TileResolver:
 
     def stage(self, zoom: int, size: int) -> Stage:
         """The stage that draws blocks of `size` pixels at `zoom`."""
-        return Stage(zoom, self.layer.ladder.reference_zoom(zoom), size, self.layer.seed, self.layer.version)
+        return Stage(zoom, self.layer.ladder.reference_zoom(zoom), size, self.layer.seed, self.layer.revision)
 
     async def references(self, window: Window, wanted: _Wanted | None = None) -> dict[Tile, bytes]:
         """The canonical ancestor tiles that a window's reference field touches, made if need be."""
@@ -266,15 +292,17 @@ class TileResolver:
         reference, reference_known = enlarge(*known_map, window.zoom - field.zoom, LAND)
         return Conditions(window, imagery, known, reference, reference_known)
 
-    def _encode(self, block: Block, pixels: Pixels, conditions: Conditions) -> dict[Tile, bytes]:
-        """Encode and store a drawn block's tiles, those with imagery only."""
-        began = time.perf_counter()
+    def _encode(self, block: Block, pixels: Pixels, conditions: Conditions, began: int) -> dict[Tile, bytes]:
+        """Encode and store a drawn block's tiles, those with imagery only. Raises _OvertakenError if the imagery has
+        changed since `began`."""
+        start = time.perf_counter()
         masks, made = block.cut(conditions.cut(block.footprint()).imagery_known), {}
         for tile, colours in block.cut(pixels).items():
             if masks[tile].any():
                 made[tile] = tile_image.encode(colours, masks[tile], tile_image.provenance(self.layer, tile))
-                self._store.put(self.layer.key(tile), made[tile])
-        self.encode_seconds += time.perf_counter() - began
+                if not self._put(tile, PLAIN, made[tile], began):
+                    raise _OvertakenError
+        self.encode_seconds += time.perf_counter() - start
         return made
 
     async def _below_root(self, tile: Tile, urgency: Urgency) -> bytes:
@@ -282,6 +310,7 @@ class TileResolver:
         roots = self.layer.root_tiles(tile, MAX_ROOT_TILES)
         if roots is None:
             raise NoTileError(f"zoom {tile.z} covers too much; the map begins at zoom {self.layer.ladder.root}")
+        began = self.epochs.now
         covered = await self._off_loop(self._covered, roots)
         if not covered:
             raise NoTileError(f"there is no imagery at {tile.z}/{tile.x}/{tile.y}")
@@ -302,8 +331,27 @@ class TileResolver:
         merged = tile_image.merge_down(children)
         facts = tile_image.provenance(self.layer, tile)
         png = tile_image.encode(merged[..., :3], merged[..., 3] > 127, facts)
-        await self._off_loop(self._store.put, self.layer.key(tile), png)
-        return png
+        return png if await self.keep(tile, PLAIN, png, began) else await self._below_root(tile, urgency)
+
+    async def change_layer(self, layer: Layer, reach: Reach) -> None:
+        """Draw from a layer's other imagery from now on; returns when no tier holds a tile of `reach` from before.
+
+        Work under way on such tiles begins again. Raises PurgeError if a tier does not answer; `forget` them later:
+        until that succeeds, what is stored of these tiles is not used.
+        """
+
+        def swap() -> None:
+            self.layer = layer
+
+        await self._off_loop(self.epochs.change, reach, swap)
+        await self._off_loop(self.forget, reach)
+
+    def forget(self, reach: Reach) -> None:
+        """Remove the tiles of `reach`, in all variants, from every tier. Raises PurgeError."""
+        keys = (self.layer.key(tile, variant) for tile in reach.tiles() for variant in VARIANTS)
+        if not self._store.purge(keys):
+            raise PurgeError(f"these caches do not answer: {', '.join(sorted(self._store.ill))}")
+        self.epochs.purged(reach)
 
     async def drain(self) -> None:
         """Wait for the generations under way."""

@@ -15,10 +15,13 @@ from mercantile import Tile
 
 from app.errors import NotFoundError, NotReadyError
 from app.hits import is_whole, write_facts
+from app.imagery import SceneImagery
 from app.layer import Generator, Layer, build_layer
 from app.limits import TokenBuckets
 from app.metrics import ServiceMetrics
-from app.resolver import Found, TileResolver
+from app.purge import changed_scenes, reach_of
+from app.registry import Registry
+from app.resolver import Found, PurgeError, TileResolver
 from app.settings import LayerSettings, Settings, SettingsError
 from cache.disk import DiskStore
 from cache.lease import AllLeases, FileLeases, Leases, RedisLeases
@@ -175,8 +178,10 @@ class Service:
         self.resolvers = {
             layer.name: TileResolver(layer, self.store, self.leases, self.engine, self.workers) for layer in layers
         }
-        for layer in layers:
-            self._point(layer)
+        for resolver in self.resolvers.values():
+            self._catch_up(resolver)
+            self._point(resolver.layer)
+            layer = resolver.layer
             log.info(
                 "layer %s: version %s, zooms %d to %d", layer.name, layer.version, layer.ladder.root, layer.max_zoom
             )
@@ -185,14 +190,49 @@ class Service:
         threading.Thread(target=self._sweep, name="sweep", daemon=True).start()
         self.state = "ready"
 
+    def registry(self, layer: Layer) -> Registry:
+        """What the layer's stored tiles were made from."""
+        return Registry(self.settings.data_dir / "layers" / layer.name / f"{layer.version}.json")
+
+    def _catch_up(self, resolver: TileResolver) -> None:
+        """Remove what was stored from other scenes than now: they changed while nothing ran, or a purge was cut off."""
+        layer, imagery = resolver.layer, resolver.layer.imagery
+        if not isinstance(imagery, SceneImagery):
+            return
+        registry = self.registry(layer)
+        try:
+            record = registry.read()
+        except ValueError as error:
+            raise SettingsError(f"{error}; move it away to have all tiles of layer {layer.name} drawn anew") from None
+        if record is not None and (record.pending is not None or record.scenes != list(imagery.scenes)):
+            changed = changed_scenes(record.scenes, imagery.scenes)
+            changed += changed_scenes(record.pending or [], imagery.scenes) if record.pending is not None else []
+            registry.begin(record.scenes, imagery.scenes)
+            reach = reach_of(layer.ladder, layer.max_zoom, changed)
+            resolver.epochs.change(reach, lambda: None)
+            log.info("layer %s: the scenes have changed: removing tiles made from the old ones", layer.name)
+            try:
+                resolver.forget(reach)
+            except PurgeError as error:
+                log.warning("layer %s: old tiles remain, and are not used: %s", layer.name, error)
+                return  # the record stays as it is: the next start tries again
+        registry.finish(imagery.scenes)
+
     def _point(self, layer: Layer) -> None:
-        """Aim <layer>/current at the version served, atomically, for web servers that answer hits themselves."""
+        """Aim <layer>/current and <layer>/<revision> at the version served, for web servers that answer hits.
+
+        Each atomically. What the address of a superseded revision shows, they must ask.
+        """
         folder = self.tiles_dir / layer.name
         folder.mkdir(parents=True, exist_ok=True)
-        fresh = folder / f".{CURRENT}-{os.getpid()}"
-        fresh.unlink(missing_ok=True)
-        fresh.symlink_to(layer.version)
-        os.replace(fresh, folder / CURRENT)
+        for link in folder.iterdir():
+            if link.is_symlink() and link.name not in (CURRENT, layer.revision):
+                link.unlink(missing_ok=True)
+        for name in (CURRENT, layer.revision):
+            fresh = folder / f".{name}-{os.getpid()}"
+            fresh.unlink(missing_ok=True)
+            fresh.symlink_to(layer.version)
+            os.replace(fresh, folder / name)
 
     def _sweep(self) -> None:
         kept, removed = self.disk.scan()

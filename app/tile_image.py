@@ -30,7 +30,7 @@ def provenance(layer: Layer, tile: Tile) -> dict[str, str]:
         "tilecascade:model": layer.generator.model,
         "tilecascade:seed": str(layer.seed),
         "tilecascade:style": STYLE,
-        "tilecascade:imagery": layer.imagery.id,
+        "tilecascade:imagery": layer.imagery.id_at(tile),
         "tilecascade:depth": str(layer.depth(tile.z)),
     }
     if tile.z < layer.ladder.root:

@@ -21,6 +21,7 @@ async def find(resolver: TileResolver, tile: Tile, variant: Variant, urgency: Ur
     found = await resolver.cached(tile, variant)
     if found is not None:
         return found
+    began = resolver.epochs.now
     if variant.scale == 1 or tile.z >= resolver.layer.max_zoom or tile.z < resolver.layer.ladder.root:
         plain = tile_image.decode((await resolver.tile(tile, urgency)).png)
     if variant.scale == 1:
@@ -30,7 +31,8 @@ async def find(resolver: TileResolver, tile: Tile, variant: Variant, urgency: Ur
     else:
         pixels = await _four(resolver, tile, urgency)
     data = await asyncio.to_thread(_encode, resolver, tile, variant, pixels)
-    await resolver.keep(tile, variant, data)
+    if not await resolver.keep(tile, variant, data, began):
+        return await find(resolver, tile, variant, urgency)
     return Found(data, "generated")
 
 

@@ -54,7 +54,10 @@ class DiskStore:
         if self._intact(value):
             return value
         log.warning("broken file %s: removed, will be made again", path)
-        self._remove(path)
+        try:
+            self._remove(path)
+        except OSError as error:  # a read-only mount: the file stays a miss
+            log.warning("cannot remove %s: %s", path, error)
         return None
 
     def put(self, key: str, value: bytes) -> None:
@@ -83,18 +86,16 @@ class DiskStore:
         except OSError:
             return None
 
-    def delete(self, key: str) -> None:
+    def delete(self, *keys: str) -> None:
         """See Store."""
-        self._remove(self._path(key))
+        for key in keys:
+            self._remove(self._path(key))
 
     def _remove(self, path: Path) -> None:
         try:
             size = path.stat().st_size
             path.unlink()
-        except FileNotFoundError:
-            return
-        except OSError as error:  # a read-only mount: the file stays a miss
-            log.warning("cannot remove %s: %s", path, error)
+        except (FileNotFoundError, NotADirectoryError):
             return
         with self._lock:
             self._used -= size

@@ -27,7 +27,8 @@ class MemoryStore:
             if len(value) <= self._cache.maxsize:
                 self._cache[key] = value
 
-    def delete(self, key: str) -> None:
+    def delete(self, *keys: str) -> None:
         """See Store."""
         with self._lock:
-            self._cache.pop(key, None)
+            for key in keys:
+                self._cache.pop(key, None)

@@ -66,9 +66,9 @@ class RedisStore:
         ttl = max(1, round(self._ttl * random.uniform(0.9, 1.1)))
         self._client.call("SET", self._prefix + key, value, "EX", ttl)
 
-    def delete(self, key: str) -> None:
+    def delete(self, *keys: str) -> None:
         """See Store."""
-        self._client.call("DEL", self._prefix + key)
+        self._client.call("UNLINK", *(self._prefix + key for key in keys))
 
 
 def find_server() -> str | None:

@@ -18,6 +18,6 @@ class Store(Protocol):
         """Keep the bytes. Raises like `get`."""
         ...
 
-    def delete(self, key: str) -> None:
-        """Forget the key; not knowing it is fine."""
+    def delete(self, *keys: str) -> None:
+        """Forget the keys; not knowing one is fine. Raises like `get`."""
         ...

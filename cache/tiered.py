@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import redis
 
@@ -13,6 +14,9 @@ from cache.store import Store
 log = logging.getLogger(__name__)
 
 ILL = (OSError, redis.RedisError)
+CHUNK = 500
+"""Keys that a purge names to a tier at once."""
+
 QUIET = 30.0
 """Seconds between two log lines about the same ill tier."""
 
@@ -62,6 +66,21 @@ class TieredStore:
                 tier.delete(key)
             except ILL as error:
                 self._failed(tier, error)
+
+    def purge(self, keys: Iterable[str]) -> bool:
+        """Forget many keys in every tier, farthest first, so that none is filled again from a farther one.
+
+        Returns whether every tier answered.
+        """
+        left, well = iter(keys), True
+        while some := list(itertools.islice(left, CHUNK)):
+            for tier in reversed(self.tiers):
+                try:
+                    tier.delete(*some)
+                except ILL as error:
+                    self._failed(tier, error)
+                    well = False
+        return well
 
     def check(self) -> None:
         """Look up a key that is never stored, so that `ill` is up to date."""

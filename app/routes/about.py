@@ -47,7 +47,7 @@ def tilejson(layer: Layer, base: str) -> dict[str, object]:
         "description": f"Map drawn by a diffusion cascade from imagery; {NOTICE}.",
         "version": "1.0.0",
         "scheme": "xyz",
-        "tiles": [f"{base}/tiles/{layer.name}/{{z}}/{{x}}/{{y}}.png?v={layer.version}"],
+        "tiles": [f"{base}/tiles/{layer.name}/{{z}}/{{x}}/{{y}}.png?v={layer.revision}"],
         "minzoom": layer.ladder.root,
         "maxzoom": layer.max_zoom,
         "bounds": [west, south, east, north],
