@@ -6,8 +6,10 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 
+from app.imagery import SceneError
 from app.limits import TooManyError
-from app.resolver import NoTileError
+from app.resolver import NoTileError, PurgeError
+from app.scenes import SceneRefusedError, SceneTooLargeError
 from model.engine import EngineClosedError, QueueFullError
 
 
@@ -23,6 +25,10 @@ class NotReadyError(RuntimeError):
     """It will be there soon."""
 
 
+class ForbiddenError(PermissionError):
+    """The request may not do that."""
+
+
 class ClientLeftError(RuntimeError):
     """Nobody will read the answer."""
 
@@ -33,6 +39,11 @@ STATUS: dict[type[Exception], int] = {
     NotFoundError: 404,
     NoTileError: 404,
     NotReadyError: 503,
+    ForbiddenError: 403,
+    SceneRefusedError: 403,
+    SceneTooLargeError: 413,
+    SceneError: 422,
+    PurgeError: 503,
     ClientLeftError: 499,
     EngineClosedError: 503,
     QueueFullError: 503,

@@ -114,6 +114,9 @@ def open_scene(path: Path, attribution: str = "") -> Scene:
                 if dataset.crs is None:
                     raise SceneError(f"{path} has no coordinate reference system; georeference it first")
                 indexes = _bands(dataset, path)
+                kinds = {dataset.dtypes[i - 1] for i in indexes}
+                if any(np.dtype(kind).kind not in "uif" for kind in kinds):
+                    raise SceneError(f"{path} holds {', '.join(kinds)} values; imagery needs whole or real numbers")
                 bounds = reader.get_geographic_bounds("epsg:4326")
                 stretch = None
                 if any(dataset.dtypes[i - 1] != "uint8" for i in indexes):
@@ -151,9 +154,14 @@ def digest(ids: Sequence[str]) -> str:
     return hashlib.sha256("/".join(ids).encode()).hexdigest()[:12]
 
 
+def newest_first(scenes: Sequence[Scene]) -> list[Scene]:
+    """By capture time, then by content."""
+    return sorted(scenes, key=lambda scene: (scene.taken, scene.id), reverse=True)
+
+
 @dataclass
 class SceneImagery:
-    """Overlapping scenes as one field, newest on top."""
+    """Overlapping scenes as one field, the first on top."""
 
     scenes: Sequence[Scene]
     id: str = field(init=False)
@@ -164,7 +172,6 @@ class SceneImagery:
     def __post_init__(self) -> None:
         if not self.scenes:
             raise SceneError("imagery needs at least one scene")
-        self.scenes = sorted(self.scenes, key=lambda scene: (scene.taken, scene.id), reverse=True)
         self.id = digest([scene.id for scene in self.scenes])
         edges = np.array([scene.bounds for scene in self.scenes])
         self.bounds = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 
 import mercantile
@@ -11,7 +12,7 @@ from mercantile import Tile
 
 from app.country import CountryImagery
 from app.hits import NOTICE, PLAIN, LayerFacts, Variant
-from app.imagery import Imagery, SceneImagery, digest, open_scene
+from app.imagery import Imagery, Scene, SceneImagery, digest, newest_first, open_scene
 from app.settings import LayerSettings, SettingsError
 from model.cascade import Block, Ladder
 from model.sgdm.config import WindowConfig
@@ -119,13 +120,21 @@ class Layer:
         return [Tile(x, y, self.ladder.root) for y in rows for x in columns]
 
 
-def build_layer(settings: LayerSettings, generator: Generator) -> Layer:
-    """Open a layer's scenes. Raises SceneError or SettingsError with one sentence."""
+def configured_scenes(settings: LayerSettings) -> list[Scene]:
+    """Open the scenes that a layer's settings name. Raises SceneError."""
+    return newest_first([open_scene(path) for path in settings.scenes])
+
+
+def build_layer(settings: LayerSettings, generator: Generator, scenes: Sequence[Scene] | None = None) -> Layer:
+    """A layer of these scenes, topmost first; of those that its settings name if None.
+
+    Raises SceneError or SettingsError with one sentence.
+    """
     imagery: Imagery
     if settings.country is not None:
         imagery = CountryImagery(settings.country)
     else:
-        imagery = SceneImagery([open_scene(path) for path in settings.scenes])
+        imagery = SceneImagery(configured_scenes(settings) if scenes is None else scenes)
     max_zoom = settings.max_zoom if settings.max_zoom is not None else min(imagery.native_zoom, MAX_TABLE_ZOOM)
     root = settings.root_zoom
     if max_zoom < root:

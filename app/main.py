@@ -18,7 +18,7 @@ from app.errors import add_exception_handlers
 from app.hits import EXPOSED
 from app.imagery import SceneError
 from app.logs import RequestLog
-from app.routes import about, tiles, wmts
+from app.routes import about, scenes, tiles, wmts
 from app.service import Service
 from app.settings import LayerSettings, Settings, SettingsError
 
@@ -72,6 +72,7 @@ def create_app(
     app.include_router(tiles.router)
     app.include_router(about.router)
     app.include_router(wmts.router)
+    app.include_router(scenes.router)
     app.mount("/static/leaflet", StaticFiles(directory=leaflet.BASE_DIR))
     add_exception_handlers(app)
     # outermost, so that errors carry the headers too

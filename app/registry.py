@@ -37,7 +37,7 @@ class Registry:
             return None
         try:
             pending = data["pending"]
-            return Record(_scenes(data["scenes"]), None if pending is None else _scenes(pending))
+            return Record(scenes_from(data["scenes"]), None if pending is None else scenes_from(pending))
         except (KeyError, TypeError) as error:
             raise ValueError(f"{self._path} is not a record of scenes: {error}") from None
 
@@ -64,7 +64,8 @@ class Registry:
             os.close(folder)
 
 
-def _scenes(rows: list[dict[str, object]]) -> list[Scene]:
+def scenes_from(rows: list[dict[str, object]]) -> list[Scene]:
+    """Scenes as `asdict` and JSON leave them."""
     return [Scene(**_tuples(row)) for row in rows]  # type: ignore[arg-type]
 
 

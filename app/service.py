@@ -6,8 +6,12 @@ import asyncio
 import logging
 import os
 import platform
+import secrets
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -15,13 +19,14 @@ from mercantile import Tile
 
 from app.errors import NotFoundError, NotReadyError
 from app.hits import is_whole, write_facts
-from app.imagery import SceneImagery
-from app.layer import Generator, Layer, build_layer
+from app.imagery import Scene, SceneError, SceneImagery
+from app.layer import Generator, Layer, build_layer, configured_scenes
 from app.limits import TokenBuckets
 from app.metrics import ServiceMetrics
-from app.purge import changed_scenes, reach_of
+from app.purge import Reach, changed_scenes, reach_of
 from app.registry import Registry
 from app.resolver import Found, PurgeError, TileResolver
+from app.scenes import SceneSet
 from app.settings import LayerSettings, Settings, SettingsError
 from cache.disk import DiskStore
 from cache.lease import AllLeases, FileLeases, Leases, RedisLeases
@@ -71,6 +76,19 @@ def runtime_fingerprint(device: str, dtype: torch.dtype, batch: int) -> str:
     return f"{kind} {capability} {dtype} torch {torch.__version__} batch {batch}"
 
 
+PURGE_PAUSE = 2.0
+"""Seconds between two tries to remove old tiles from a cache that does not answer."""
+
+
+@dataclass(frozen=True)
+class Scenes:
+    """What a layer is drawn from: its settings, the scenes they name, and what was changed since."""
+
+    settings: LayerSettings
+    configured: list[Scene]
+    set: SceneSet
+
+
 class Service:
     """Everything behind the routes. `start` may take a while (weights, scenes); `close` drains and stops.
 
@@ -92,6 +110,10 @@ class Service:
         self.leases = AllLeases(kinds)
         self.engine: GenerationEngine | None = None
         self.device = "cpu"
+        self.scenes: dict[str, Scenes] = {}
+        self._changing = asyncio.Lock()
+        self._later: set[asyncio.Task[None]] = set()
+        self.api_key, self.api_key_place = self._key()
         self.limits = TokenBuckets(settings.client_rate)
         self.metrics = ServiceMetrics(self, workers_dir)
 
@@ -173,7 +195,7 @@ class Service:
             raise SettingsError(f"weights: {str(error).splitlines()[0]}") from None
         fingerprint = runtime_fingerprint(device, dtype, batch)
         generator = Generator(weights_hash(settings.weights), fingerprint, network.config.windows)
-        layers = [build_layer(wanted, generator) for wanted in self._wanted]
+        layers = [self._build(wanted, generator) for wanted in self._wanted]
         self.engine = LocalEngine(CascadePipeline(network, device, dtype), batch)
         self.resolvers = {
             layer.name: TileResolver(layer, self.store, self.leases, self.engine, self.workers) for layer in layers
@@ -185,10 +207,92 @@ class Service:
             log.info(
                 "layer %s: version %s, zooms %d to %d", layer.name, layer.version, layer.ladder.root, layer.max_zoom
             )
-        if self._workers_dir is not None:
-            write_facts([layer.facts for layer in layers], self._workers_dir / FACTS_FILE)
+        self._tell_workers()
         threading.Thread(target=self._sweep, name="sweep", daemon=True).start()
         self.state = "ready"
+
+    def _key(self) -> tuple[str, str]:
+        """The key that changes need, and where it is: as set, or made up once and kept in a file for the owner only."""
+        if self.settings.api_key:
+            return self.settings.api_key, "TILECASCADE_API_KEY"
+        path = self.settings.data_dir / "api-key"
+        try:
+            handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+        except FileExistsError:
+            return path.read_text().strip(), str(path)
+        except OSError:  # a read-only directory: there is nothing to change there anyway
+            return secrets.token_urlsafe(24), "nobody's hands: the data directory is read-only"
+        with os.fdopen(handle, "w") as file:
+            file.write(key := secrets.token_urlsafe(24))
+        return key, str(path)
+
+    def _build(self, wanted: LayerSettings, generator: Generator) -> Layer:
+        """A layer as configured and as changed since through the API."""
+        if wanted.country is not None:
+            return build_layer(wanted, generator)
+        found = configured_scenes(wanted)
+        scenes = SceneSet.read(self.settings.data_dir / "layers" / wanted.name / "scenes.json")
+        self.scenes[wanted.name] = Scenes(wanted, found, scenes)
+        return build_layer(wanted, generator, scenes.effective(found) or found)
+
+    async def change_scenes(self, layer: str | None, change: Callable[[SceneSet], SceneSet]) -> Layer:
+        """Change what a layer is drawn from; returns when no tile made from the old scenes is served any more.
+
+        Raises SceneError if that cannot be, PurgeError if a cache does not answer: the change is then made, old tiles
+        are not used, and their removal goes on.
+        """
+        async with self._changing:
+            resolver = self.resolver(layer)
+            old = resolver.layer
+            known = self.scenes.get(old.name)
+            if known is None or not isinstance(old.imagery, SceneImagery):
+                raise SceneError(
+                    f"layer {old.name} shows the fictional country; start the server with a scene to add more"
+                )
+            changed = change(known.set)
+            shown = changed.effective(known.configured)
+            if not shown:
+                raise SceneError("a layer needs a scene; add another before you remove the last")
+            new = await asyncio.to_thread(build_layer, known.settings, old.generator, shown)
+            if new.version != old.version:
+                raise SceneError(
+                    f"with this the layer would begin at zoom {new.ladder.root} instead of {old.ladder.root}; give it "
+                    "a layer of its own"
+                )
+            differing = changed_scenes(old.imagery.scenes, shown)
+            reach = reach_of(old.ladder, max(old.max_zoom, new.max_zoom), differing)
+            registry = self.registry(old)
+            await asyncio.to_thread(registry.begin, old.imagery.scenes, shown)
+            await asyncio.to_thread(changed.write)
+            self.scenes[old.name] = replace(known, set=changed)
+            await asyncio.to_thread(self._unpoint, old)
+            try:
+                await resolver.change_layer(new, reach)
+            except PurgeError:
+                self._later.add(task := asyncio.create_task(self._purge_until_done(resolver, reach)))
+                task.add_done_callback(self._later.discard)
+                raise
+            await asyncio.to_thread(registry.finish, shown)
+            await asyncio.to_thread(self._point, new)
+            self._tell_workers()
+            return new
+
+    async def _purge_until_done(self, resolver: TileResolver, reach: Reach) -> None:
+        while True:
+            await asyncio.sleep(PURGE_PAUSE)
+            with suppress(PurgeError):
+                await asyncio.to_thread(resolver.forget, reach)
+                break
+        layer = resolver.layer
+        if isinstance(layer.imagery, SceneImagery):
+            await asyncio.to_thread(self.registry(layer).finish, layer.imagery.scenes)
+        await asyncio.to_thread(self._point, layer)
+        self._tell_workers()
+
+    def _tell_workers(self) -> None:
+        if self._workers_dir is not None:
+            facts = [resolver.layer.facts for resolver in self.resolvers.values()]
+            write_facts(facts, self._workers_dir / FACTS_FILE)
 
     def registry(self, layer: Layer) -> Registry:
         """What the layer's stored tiles were made from."""
@@ -233,6 +337,10 @@ class Service:
             fresh.unlink(missing_ok=True)
             fresh.symlink_to(layer.version)
             os.replace(fresh, folder / name)
+
+    def _unpoint(self, layer: Layer) -> None:
+        """What is cached by the address of a revision is no longer answered by web servers themselves."""
+        (self.tiles_dir / layer.name / layer.revision).unlink(missing_ok=True)
 
     def _sweep(self) -> None:
         kept, removed = self.disk.scan()

@@ -79,6 +79,10 @@ class Settings(BaseSettings):
         default=False, description="draw the blocks around a newly drawn one, too, when nobody is waiting"
     )
     log_format: Literal["text", "json"] = "text"
+    api_key: str | None = Field(default=None, min_length=8, description="needed to change scenes; made up if not given")
+    scene_roots: list[Path] = Field(default=[], description="folders that scenes may be named in by path")
+    scene_hosts: list[str] = Field(default=[], description="hosts (host or host:port) that scenes may be fetched from")
+    upload_bytes: int = Field(default=4 << 30, ge=1, description="largest scene that is taken in")
     root_path: str = Field(
         default="", pattern=r"^(/[^/\s]+)*$", description="prefix that a proxy before the server takes off each path"
     )
