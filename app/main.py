@@ -57,6 +57,7 @@ def create_app(
         loading.cancel()
         with suppress(asyncio.CancelledError):
             await loading
+        service.changes.close()
         for resolver in service.resolvers.values():
             await resolver.drain()
         await asyncio.to_thread(service.close)

@@ -23,7 +23,7 @@ from app import worker
 from app.layer import Generator, build_layer
 from app.main import create_app
 from app.metrics import MULTIPROCESS
-from app.service import FACTS_FILE
+from app.published import FACTS_FILE
 from app.settings import LayerSettings, Settings, SettingsError
 from cache.redis import die_with_parent
 from model.sgdm.config import WindowConfig

@@ -10,22 +10,19 @@ import secrets
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from mercantile import Tile
 
+from app.changes import SceneChanges
 from app.errors import NotFoundError, NotReadyError
-from app.hits import is_whole, write_facts
-from app.imagery import Scene, SceneError, SceneImagery
-from app.layer import Generator, Layer, build_layer, configured_scenes
+from app.hits import is_whole
+from app.layer import Generator, Layer
 from app.limits import TokenBuckets
 from app.metrics import ServiceMetrics
-from app.purge import Reach, changed_scenes, reach_of
-from app.registry import Registry
-from app.resolver import Found, PurgeError, TileResolver
+from app.published import Published
+from app.resolver import Found, TileResolver
 from app.scenes import SceneSet
 from app.settings import LayerSettings, Settings, SettingsError
 from cache.disk import DiskStore
@@ -39,12 +36,6 @@ from model.pipeline import CascadePipeline
 from model.sgdm.network import load_network, weights_hash
 
 log = logging.getLogger(__name__)
-
-FACTS_FILE = "layers.json"
-
-CURRENT = "current"
-"""Name of the pointer in a layer's directory to the version that is served."""
-
 
 LINGER = 60.0
 """Seconds that a tile is drawn on after its last request was answered with a placeholder."""
@@ -76,19 +67,6 @@ def runtime_fingerprint(device: str, dtype: torch.dtype, batch: int) -> str:
     return f"{kind} {capability} {dtype} torch {torch.__version__} batch {batch}"
 
 
-PURGE_PAUSE = 2.0
-"""Seconds between two tries to remove old tiles from a cache that does not answer."""
-
-
-@dataclass(frozen=True)
-class Scenes:
-    """What a layer is drawn from: its settings, the scenes they name, and what was changed since."""
-
-    settings: LayerSettings
-    configured: list[Scene]
-    set: SceneSet
-
-
 class Service:
     """Everything behind the routes. `start` may take a while (weights, scenes); `close` drains and stops.
 
@@ -110,9 +88,8 @@ class Service:
         self.leases = AllLeases(kinds)
         self.engine: GenerationEngine | None = None
         self.device = "cpu"
-        self.scenes: dict[str, Scenes] = {}
-        self._changing = asyncio.Lock()
-        self._later: set[asyncio.Task[None]] = set()
+        self.published = Published(self.tiles_dir, workers_dir)
+        self.changes = SceneChanges(settings.data_dir, self.published)
         self.api_key, self.api_key_place = self._key()
         self.limits = TokenBuckets(settings.client_rate)
         self.metrics = ServiceMetrics(self, workers_dir)
@@ -195,19 +172,19 @@ class Service:
             raise SettingsError(f"weights: {str(error).splitlines()[0]}") from None
         fingerprint = runtime_fingerprint(device, dtype, batch)
         generator = Generator(weights_hash(settings.weights), fingerprint, network.config.windows)
-        layers = [self._build(wanted, generator) for wanted in self._wanted]
+        layers = [self.changes.build(wanted, generator) for wanted in self._wanted]
         self.engine = LocalEngine(CascadePipeline(network, device, dtype), batch)
         self.resolvers = {
             layer.name: TileResolver(layer, self.store, self.leases, self.engine, self.workers) for layer in layers
         }
         for resolver in self.resolvers.values():
-            self._catch_up(resolver)
-            self._point(resolver.layer)
             layer = resolver.layer
+            self.changes.catch_up(resolver)
+            self.published.point(layer)
             log.info(
                 "layer %s: version %s, zooms %d to %d", layer.name, layer.version, layer.ladder.root, layer.max_zoom
             )
-        self._tell_workers()
+        self.published.tell(layers)
         threading.Thread(target=self._sweep, name="sweep", daemon=True).start()
         self.state = "ready"
 
@@ -226,121 +203,11 @@ class Service:
             file.write(key := secrets.token_urlsafe(24))
         return key, str(path)
 
-    def _build(self, wanted: LayerSettings, generator: Generator) -> Layer:
-        """A layer as configured and as changed since through the API."""
-        if wanted.country is not None:
-            return build_layer(wanted, generator)
-        found = configured_scenes(wanted)
-        scenes = SceneSet.read(self.settings.data_dir / "layers" / wanted.name / "scenes.json")
-        self.scenes[wanted.name] = Scenes(wanted, found, scenes)
-        return build_layer(wanted, generator, scenes.effective(found) or found)
-
     async def change_scenes(self, layer: str | None, change: Callable[[SceneSet], SceneSet]) -> Layer:
-        """Change what a layer is drawn from; returns when no tile made from the old scenes is served any more.
-
-        Raises SceneError if that cannot be, PurgeError if a cache does not answer: the change is then made, old tiles
-        are not used, and their removal goes on.
-        """
-        async with self._changing:
-            resolver = self.resolver(layer)
-            old = resolver.layer
-            known = self.scenes.get(old.name)
-            if known is None or not isinstance(old.imagery, SceneImagery):
-                raise SceneError(
-                    f"layer {old.name} shows the fictional country; start the server with a scene to add more"
-                )
-            changed = change(known.set)
-            shown = changed.effective(known.configured)
-            if not shown:
-                raise SceneError("a layer needs a scene; add another before you remove the last")
-            new = await asyncio.to_thread(build_layer, known.settings, old.generator, shown)
-            if new.version != old.version:
-                raise SceneError(
-                    f"with this the layer would begin at zoom {new.ladder.root} instead of {old.ladder.root}; give it "
-                    "a layer of its own"
-                )
-            differing = changed_scenes(old.imagery.scenes, shown)
-            reach = reach_of(old.ladder, max(old.max_zoom, new.max_zoom), differing)
-            registry = self.registry(old)
-            await asyncio.to_thread(registry.begin, old.imagery.scenes, shown)
-            await asyncio.to_thread(changed.write)
-            self.scenes[old.name] = replace(known, set=changed)
-            await asyncio.to_thread(self._unpoint, old)
-            try:
-                await resolver.change_layer(new, reach)
-            except PurgeError:
-                self._later.add(task := asyncio.create_task(self._purge_until_done(resolver, reach)))
-                task.add_done_callback(self._later.discard)
-                raise
-            await asyncio.to_thread(registry.finish, shown)
-            await asyncio.to_thread(self._point, new)
-            self._tell_workers()
-            return new
-
-    async def _purge_until_done(self, resolver: TileResolver, reach: Reach) -> None:
-        while True:
-            await asyncio.sleep(PURGE_PAUSE)
-            with suppress(PurgeError):
-                await asyncio.to_thread(resolver.forget, reach)
-                break
-        layer = resolver.layer
-        if isinstance(layer.imagery, SceneImagery):
-            await asyncio.to_thread(self.registry(layer).finish, layer.imagery.scenes)
-        await asyncio.to_thread(self._point, layer)
-        self._tell_workers()
-
-    def _tell_workers(self) -> None:
-        if self._workers_dir is not None:
-            facts = [resolver.layer.facts for resolver in self.resolvers.values()]
-            write_facts(facts, self._workers_dir / FACTS_FILE)
-
-    def registry(self, layer: Layer) -> Registry:
-        """What the layer's stored tiles were made from."""
-        return Registry(self.settings.data_dir / "layers" / layer.name / f"{layer.version}.json")
-
-    def _catch_up(self, resolver: TileResolver) -> None:
-        """Remove what was stored from other scenes than now: they changed while nothing ran, or a purge was cut off."""
-        layer, imagery = resolver.layer, resolver.layer.imagery
-        if not isinstance(imagery, SceneImagery):
-            return
-        registry = self.registry(layer)
-        try:
-            record = registry.read()
-        except ValueError as error:
-            raise SettingsError(f"{error}; move it away to have all tiles of layer {layer.name} drawn anew") from None
-        if record is not None and (record.pending is not None or record.scenes != list(imagery.scenes)):
-            changed = changed_scenes(record.scenes, imagery.scenes)
-            changed += changed_scenes(record.pending or [], imagery.scenes) if record.pending is not None else []
-            registry.begin(record.scenes, imagery.scenes)
-            reach = reach_of(layer.ladder, layer.max_zoom, changed)
-            resolver.epochs.change(reach, lambda: None)
-            log.info("layer %s: the scenes have changed: removing tiles made from the old ones", layer.name)
-            try:
-                resolver.forget(reach)
-            except PurgeError as error:
-                log.warning("layer %s: old tiles remain, and are not used: %s", layer.name, error)
-                return  # the record stays as it is: the next start tries again
-        registry.finish(imagery.scenes)
-
-    def _point(self, layer: Layer) -> None:
-        """Aim <layer>/current and <layer>/<revision> at the version served, for web servers that answer hits.
-
-        Each atomically. What the address of a superseded revision shows, they must ask.
-        """
-        folder = self.tiles_dir / layer.name
-        folder.mkdir(parents=True, exist_ok=True)
-        for link in folder.iterdir():
-            if link.is_symlink() and link.name not in (CURRENT, layer.revision):
-                link.unlink(missing_ok=True)
-        for name in (CURRENT, layer.revision):
-            fresh = folder / f".{name}-{os.getpid()}"
-            fresh.unlink(missing_ok=True)
-            fresh.symlink_to(layer.version)
-            os.replace(fresh, folder / name)
-
-    def _unpoint(self, layer: Layer) -> None:
-        """What is cached by the address of a revision is no longer answered by web servers themselves."""
-        (self.tiles_dir / layer.name / layer.revision).unlink(missing_ok=True)
+        """Change what a layer is drawn from. See SceneChanges.change."""
+        return await self.changes.change(
+            self.resolver(layer), lambda: [resolver.layer for resolver in self.resolvers.values()], change
+        )
 
     def _sweep(self) -> None:
         kept, removed = self.disk.scan()

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mercantile import Tile
 
-from app.imagery import READ_MARGIN, SceneImagery, open_scene, window_bounds
+from app.imagery import READ_MARGIN, SceneImagery, newest_first, open_scene, window_bounds
 from app.layer import Layer
 from app.purge import Epochs, Reach, changed_scenes, reach_of
 from app.registry import Registry
@@ -78,7 +78,7 @@ def corner_scene(folder: Path, seed: int, name: str = "new.tif") -> Path:
 
 
 def changed(layer: Layer, scenes: list[Path]) -> tuple[Layer, Reach]:
-    imagery = SceneImagery([open_scene(path) for path in scenes])
+    imagery = SceneImagery(newest_first([open_scene(path) for path in scenes]))
     assert isinstance(layer.imagery, SceneImagery)
     reach = reach_of(layer.ladder, layer.max_zoom, changed_scenes(layer.imagery.scenes, imagery.scenes))
     return replace(layer, imagery=imagery), reach
@@ -174,7 +174,7 @@ def test_a_change_while_nothing_ran_or_a_purge_cut_off_is_made_good_at_the_start
     async def draw(service: Service, resolver: TileResolver) -> dict[Tile, bytes]:
         if cut_off:
             layer, _ = changed(resolver.layer, [old, new])
-            registry = service.registry(resolver.layer)
+            registry = service.changes.registry(resolver.layer)
             registry.begin(resolver.layer.imagery.scenes, layer.imagery.scenes)  # type: ignore[attr-defined]
         return await fetch_all(resolver, FROM_15)
 
