@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from app.imagery import SceneError
 from app.logs import set_up
 from app.settings import LayerSettings, SettingsError, load_settings, read_layers
+
+if TYPE_CHECKING:
+    from app.scene_client import SceneClient
 
 
 class Commands(click.Group):
@@ -100,6 +103,57 @@ def prefetch(bbox: str, zooms: str, url: str, layer: str | None, parallel: int, 
     from app.prefetch import run_prefetch
 
     sys.exit(asyncio.run(run_prefetch(_parse_bbox(bbox), _parse_zooms(zooms), url, layer, parallel, wait)))
+
+
+@main.group()
+@click.option("--url", default="http://127.0.0.1:8000", show_default=True, help="The running server.")
+@click.option("--layer", help="Layer name; the server's default layer unless given.")
+@click.option(
+    "--data-dir", default="tilecascade-data", type=click.Path(path_type=Path), help="The server's, for its key."
+)
+@click.pass_context
+def scenes(ctx: click.Context, url: str, layer: str | None, data_dir: Path) -> None:
+    """Show and change the scenes that a running server draws from.
+
+    Changing needs the server's key: TILECASCADE_API_KEY, or the file api-key in its data directory.
+    """
+    from app.scene_client import SceneClient, find_key
+
+    key = "" if ctx.invoked_subcommand == "list" else find_key(data_dir)
+    ctx.obj = SceneClient(url, layer, key)
+
+
+@scenes.command("list")
+@click.pass_obj
+def list_scenes(client: SceneClient) -> None:
+    """Show the scenes, topmost first."""
+    click.echo(client.show())
+
+
+@scenes.command("add")
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--taken", help="Capture time, ISO 8601; the file's own unless given.")
+@click.option("--attribution", default="", help="Who made it.")
+@click.pass_obj
+def add_scene(client: SceneClient, path: Path, taken: str | None, attribution: str) -> None:
+    """Upload a GeoTIFF. Tiles that it reaches are drawn anew, no others."""
+    click.echo(client.add(path, taken, attribution))
+
+
+@scenes.command("remove")
+@click.argument("id")
+@click.pass_obj
+def remove_scene(client: SceneClient, id: str) -> None:
+    """Remove a scene, and every tile that shows something of it."""
+    client.remove(id)
+
+
+@scenes.command("order")
+@click.argument("ids", nargs=-1)
+@click.pass_obj
+def order_scenes(client: SceneClient, ids: tuple[str, ...]) -> None:
+    """Put the scenes in this order, topmost first; without IDS the newest are on top again."""
+    client.order(list(ids))
 
 
 @main.command()

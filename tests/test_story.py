@@ -1,0 +1,183 @@
+"""The emergency story on the real program: scenes come while clients load, and the purge is killed at any point."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from mercantile import Tile
+
+from app.imagery import SceneImagery, newest_first, open_scene
+from app.purge import changed_scenes, reach_of
+from model.cascade import Ladder
+from model.sgdm.config import tiny
+from tests.conftest import PLACE, SceneMaker
+from tests.test_e2e import TILECASCADE, Server
+from tests.test_purge import corner_scene
+
+KEY = "a key for the story"
+ROOT, LAST = 16, 18
+EDGES = ((16, 4, 1), (17, 8, 2), (18, 16, 5))
+TILES = [
+    Tile((PLACE.x << zoom - 14) + i, (PLACE.y << zoom - 14) + j, zoom)
+    for zoom, edge, step in EDGES
+    for i in range(0, edge, step)
+    for j in range(0, edge, step)
+]
+
+
+@pytest.fixture
+def begin(tiny_weights: Path, tmp_path: Path) -> Iterator[Callable[..., Server]]:
+    """Start servers of one layer: by its base scenes, and the data directory's name."""
+    running: list[Server] = []
+
+    def start(scenes: list[Path], data: str = "data", **env: str) -> Server:
+        layers = tmp_path / f"{data}.toml"
+        listed = ", ".join(f'"{path}"' for path in scenes)
+        layers.write_text(f'[[layer]]\nname = "map"\nscenes = [{listed}]\nroot_zoom = {ROOT}\nmax_zoom = {LAST}\n')
+        settings = {"TILECASCADE_LAYERS_FILE": str(layers), "TILECASCADE_API_KEY": KEY, "TILECASCADE_REDIS_URL": "none"}
+        running.append(Server(None, tiny_weights, tmp_path / data, settings | env))
+        return running[-1]
+
+    yield start
+    for server in running:
+        if server.process.poll() is None:
+            server.process.kill()
+            server.process.wait()
+
+
+def path_of(tile: Tile) -> str:
+    return f"/tiles/{tile.z}/{tile.x}/{tile.y}.png?wait=100"
+
+
+def all_tiles(server: Server) -> dict[Tile, bytes]:
+    with httpx.Client(base_url=server.url, timeout=120) as client:
+        return {tile: client.get(path_of(tile)).raise_for_status().content for tile in TILES}
+
+
+def stored(server: Server) -> set[Tile]:
+    with httpx.Client(base_url=server.url, timeout=120) as client:
+        return {tile for tile in TILES if client.head(path_of(tile)).status_code == 200}
+
+
+def reach(base: Path, added: Path) -> set[Tile]:
+    """The tiles that a scene over another one reaches, computed here."""
+    both = SceneImagery(newest_first([open_scene(base), open_scene(added)]))
+    changed = changed_scenes([open_scene(base)], both.scenes)
+    named = reach_of(Ladder(ROOT, 1, tiny().windows), LAST, changed)
+    return {tile for tile in TILES if tile in named}
+
+
+@pytest.fixture
+def pair(make_scene: SceneMaker, tmp_path: Path) -> tuple[Path, Path]:
+    """An old scene and a newer one over a corner of it."""
+    base, added = make_scene(), corner_scene(tmp_path, 7)
+    os.utime(base, (1e9, 1e9))
+    return base, added
+
+
+def cli(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [*TILECASCADE, *arguments]
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=300, env=os.environ | {"TILECASCADE_API_KEY": KEY}
+    )
+
+
+def test_scenes_come_and_go_while_clients_load(begin: Callable[..., Server], pair: tuple[Path, Path]) -> None:
+    base, added = pair
+    server = begin([base], TILECASCADE_WORKERS="2")
+    old = all_tiles(server)
+    new = all_tiles(begin([base, added], "both"))
+    reached = reach(base, added)
+    assert {tile for tile in TILES if old[tile] != new[tile]} == reached
+    assert 0 < len(reached) < len(TILES)
+
+    stop, wrong = threading.Event(), []
+
+    def load(seed: int) -> None:
+        pick = random.Random(seed)
+        with httpx.Client(base_url=server.url, timeout=120) as client:
+            while not stop.is_set():
+                tile = pick.choice(TILES)
+                body = client.get(path_of(tile)).content
+                if body not in (old[tile], new[tile]):
+                    wrong.append(tile)
+
+    clients = [threading.Thread(target=load, args=(seed,)) for seed in range(4)]
+    for client in clients:
+        client.start()
+    try:
+        done = cli("scenes", "--url", server.url, "add", str(added), "--attribution", "Drone team")
+        assert done.returncode == 0, done.stderr
+        after = all_tiles(server)
+    finally:
+        stop.set()
+        for client in clients:
+            client.join()
+    assert not wrong
+    assert after == new
+    listed = cli("scenes", "--url", server.url, "list")
+    assert listed.stdout.splitlines()[1].startswith(done.stdout.strip())
+    assert "Drone team" in listed.stdout
+    assert cli("scenes", "--url", server.url, "remove", done.stdout.strip()).returncode == 0
+    kept = stored(server)
+    assert kept == set(TILES) - reached
+    assert all_tiles(server) == old
+    refused = cli("scenes", "--url", server.url, "remove", done.stdout.strip())
+    assert refused.returncode == 2
+    assert "no scene" in refused.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_purge_killed_at_any_point_is_finished_by_the_next_start(
+    begin: Callable[..., Server], pair: tuple[Path, Path]
+) -> None:
+    base, added = pair
+    headers, upload = {"X-API-Key": KEY}, added.read_bytes()
+    server = begin([base])
+    old = all_tiles(server)
+    both = begin([base, added], "both")
+    new = all_tiles(both)
+    both.stop()
+    untouched = set(TILES) - reach(base, added)
+    began = time.perf_counter()
+    scene = httpx.post(server.url + "/scenes", content=upload, headers=headers, timeout=60).json()["id"]
+    took = time.perf_counter() - began
+    seen = []
+    for attempt in range(10):
+        # whatever the last attempt left: one scene or two, all tiles drawn
+        present = len(httpx.get(server.url + "/scenes").json()["scenes"]) == 2
+        assert all_tiles(server) == (new if present else old)
+
+        def change(url: str = server.url, present: bool = present) -> None:
+            with contextlib.suppress(httpx.HTTPError):  # killed under it
+                if present:
+                    httpx.delete(f"{url}/scenes/{scene}", headers=headers, timeout=60)
+                else:
+                    httpx.post(url + "/scenes", content=upload, headers=headers, timeout=60)
+
+        request = threading.Thread(target=change)
+        request.start()
+        time.sleep(took * (0.1 + 0.1 * attempt))
+        server.process.kill()
+        server.process.wait()
+        request.join()
+        server = begin([base])
+        shown = len(httpx.get(server.url + "/scenes").json()["scenes"])
+        seen.append(shown)
+        expected = new if shown == 2 else old
+        left = stored(server)
+        assert left >= untouched  # nothing else was removed
+        with httpx.Client(base_url=server.url, timeout=120) as client:
+            for tile in left:
+                assert client.get(path_of(tile)).content == expected[tile], (attempt, tile)
+    assert seen
