@@ -22,9 +22,10 @@ import numpy as np
 import rasterio
 from cachetools import LRUCache
 from mercantile import Tile
-from rasterio.enums import ColorInterp
+from rasterio.enums import ColorInterp, MaskFlags, Resampling
 from rio_tiler.errors import NoOverviewWarning, RioTilerError
 from rio_tiler.io import Reader
+from scipy import ndimage
 
 from model.cascade import Mask, Pixels, Window, assemble, tile_window
 from model.sgdm.config import TILE_SIZE
@@ -37,6 +38,12 @@ STRETCH_SAMPLE = 512
 
 READ_MARGIN = 8
 """Pixels read beyond a tile and cut off: enlarging and warping look at neighbours."""
+
+BLACK = 2
+"""Levels up to which a pixel counts as pure black: JPEG does not keep zeros exactly."""
+
+LEAST_FILLING = 0.002
+"""Part of a scene that an area of pure black at its edge has at least to be taken for filling."""
 
 KEPT_TILES = 512
 """Tiles of imagery kept in memory (a quarter of a MiB each)."""
@@ -69,7 +76,11 @@ class Imagery(Protocol):
 
 @dataclass(frozen=True)
 class Scene:
-    """One raster file. bounds: west, south, east, north in degrees; taken: what 'newest first' sorts by."""
+    """One raster file.
+
+    bounds: west, south, east, north in degrees. taken: what 'newest first' sorts by. black_is_missing: areas of pure
+    black are filling, though the file does not say so.
+    """
 
     path: Path
     id: str
@@ -79,6 +90,7 @@ class Scene:
     stretch: tuple[tuple[float, float], ...] | None
     taken: str
     attribution: str = ""
+    black_is_missing: bool = False
 
 
 def _bands(dataset: rasterio.DatasetReader, path: Path) -> tuple[int, ...]:
@@ -125,6 +137,7 @@ def open_scene(path: Path, attribution: str = "") -> Scene:
                         raise SceneError(f"{path} holds no valid pixel")
                     ends = [np.percentile(band.compressed(), (2, 98)) for band in sample]
                     stretch = tuple((float(low), max(float(high), float(low) + 1e-6)) for low, high in ends)
+                filled = stretch is None and _has_black_filling(dataset, indexes)
                 with path.open("rb") as file:
                     digest = hashlib.file_digest(file, "sha256").hexdigest()[:12]
                 return Scene(
@@ -136,9 +149,34 @@ def open_scene(path: Path, attribution: str = "") -> Scene:
                     stretch=stretch,
                     taken=_taken(dataset, path),
                     attribution=attribution,
+                    black_is_missing=filled,
                 )
     except (rasterio.errors.RasterioError, RioTilerError) as error:
         raise SceneError(f"{path} cannot be read as a raster: {error}") from None
+
+
+def _has_black_filling(dataset: rasterio.DatasetReader, indexes: tuple[int, ...]) -> bool:
+    """Whether a file that declares nothing missing has an area of pure black that reaches its edge: what mosaics are
+    filled up with by tools that write no mask. (A network takes it for water.)"""
+    if any(flag not in (MaskFlags.all_valid,) for flag in dataset.mask_flag_enums[indexes[0] - 1]):
+        return False
+    scale = min(1.0, STRETCH_SAMPLE / max(dataset.width, dataset.height))
+    shape = (len(indexes), max(1, round(dataset.height * scale)), max(1, round(dataset.width * scale)))
+    black = (dataset.read(indexes, out_shape=shape, resampling=Resampling.nearest) == 0).all(axis=0)
+    areas, _ = ndimage.label(ndimage.binary_opening(black, np.ones((3, 3), dtype=bool)))
+    edge = np.unique(np.concatenate([areas[0], areas[-1], areas[:, 0], areas[:, -1]]))
+    sizes = np.bincount(areas.ravel())
+    return bool(any(sizes[area] >= LEAST_FILLING * areas.size for area in edge if area))
+
+
+def filling(colours: Pixels) -> Mask:
+    """Where pure black fills an area: not a lone dark pixel; with the soft fringe that JPEG leaves around it.
+
+    Looks at most READ_MARGIN pixels far.
+    """
+    black = (colours <= BLACK).all(axis=2)
+    areas = ndimage.binary_opening(black, np.ones((7, 7), dtype=bool))
+    return np.asarray(ndimage.binary_dilation(areas, iterations=2))
 
 
 def window_bounds(window: Window) -> tuple[float, float, float, float]:
@@ -272,4 +310,5 @@ def _read_scene(
         high = np.array([pair[1] for pair in scene.stretch])[:, None, None]
         data = np.clip((data.astype(np.float64) - low) / (high - low), 0, 1) * 255
     mask = np.asarray(image.mask > 127)
-    return np.ascontiguousarray(data.transpose(1, 2, 0)).astype(np.uint8), mask
+    colours = np.ascontiguousarray(data.transpose(1, 2, 0)).astype(np.uint8)
+    return colours, mask & ~filling(colours) if scene.black_is_missing else mask

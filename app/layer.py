@@ -18,7 +18,7 @@ from model.cascade import Block, Ladder
 from model.sgdm.config import WindowConfig
 from model.sgdm.scale_text import MAX_TABLE_ZOOM
 
-ALGORITHM = 3
+ALGORITHM = 4
 """Counts changes of code that change pixels."""
 
 STYLE = "osm"

@@ -178,3 +178,25 @@ def test_bad_files_say_what_is_wrong(tmp_path: Path) -> None:
     ]:
         with pytest.raises(SceneError, match=words):
             open_scene(path)
+
+
+def test_black_filling_that_nobody_declared_is_no_imagery(make_scene: SceneMaker, tmp_path: Path) -> None:
+    pixels = picture(1024, 3)
+    pixels[:, :300] = 0
+    pixels[500:503, 700:703] = 0  # a dark spot is imagery
+    path = write_scene(
+        tmp_path / "filled.tif", pixels, place_bounds(), "EPSG:3857", compress="JPEG", photometric="YCBCR"
+    )
+    scene = open_scene(path)
+    assert scene.black_is_missing
+    _, known = SceneImagery([scene]).read(tile_window(PLACE))
+    share = 1 - 300 / 1024
+    assert known.mean() == pytest.approx(share, abs=0.015)
+    assert not known[:, : int(256 * (1 - share)) - 2].any()
+    assert known[:, int(256 * (1 - share)) + 3 :].all()
+    assert not open_scene(make_scene()).black_is_missing
+    inner = picture(1024, 3)
+    inner[200:500, 200:500] = 0  # a black lake in the middle stays
+    assert not open_scene(write_scene(tmp_path / "lake.tif", inner, place_bounds(), "EPSG:3857")).black_is_missing
+    declared = write_scene(tmp_path / "mask.tif", pixels, place_bounds(), "EPSG:3857", mask=np.ones((1024, 1024), bool))
+    assert not open_scene(declared).black_is_missing

@@ -7,6 +7,7 @@ time it is the network's own earlier output and not a true map.
 
 from __future__ import annotations
 
+import io
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,8 @@ def symmetry(image: NDArray[Any], index: int) -> NDArray[Any]:
 
 
 def imagery_colours(image: Pixels, rng: np.random.Generator) -> Pixels:
-    """Exposure, contrast, white balance, saturation, haze, coarse pixels and blur, each moderate and at random."""
+    """Exposure, contrast, white balance, saturation, haze, coarse pixels, blur, noise and JPEG, each moderate and at
+    random."""
     x = image.astype(np.float32) / 255
     x = x ** np.float32(np.exp(rng.normal(0, 0.25)))
     x = x * rng.normal(1, 0.08, 3).astype(np.float32) * np.float32(np.exp(rng.normal(0, 0.12)))
@@ -42,6 +44,14 @@ def imagery_colours(image: Pixels, rng: np.random.Generator) -> Pixels:
         picture = picture.resize((small, small), Image.Resampling.BOX).resize(picture.size, Image.Resampling.BICUBIC)
     if rng.random() < 0.2:
         picture = picture.filter(ImageFilter.GaussianBlur(rng.uniform(0.3, 1.5)))
+    if rng.random() < 0.3:
+        # a sensor's noise: without it in training, a deviation of 4 levels cost water a tenth of its IoU
+        noisy = np.asarray(picture) + rng.normal(0, rng.uniform(1, 8), out.shape).astype(np.float32)
+        picture = Image.fromarray(np.clip(noisy, 0, 255).astype(np.uint8))
+    if rng.random() < 0.2:
+        packed = io.BytesIO()
+        picture.save(packed, "JPEG", quality=int(rng.integers(40, 95)))
+        picture = Image.open(packed)
     return np.asarray(picture)
 
 

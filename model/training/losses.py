@@ -33,6 +33,16 @@ def label_loss(logits: Tensor, labels: Tensor) -> Tensor:
     return total / weight
 
 
+def cell_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """`label_loss` of logits at half resolution against all four pixels of each cell.
+
+    logits: N x P x H/2 x W/2; labels: N x H x W. Against one of the four, edges settled between cells: shares that are
+    true of the whole cell tell where in it an edge lies.
+    """
+    parts = [label_loss(logits, labels[:, row::2, column::2]) for row in (0, 1) for column in (0, 1)]
+    return torch.stack(parts).mean()
+
+
 CLOSE = 0.004
 """Mean squared error at which a drawing counts as close to its map: 30 dB."""
 

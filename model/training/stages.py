@@ -16,7 +16,7 @@ from model.sgdm.mf_encoder import BackboneBranch
 from model.sgdm.network import SGDM
 from model.sgdm.prior import PalettePrior
 from model.training.config import StageConfig
-from model.training.losses import colour_loss, comb_loss, label_loss
+from model.training.losses import cell_loss, colour_loss, comb_loss, label_loss
 from model.training.samples import Batch, SampleSource, collate
 
 
@@ -188,9 +188,9 @@ class ConditionTask:
     def loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         """Cross-entropy of the palette colours at half resolution."""
         condition, fine = self.module["encoder"](batch.imagery, batch.reference)
-        half, seen = batch.labels[:, ::2, ::2], self.module["seen"]
-        through = label_loss(self.module["prior"](condition, fine, self.module["text"](batch.texts))[0], half)
-        alone = label_loss(seen(fine[:, : seen.in_channels]), half)
+        seen = self.module["seen"]
+        through = cell_loss(self.module["prior"](condition, fine, self.module["text"](batch.texts))[0], batch.labels)
+        alone = label_loss(seen(fine[:, : seen.in_channels]), batch.labels[:, ::2, ::2])
         return through + 0.5 * alone, {"through": round(float(through.detach()), 4)}
 
     def validate(self, module: Any) -> tuple[dict[str, float], Pixels]:
@@ -239,7 +239,7 @@ class RefineTask:
         image = auto.shown(drawn)
         decoded, comb = label_loss(drawn, batch.labels), comb_loss(image)
         colour = colour_loss(image, batch.map, batch.labels)
-        guessed = label_loss(logits, batch.labels[:, ::2, ::2])
+        guessed = cell_loss(logits, batch.labels)
         logged = {"decoded": decoded, "guessed": guessed, "colour": colour, "comb": comb}
         total = decoded + 0.5 * guessed + COLOUR * colour + COMB * comb
         return total, {name: round(float(value.detach()), 5) for name, value in logged.items()}
