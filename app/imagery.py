@@ -169,12 +169,12 @@ def _has_black_filling(dataset: rasterio.DatasetReader, indexes: tuple[int, ...]
     return bool(any(sizes[area] >= LEAST_FILLING * areas.size for area in edge if area))
 
 
-def filling(colours: Pixels) -> Mask:
-    """Where pure black fills an area: not a lone dark pixel; with the soft fringe that JPEG leaves around it.
+def filling(colours: Pixels, known: Mask) -> Mask:
+    """Where pure black fills an area of what is known: not a lone dark pixel; with the soft fringe that JPEG leaves around it.
 
     Looks at most READ_MARGIN pixels far.
     """
-    black = (colours <= BLACK).all(axis=2)
+    black = (colours <= BLACK).all(axis=2) & known
     areas = ndimage.binary_opening(black, np.ones((7, 7), dtype=bool))
     return np.asarray(ndimage.binary_dilation(areas, iterations=2))
 
@@ -311,4 +311,4 @@ def _read_scene(
         data = np.clip((data.astype(np.float64) - low) / (high - low), 0, 1) * 255
     mask = np.asarray(image.mask > 127)
     colours = np.ascontiguousarray(data.transpose(1, 2, 0)).astype(np.uint8)
-    return colours, mask & ~filling(colours) if scene.black_is_missing else mask
+    return colours, mask & ~filling(colours, mask) if scene.black_is_missing else mask
