@@ -170,7 +170,7 @@ def _has_black_filling(dataset: rasterio.DatasetReader, indexes: tuple[int, ...]
 
 
 def filling(colours: Pixels, known: Mask) -> Mask:
-    """Where pure black fills an area of what is known: not a lone dark pixel; with the soft fringe that JPEG leaves around it.
+    """Where pure black fills an area of what is known: not a lone dark pixel, but the fringe that JPEG leaves.
 
     Looks at most READ_MARGIN pixels far.
     """
