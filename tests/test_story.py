@@ -25,7 +25,7 @@ from tests.test_purge import corner_scene
 
 KEY = "a key for the story"
 ROOT, LAST = 16, 18
-EDGES = ((16, 4, 1), (17, 8, 2), (18, 16, 5))
+EDGES = ((16, 4, 1), (17, 8, 3), (18, 16, 7))
 TILES = [
     Tile((PLACE.x << zoom - 14) + i, (PLACE.y << zoom - 14) + j, zoom)
     for zoom, edge, step in EDGES
