@@ -196,7 +196,8 @@ class Service:
         try:
             handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
         except FileExistsError:
-            return path.read_text().strip(), str(path)
+            # empty: whoever made the file was killed before the key was in it
+            return path.read_text().strip() or secrets.token_urlsafe(24), str(path)
         except OSError:  # a read-only directory: there is nothing to change there anyway
             return secrets.token_urlsafe(24), "nobody's hands: the data directory is read-only"
         with os.fdopen(handle, "w") as file:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ from rasterio.warp import transform_bounds
 
 from app.imagery import tile_window, window_bounds
 from app.settings import LayerSettings, Settings
+from cache.redis import EmbeddedRedis, find_server
 from model.sgdm.config import tiny
 from model.sgdm.network import random_network, save_network
 
@@ -102,3 +103,14 @@ def make_settings(tmp_path: Path, tiny_weights: Path) -> Callable[..., Settings]
 def layer_settings(make_scene: SceneMaker) -> LayerSettings:
     """A layer over one small scene, zooms 14 to 16."""
     return LayerSettings(scenes=[make_scene()])
+
+
+@pytest.fixture
+def redis_server() -> Iterator[EmbeddedRedis]:
+    """A private redis-server; skips where there is none."""
+    program = find_server()
+    if program is None:
+        pytest.skip("no redis-server here")
+    running = EmbeddedRedis(program, 32 << 20)
+    yield running
+    running.close()

@@ -1,11 +1,10 @@
-"""Tiers: what goes in comes out, broken files heal, ill tiers are passed over. Redis is a real server."""
+"""Tiers: what goes in comes out, broken files heal, ill tiers are passed over. Redis is a real redis_server."""
 
 import asyncio
 import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,16 +20,6 @@ KEY = "map/abc/16/1/2.png"
 
 def whole(value: bytes) -> bool:
     return value.endswith(b"END")
-
-
-@pytest.fixture
-def server() -> Iterator[EmbeddedRedis]:
-    program = find_server()
-    if program is None:
-        pytest.skip("no redis-server here")
-    running = EmbeddedRedis(program, 32 << 20)
-    yield running
-    running.close()
 
 
 def test_memory_keeps_the_latest_within_its_bytes() -> None:
@@ -132,10 +121,10 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.M
     assert not any(p.is_file() for p in tmp_path.rglob("*"))
 
 
-def test_redis_holds_the_bytes_with_a_time_to_live(server: EmbeddedRedis) -> None:
-    store = RedisStore(RedisClient(server.url), ttl=100)
+def test_redis_holds_the_bytes_with_a_time_to_live(redis_server: EmbeddedRedis) -> None:
+    store = RedisStore(RedisClient(redis_server.url), ttl=100)
     store.put(KEY, b"\x00png")
-    client = redis.Redis.from_url(server.url)
+    client = redis.Redis.from_url(redis_server.url)
     assert client.get("tile:" + KEY) == b"\x00png"
     assert 80 <= client.ttl("tile:" + KEY) <= 110
     assert store.get(KEY) == b"\x00png"
@@ -143,11 +132,11 @@ def test_redis_holds_the_bytes_with_a_time_to_live(server: EmbeddedRedis) -> Non
     assert store.get(KEY) is None
 
 
-def test_a_dead_redis_is_passed_over_quickly(server: EmbeddedRedis, tmp_path: Path) -> None:
-    tiers = TieredStore([MemoryStore(10), DiskStore(tmp_path, 1 << 20), RedisStore(RedisClient(server.url), 100)])
+def test_a_dead_redis_is_passed_over_quickly(redis_server: EmbeddedRedis, tmp_path: Path) -> None:
+    tiers = TieredStore([MemoryStore(10), DiskStore(tmp_path, 1 << 20), RedisStore(RedisClient(redis_server.url), 100)])
     tiers.put(KEY, b"a" * 20)
-    server.process.send_signal(signal.SIGKILL)
-    server.process.wait()
+    redis_server.process.send_signal(signal.SIGKILL)
+    redis_server.process.wait()
     began = time.monotonic()
     for i in range(200):
         tiers.put(f"k{i}", b"b" * 20)
@@ -157,9 +146,9 @@ def test_a_dead_redis_is_passed_over_quickly(server: EmbeddedRedis, tmp_path: Pa
     assert tiers.ill == {"redis"}
 
 
-def test_a_wrong_type_in_redis_is_no_error_of_ours(server: EmbeddedRedis) -> None:
-    redis.Redis.from_url(server.url).lpush("tile:" + KEY, "list")
-    tiers = TieredStore([MemoryStore(100), RedisStore(RedisClient(server.url), 100)])
+def test_a_wrong_type_in_redis_is_no_error_of_ours(redis_server: EmbeddedRedis) -> None:
+    redis.Redis.from_url(redis_server.url).lpush("tile:" + KEY, "list")
+    tiers = TieredStore([MemoryStore(100), RedisStore(RedisClient(redis_server.url), 100)])
     assert tiers.get(KEY) is None
 
 

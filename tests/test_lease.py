@@ -2,7 +2,6 @@
 
 import multiprocessing
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -11,24 +10,14 @@ import pytest
 import redis
 
 from cache.lease import AllLeases, Claim, FileLeases, Leases, RedisLeases
-from cache.redis import EmbeddedRedis, RedisClient, find_server
+from cache.redis import EmbeddedRedis, RedisClient
 
 KEY = "map/abc/16/1/2"
 
 
-@pytest.fixture
-def server() -> Iterator[EmbeddedRedis]:
-    program = find_server()
-    if program is None:
-        pytest.skip("no redis-server here")
-    running = EmbeddedRedis(program, 32 << 20)
-    yield running
-    running.close()
-
-
 @pytest.fixture(params=["flock", "redis", "both"])
-def leases(request: pytest.FixtureRequest, tmp_path: Path, server: EmbeddedRedis) -> Leases:
-    files, remote = FileLeases(tmp_path / "leases"), RedisLeases(RedisClient(server.url))
+def leases(request: pytest.FixtureRequest, tmp_path: Path, redis_server: EmbeddedRedis) -> Leases:
+    files, remote = FileLeases(tmp_path / "leases"), RedisLeases(RedisClient(redis_server.url))
     return {"flock": files, "redis": remote, "both": AllLeases([remote, files])}[request.param]
 
 
@@ -88,10 +77,10 @@ def test_the_lease_of_a_killed_process_is_free(tmp_path: Path) -> None:
     assert FileLeases(tmp_path).take(KEY) is not None
 
 
-def test_redis_leases_expire_unless_renewed(server: EmbeddedRedis) -> None:
-    client = redis.Redis.from_url(server.url)
-    living = RedisLeases(RedisClient(server.url), ttl=0.3)
-    dead = RedisLeases(RedisClient(server.url), ttl=0.3)
+def test_redis_leases_expire_unless_renewed(redis_server: EmbeddedRedis) -> None:
+    client = redis.Redis.from_url(redis_server.url)
+    living = RedisLeases(RedisClient(redis_server.url), ttl=0.3)
+    dead = RedisLeases(RedisClient(redis_server.url), ttl=0.3)
     assert living.take("living") is not None
     assert dead.take("dead") is not None
     dead.close()
@@ -101,19 +90,19 @@ def test_redis_leases_expire_unless_renewed(server: EmbeddedRedis) -> None:
     living.close()
 
 
-def test_only_the_holder_ends_a_redis_lease(server: EmbeddedRedis) -> None:
-    client = redis.Redis.from_url(server.url)
-    release = RedisLeases(RedisClient(server.url)).take(KEY)
+def test_only_the_holder_ends_a_redis_lease(redis_server: EmbeddedRedis) -> None:
+    client = redis.Redis.from_url(redis_server.url)
+    release = RedisLeases(RedisClient(redis_server.url)).take(KEY)
     assert release is not None
     client.set(f"lease:{KEY}", "somebody who came after it had expired")
     release()
     assert client.exists(f"lease:{KEY}")
 
 
-def test_an_ill_kind_is_passed_over(server: EmbeddedRedis, tmp_path: Path) -> None:
-    leases = AllLeases([RedisLeases(RedisClient(server.url)), FileLeases(tmp_path / "leases")])
-    server.process.kill()
-    server.process.wait()
+def test_an_ill_kind_is_passed_over(redis_server: EmbeddedRedis, tmp_path: Path) -> None:
+    leases = AllLeases([RedisLeases(RedisClient(redis_server.url)), FileLeases(tmp_path / "leases")])
+    redis_server.process.kill()
+    redis_server.process.wait()
     release = leases.take(KEY)
     assert release is not None
     assert leases.take(KEY) is None

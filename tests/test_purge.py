@@ -17,7 +17,7 @@ from app.imagery import READ_MARGIN, SceneImagery, newest_first, open_scene, win
 from app.layer import Layer
 from app.purge import Epochs, Reach, changed_scenes, reach_of
 from app.registry import Registry
-from app.resolver import TileResolver
+from app.resolver import PurgeError, TileResolver
 from app.service import Service
 from app.settings import LayerSettings, Settings
 from model.cascade import Block, Ladder, tile_window
@@ -236,3 +236,27 @@ def test_a_change_waits_for_those_who_use_the_store() -> None:
     user.join()
     assert order == ["in", "out", "changed"]
     assert epochs.now == 1
+
+
+def test_while_a_cache_does_not_answer_old_tiles_are_not_used(
+    make_settings: MakeSettings, layer_settings: LayerSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tile = Tile(PLACE.x * 4 + 3, PLACE.y * 4 + 3, 16)
+    layer_settings = layer_settings.model_copy(update={"root_zoom": 16})
+    old, new = layer_settings.scenes[0], corner_scene(tmp_path, 7)
+
+    async def story(service: Service, resolver: TileResolver) -> None:
+        before = (await resolver.tile(tile)).png
+        layer, reach = changed(resolver.layer, [old, new])
+        with monkeypatch.context() as patch:
+            patch.setattr(service.store, "purge", lambda keys: False)
+            with pytest.raises(PurgeError):
+                await resolver.change_layer(layer, reach)
+        assert service.store.get(resolver.layer.key(tile)) is not None
+        assert await resolver.cached(tile) is None
+        resolver.forget(reach)
+        assert service.store.get(resolver.layer.key(tile)) is None
+        assert (await resolver.tile(tile)).png != before
+        assert await resolver.cached(tile) is not None
+
+    with_service(make_settings(), layer_settings, story)

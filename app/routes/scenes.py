@@ -32,7 +32,7 @@ def need_key(request: Request) -> None:
     service: Service = request.app.state.service
     bearer = request.headers.get("authorization", "").removeprefix("Bearer ").strip()
     given = request.headers.get("x-api-key", bearer)
-    if not hmac.compare_digest(given.encode(), service.api_key.encode()):
+    if not given or not hmac.compare_digest(given.encode(), service.api_key.encode()):
         raise ForbiddenError(f"this needs the server's key, as X-API-Key; it is in {service.api_key_place}")
 
 

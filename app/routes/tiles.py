@@ -104,7 +104,9 @@ def finished(asked: Asked, found: Found) -> Response:
 
 def unchanged(asked: Asked) -> Response | None:
     """304 for a client that has the tile as it lies on disk, without reading it."""
-    stat = asked.stat() if asked.known else None
+    if not asked.known or asked.resolver.epochs.purging(asked.tile):
+        return None
+    stat = asked.stat()
     if stat is None or not matches(asked.known, etag_of(stat)):
         return None
     headers = asked.describe("cached", "disk")
