@@ -11,6 +11,7 @@ import asyncio
 import json
 import os
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,71 +33,85 @@ WHOLE = 1 << 20
 Headers = list[tuple[str, str]]
 
 
+@dataclass(frozen=True)
+class Kept:
+    """A tile in memory. stamp: of its file when it was read; plain, pinned: headers of an answer from memory, without
+    `?v=` and with that of `revision`."""
+
+    path: str
+    stamp: tuple[int, int, int]
+    revision: str
+    etag: str
+    plain: Headers
+    pinned: Headers
+    content: bytes
+
+
 class Hits:
     """Finished tiles of the layers, as bytes with their headers."""
 
     def __init__(self, tiles: Path, facts: Path, memory: int) -> None:
         self._tiles = str(tiles)
-        self._facts_path = facts
+        self._facts_path = str(facts)
         self._facts_stamp: tuple[int, int] | None = None
         self._layers: dict[str | None, LayerFacts] = {}
-        self._kept: LRUCache[str, tuple[tuple[int, int, int], str, Headers, bytes]] = LRUCache(
-            memory, getsizeof=lambda kept: len(kept[3]) + 1024
-        )
+        self._kept: LRUCache[str, Kept] = LRUCache(memory, getsizeof=lambda kept: len(kept.content) + 1024)
 
-    def _layer(self, name: str | None) -> LayerFacts | None:
-        """A layer by name, None for the default one; nothing before the owner is ready."""
+    def find(self, url: str, version: str | None) -> tuple[str, Headers, bytes] | None:
+        """ETag, headers and bytes of a finished tile; None if there is none or the path is no tile's.
+
+        What is in memory costs two `stat` calls: of the layers' facts, and of the tile's file.
+        """
+        self._refresh()
+        kept = self._kept.get(url)
+        if kept is not None:
+            try:
+                stat = os.stat(kept.path)
+            except OSError:
+                return None
+            if kept.stamp == (stat.st_mtime_ns, stat.st_size, stat.st_ino):
+                return kept.etag, kept.pinned if version == kept.revision else kept.plain, kept.content
+        kept = self._read(url)
+        if kept is None:
+            return None
+        headers = kept.pinned if version == kept.revision else kept.plain
+        return kept.etag, [("x-cache", "disk") if name == "x-cache" else (name, v) for name, v in headers], kept.content
+
+    def _refresh(self) -> None:
+        """Read the facts anew if they have changed. There are none before the owner is ready."""
         try:
             stat = os.stat(self._facts_path)
         except FileNotFoundError:
-            return None
+            return
         if (stat.st_mtime_ns, stat.st_ino) != self._facts_stamp:
-            layers = read_facts(self._facts_path)
+            layers = read_facts(Path(self._facts_path))
             self._layers = {None: layers[0]} | {layer.name: layer for layer in layers}
             self._facts_stamp = (stat.st_mtime_ns, stat.st_ino)
             self._kept.clear()
-        return self._layers.get(name)
 
-    def find(self, url: str, version: str | None) -> tuple[str, Headers, bytes] | None:
-        """ETag, headers and bytes of a finished tile; None if there is none or the path is no tile's."""
+    def _read(self, url: str) -> Kept | None:
         match = PATH.fullmatch(url)
-        layer = self._layer(match[1]) if match else None
+        layer = self._layers.get(match[1]) if match else None
         if match is None or layer is None:
             return None
         tile = Tile(int(match[3]), int(match[4]), int(match[2]))
         variant = Variant(2 if match[5].startswith("@2x") else 1, match[6])
         path = f"{self._tiles}/{layer.name}/{layer.version}/{tile.z}/{tile.x}/{tile.y}{variant.suffix}"
         try:
-            stat = os.stat(path)
-        except OSError:
-            return None
-        stamp = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
-        kept, source = self._kept.get(url), "memory"
-        if kept is None or kept[0] != stamp:
-            source = "disk"
-            kept = self._read(url, path, layer, tile, variant)
-            if kept is None:
-                return None
-        _, etag, headers, png = kept
-        return etag, [("cache-control", layer.age(version)), ("x-cache", source), *headers], png
-
-    def _read(
-        self, url: str, path: str, layer: LayerFacts, tile: Tile, variant: Variant
-    ) -> tuple[tuple[int, int, int], str, Headers, bytes] | None:
-        try:
             with open(path, "rb") as file:
-                stat, png = os.fstat(file.fileno()), file.read()
+                stat, content = os.fstat(file.fileno()), file.read()
         except OSError:
             return None
-        if not is_whole(png):
+        if not is_whole(content):
             return None  # broken: the owner heals it
-        described = layer.describe(tile, variant, "cached", "disk")
-        del described["X-Cache"]
+        described = layer.describe(tile, variant, "cached", "memory")
         etag = etag_of(stat)
         headers = [*CORS, ("content-type", MEDIA_TYPES[variant.format]), ("etag", etag)]
         headers += [(name.lower(), value) for name, value in described.items()]
-        kept = ((stat.st_mtime_ns, stat.st_size, stat.st_ino), etag, headers, png)
-        if len(png) + 1024 <= self._kept.maxsize:
+        plain, pinned = ([*headers, ("cache-control", layer.age(v))] for v in (None, layer.revision))
+        stamp = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
+        kept = Kept(path, stamp, layer.revision, etag, plain, pinned, content)
+        if len(content) + 1024 <= self._kept.maxsize:
             self._kept[url] = kept
         return kept
 

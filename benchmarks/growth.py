@@ -43,6 +43,10 @@ class FlatImagery:
         """See Imagery."""
         return True
 
+    def id_at(self, tile: Tile) -> str:
+        """See Imagery."""
+        return self.id
+
 
 def free(stage: Stage, windows: Sequence[Conditions]) -> list[Pixels]:
     """Draw nothing: grey blocks."""

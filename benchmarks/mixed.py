@@ -14,7 +14,7 @@ from pathlib import Path
 
 import httpx
 
-from benchmarks.server import Server, head, machine, quantile, row
+from benchmarks.server import Server, head, layers_file, machine, quantile, row
 
 
 class Area:
@@ -75,15 +75,15 @@ def main() -> None:
     """Run the phases in turn."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("scene", type=Path)
-    parser.add_argument("--zoom", type=int, default=17)
-    parser.add_argument("--seconds", type=float, default=20)
+    parser.add_argument("--zoom", type=int, default=19, help="drawn whatever the scene's resolution")
+    parser.add_argument("--seconds", type=float, default=12)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--edge", type=int, default=24, help="blocks along the area's edge")
+    parser.add_argument("--edge", type=int, default=16, help="blocks along the area's edge")
     given = parser.parse_args()
     alone: list[float] = []
     beside: list[float] = []
     fetched = 0
-    with Server(given.scene, interactive_wait=60) as server:
+    with Server("--layers", layers_file(given.scene, given.zoom), interactive_wait=60) as server:
         area = Area(server, given.zoom, given.edge, 0)
         x, y = server.middle(given.zoom - 1)
         edge = given.edge // 2 + 2
@@ -92,7 +92,7 @@ def main() -> None:
 
         async def warm() -> list[str]:
             async with httpx.AsyncClient(base_url=server.url, timeout=700) as client:
-                answers = [await client.get(path + "?wait=600") for path in hits]
+                answers = await asyncio.gather(*(client.get(path + "?wait=600") for path in hits))
             return [path for path, answer in zip(hits, answers, strict=True) if answer.status_code == 200]
 
         hits = asyncio.run(warm())

@@ -78,6 +78,13 @@ class Server:
         return tile.x, tile.y
 
 
+def layers_file(scene: Path, max_zoom: int) -> Path:
+    """A layers file that lets a scene be drawn to a zoom whatever its resolution."""
+    path = Path(tempfile.gettempdir()) / f"tilecascade-benchmark-{scene.stem}-{max_zoom}.toml"
+    path.write_text(f'[[layer]]\nscenes = ["{scene.resolve()}"]\nmax_zoom = {max_zoom}\n')
+    return path
+
+
 def row(*cells: object) -> str:
     """One line of a Markdown table; floats with three figures."""
     return "| " + " | ".join(f"{cell:.3g}" if isinstance(cell, float) else str(cell) for cell in cells) + " |"

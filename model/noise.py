@@ -14,8 +14,12 @@ from numpy.typing import NDArray
 _M0, _M1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
 _W0, _W1 = 0x9E3779B9, 0xBB67AE85
 _LOW = np.uint64(0xFFFFFFFF)
+_16 = np.uint64(0xFFFF)
 _32 = np.uint64(32)
 _SCALE = np.float32(1.0 / (65536.0 * np.sqrt(8.0 / 12.0)))
+
+CHUNK = 1 << 15
+"""Values drawn at once."""
 
 Words = NDArray[np.uint64]
 
@@ -43,16 +47,22 @@ def noise_window(
     columns = (np.arange(left, left + width, dtype=np.int64) % (32 << zoom)).astype(np.uint64)
     rows = (np.arange(top, top + height, dtype=np.int64) & 0xFFFFFFFF).astype(np.uint64)
     layers = np.arange(channels, dtype=np.uint64) + np.uint64((zoom << 8) | (phase << 16))
-    shape = (channels, height, width)
-    counter = (
-        np.broadcast_to(columns, shape),
-        np.broadcast_to(rows[:, None], shape),
-        np.broadcast_to(layers[:, None, None], shape),
-        np.zeros(shape, dtype=np.uint64),
-    )
-    words = philox(counter, (seed & 0xFFFFFFFF, (seed >> 32) & 0xFFFFFFFF))
-    total = np.zeros(shape, dtype=np.int64)
-    for word in words:
-        total += (word & np.uint64(0xFFFF)).astype(np.int64) + (word >> np.uint64(16)).astype(np.int64)
-    # the mean of a 16-bit integer is 32767.5: eight of them make 262140
-    return (total - 262140).astype(np.float32) * _SCALE
+    key = (seed & 0xFFFFFFFF, (seed >> 32) & 0xFFFFFFFF)
+    noise = np.empty((channels, height, width), dtype=np.float32)
+    # a few channels at a time: whole arrays of a window do not fit a processor's cache
+    step = max(1, CHUNK // (height * width))
+    for first in range(0, channels, step):
+        part = noise[first : first + step]
+        counter = (
+            np.broadcast_to(columns, part.shape),
+            np.broadcast_to(rows[:, None], part.shape),
+            np.broadcast_to(layers[first : first + step, None, None], part.shape),
+            np.zeros(part.shape, dtype=np.uint64),
+        )
+        total = np.zeros(part.shape, dtype=np.uint64)
+        for word in philox(counter, key):
+            total += word & _16
+            total += word >> np.uint64(16)
+        # the mean of a 16-bit integer is 32767.5: eight of them make 262140
+        part[:] = (total.astype(np.int64) - 262140).astype(np.float32) * _SCALE
+    return noise
