@@ -23,7 +23,7 @@ serve: $(VENV)/.serve
 	$(BIN)/tilecascade serve $(SCENE) --host $(HOST) --port $(PORT) --data-dir $(DATA_DIR)
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

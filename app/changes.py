@@ -37,6 +37,7 @@ class SceneChanges:
     """The scenes of all layers, and the way from one set to the next. State lies below `data_dir`/layers."""
 
     def __init__(self, data_dir: Path, published: Published) -> None:
+        self._data_dir = data_dir
         self._folder = data_dir / "layers"
         self._published = published
         self._scenes: dict[str, Scenes] = {}
@@ -46,11 +47,11 @@ class SceneChanges:
     def build(self, wanted: LayerSettings, generator: Generator) -> Layer:
         """A layer as configured and as changed since. Raises SceneError or SettingsError."""
         if wanted.country is not None:
-            return build_layer(wanted, generator)
+            return build_layer(wanted, generator, self._data_dir)
         found = configured_scenes(wanted)
         scenes = SceneSet.read(self._folder / wanted.name / "scenes.json")
         self._scenes[wanted.name] = Scenes(wanted, found, scenes)
-        return build_layer(wanted, generator, scenes.effective(found) or found)
+        return build_layer(wanted, generator, self._data_dir, scenes.effective(found) or found)
 
     def registry(self, layer: Layer) -> Registry:
         """What the layer's stored tiles were made from."""
@@ -97,7 +98,7 @@ class SceneChanges:
             shown = changed.effective(known.configured)
             if not shown:
                 raise SceneError("a layer needs a scene; add another before you remove the last")
-            new = await asyncio.to_thread(build_layer, known.settings, old.generator, shown)
+            new = await asyncio.to_thread(build_layer, known.settings, old.generator, self._data_dir, shown)
             if new.version != old.version:
                 raise SceneError(
                     f"with this the layer would begin at zoom {new.ladder.root} instead of {old.ladder.root}; give it "

@@ -9,11 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from app.cli_model import calibrate, dataset, evaluate, train
+from app.cli_options import parse_bbox, parse_zooms, server_options
 from app.imagery import SceneError
 from app.logs import set_up
 from app.settings import LayerSettings, SettingsError, load_settings, read_layers
 
 if TYPE_CHECKING:
+    from app.job_client import JobClient
     from app.scene_client import SceneClient
 
 
@@ -34,26 +37,6 @@ class Commands(click.Group):
 def main() -> None:
     """Serve map tiles that a diffusion cascade draws from imagery."""
     set_up("text")
-
-
-def _parse_bbox(text: str) -> tuple[float, float, float, float]:
-    try:
-        west, south, east, north = (float(part) for part in text.split(","))
-    except ValueError:
-        raise SettingsError(f"--bbox wants W,S,E,N in degrees, not {text!r}") from None
-    if not (-180 <= west < east <= 180 and -90 <= south < north <= 90):
-        raise SettingsError(f"--bbox wants west < east and south < north, within the world, not {text!r}")
-    return west, south, east, north
-
-
-def _parse_zooms(text: str) -> range:
-    first, _, last = text.partition("-")
-    if not (first.isdigit() and (last or first).isdigit()):
-        raise SettingsError(f"--zooms wants A-B, such as 14-17, not {text!r}")
-    low, high = int(first), int(last or first)
-    if not low <= high <= 24:
-        raise SettingsError(f"--zooms wants a rising range within 0-24, not {text!r}")
-    return range(low, high + 1)
 
 
 @main.command()
@@ -92,27 +75,72 @@ def serve(
 
 
 @main.command()
-@click.option("--bbox", required=True, help="W,S,E,N in degrees.")
+@click.option("--bbox", help="W,S,E,N in degrees.")
+@click.option("--area", type=click.Path(path_type=Path), help="GeoJSON file of polygons, instead of --bbox.")
 @click.option("--zooms", required=True, help="A-B, such as 14-17.")
-@click.option("--url", default="http://127.0.0.1:8000", show_default=True, help="The running server.")
 @click.option("--layer", help="Layer name; the server's default layer unless given.")
-@click.option("--parallel", default=8, show_default=True, type=click.IntRange(1, 64), help="Requests at once.")
-@click.option("--wait", default=300.0, show_default=True, type=click.FloatRange(1), help="Seconds to wait for a tile.")
-def prefetch(bbox: str, zooms: str, url: str, layer: str | None, parallel: int, wait: float) -> None:
-    """Have a running server draw every tile of an area, coarse zooms first. Exit code 1 if any tile failed."""
-    from app.prefetch import run_prefetch
+@click.option("--rate", default=0.0, type=click.FloatRange(0), help="Tiles drawn per second at most; 0: no limit.")
+@click.option("--dry-run", is_flag=True, help="Only tell how many tiles, bytes and seconds it would be.")
+@click.option("--yes", is_flag=True, help="Even if it is more tiles than the server takes without asking.")
+@server_options
+def prefetch(
+    bbox: str | None,
+    area: Path | None,
+    zooms: str,
+    layer: str | None,
+    rate: float,
+    dry_run: bool,
+    yes: bool,
+    url: str,
+    data_dir: Path,
+) -> None:
+    """Have a running server draw every tile of an area, coarse zooms first, and watch.
 
-    sys.exit(asyncio.run(run_prefetch(_parse_bbox(bbox), _parse_zooms(zooms), url, layer, parallel, wait)))
+    The job is the server's: it goes on when this is stopped, and after a restart. Exit code 1 if any tile failed.
+    """
+    from app.job_client import JobClient, area_of
+    from app.scene_client import find_key
+
+    if (bbox is None) == (area is None):
+        raise SettingsError("give --bbox or --area, and not both")
+    wanted = parse_zooms(zooms)
+    order: dict[str, object] = {"zooms": [wanted[0], wanted[-1]], "rate": rate, "confirm": yes}
+    order |= {"bbox": list(parse_bbox(bbox))} if bbox is not None else {}
+    order |= {"area": area_of(area)} if area is not None else {}
+    order |= {"layer": layer} if layer else {}
+    client = JobClient(url, find_key(data_dir))
+    if dry_run:
+        click.echo(client.estimate(order))
+    else:
+        sys.exit(client.run(order))
+
+
+@main.group(invoke_without_command=True)
+@server_options
+@click.pass_context
+def jobs(ctx: click.Context, url: str, data_dir: Path) -> None:
+    """Show a running server's prefetch jobs, or end one."""
+    from app.job_client import JobClient
+    from app.scene_client import find_key
+
+    ctx.obj = JobClient(url, find_key(data_dir) if ctx.invoked_subcommand else "")
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.obj.show())
+
+
+@jobs.command("cancel")
+@click.argument("id")
+@click.pass_obj
+def cancel_job(client: JobClient, id: str) -> None:
+    """End a job; what is drawn stays."""
+    click.echo(client.cancel(id))
 
 
 @main.group()
-@click.option("--url", default="http://127.0.0.1:8000", show_default=True, help="The running server.")
 @click.option("--layer", help="Layer name; the server's default layer unless given.")
-@click.option(
-    "--data-dir", default="tilecascade-data", type=click.Path(path_type=Path), help="The server's, for its key."
-)
+@server_options
 @click.pass_context
-def scenes(ctx: click.Context, url: str, layer: str | None, data_dir: Path) -> None:
+def scenes(ctx: click.Context, layer: str | None, url: str, data_dir: Path) -> None:
     """Show and change the scenes that a running server draws from.
 
     Changing needs the server's key: TILECASCADE_API_KEY, or the file api-key in its data directory.
@@ -172,159 +200,37 @@ def export(bbox: str, zooms: str, out: Path, url: str, layer: str | None, parall
     """
     from app.export import run_export
 
-    sys.exit(asyncio.run(run_export(_parse_bbox(bbox), _parse_zooms(zooms), out, url, layer, parallel, wait)))
+    sys.exit(asyncio.run(run_export(parse_bbox(bbox), parse_zooms(zooms), out, url, layer, parallel, wait)))
+
+
+@main.command("import")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--data-dir", default="tilecascade-data", type=click.Path(path_type=Path), help="The cache to fill.")
+def import_tiles(file: Path, data_dir: Path) -> None:
+    """Put the tiles of an exported .mbtiles or .pmtiles FILE into a cache that would draw the same."""
+    from app.tile_import import import_file
+
+    fresh, there = import_file(file, data_dir)
+    click.echo(f"{fresh} tiles new, {there} there already")
 
 
 @main.command()
-@click.option("--scene", multiple=True, type=click.Path(path_type=Path), help="GeoTIFF to draw as served; repeatable.")
-@click.option("--truth", type=click.Path(path_type=Path), help="Folder of pairs to compare scenes with.")
-@click.option("--pairs", type=click.Path(path_type=Path), help="Folder of pairs to draw with true references.")
-@click.option("--split", help="Split of the manifest.")
-@click.option("--source", default="snezhinsk_osm", show_default=True, help="Source of the manifest.")
-@click.option("--span", default=1, show_default=True, type=click.IntRange(1, 2), help="With --pairs: 1 = 2X, 2 = 4X.")
-@click.option("--seams", is_flag=True, help="Look for borders in a mosaic of the scenes; needs no truth.")
-@click.option("--edge", default=16, show_default=True, type=click.IntRange(2, 64), help="Mosaic's edge in tiles.")
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for metrics and pictures.")
-@click.option("--weights", type=click.Path(path_type=Path), help="Network to use instead of the shipped one.")
-@click.option("--baselines", type=click.Path(path_type=Path), help="Folder of trained baselines to compare with.")
-@click.option("--zooms", help="Zooms to compare, or to draw mosaics of; 14-17, with --pairs 14-18.")
-def evaluate(
-    scene: tuple[Path, ...],
-    truth: Path | None,
-    pairs: Path | None,
-    split: str | None,
-    source: str,
-    span: int,
-    seams: bool,
-    edge: int,
-    out: Path,
-    weights: Path | None,
-    baselines: Path | None,
-    zooms: str | None,
-) -> None:
-    """Measure what a network draws, in one of three ways.
+@click.option("--data-dir", default="tilecascade-data", type=click.Path(path_type=Path), help="The cache to clean.")
+@click.option("--older", default=0.0, type=click.FloatRange(0), help="Only what nothing was added to for so many days.")
+@click.option("--dry-run", is_flag=True, help="Only tell.")
+def clean(data_dir: Path, older: float, dry_run: bool) -> None:
+    """Remove tiles of layer versions that are no longer served: of another network, seed or machine."""
+    from app.versions import old_versions, remove
 
-    \b
-    --scene S --truth DIR --split NAME   as served: the whole cascade from imagery alone, against true map tiles
-    --pairs DIR --split NAME             teacher-forced: each pair with its true reference
-    --scene S --seams                    ranks of tile, block and window borders among all other places of a mosaic,
-                                         a shifted lattice, drift of colours; zooms may exceed the imagery's own
-    """
-    settings = load_settings(weights=weights, data_dir=out / "data", redis_url="none")
-    wanted = _parse_zooms(zooms or ("14-18" if pairs else "14-17"))
-    drawers: dict[str, Any] = {}
-    if baselines is not None:
-        from model.evaluation.baselines import load_baselines
-
-        try:
-            drawers = load_baselines(baselines)
-        except ValueError as error:
-            raise SettingsError(str(error)) from None
-    if pairs is not None and split is not None and not scene:
-        from model.evaluation.forced import run_forced
-
-        try:
-            run_forced(settings.weights, pairs, source, split, wanted, span, out, drawers)
-        except (ValueError, FileNotFoundError) as error:
-            raise SettingsError(str(error)) from None
-    elif scene and seams:
-        from app.seams import run_seams
-
-        asyncio.run(run_seams(settings, list(scene), wanted, edge, out))
-    elif scene and truth is not None and split is not None:
-        from app.evaluate import run_evaluation
-
-        asyncio.run(run_evaluation(settings, list(scene), truth, source, split, wanted, out, drawers))
-    else:
-        raise SettingsError("give --scene with --truth and --split, or --scene with --seams, or --pairs with --split")
+    for old in old_versions(data_dir / "tiles"):
+        if old.age >= older:
+            click.echo(f"{'would remove' if dry_run else 'removed'} {old}")
+            if not dry_run:
+                remove(old, data_dir)
 
 
-@main.group()
-def dataset() -> None:
-    """Make training data."""
-
-
-@dataset.command()
-@click.option("--seed", "seeds", multiple=True, type=click.IntRange(0, 2**32 - 1), help="Country; repeatable.")
-@click.option("--count", default=200, show_default=True, type=click.IntRange(1), help="Pairs of each country.")
-@click.option("--split", default="train", show_default=True, help="Split to list them under.")
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder; manifest.csv is appended to.")
-def country(seeds: tuple[int, ...], count: int, split: str, out: Path) -> None:
-    """Draw pairs of imagery and map of fictional countries."""
-    from model.world.pairs import write_pairs
-
-    for seed in seeds or (1,):
-        write_pairs(out, seed, count, split)
-
-
-@dataset.command()
-@click.option("--imagery", required=True, type=click.Path(path_type=Path), help="GeoTIFF, or a folder z/x/y.png.")
-@click.option("--map", "map_source", required=True, type=click.Path(path_type=Path), help="The same, of the map.")
-@click.option("--zooms", default="14-18", show_default=True)
-@click.option("--source", default="own", show_default=True, help="Name in the manifest.")
-@click.option("--val-share", default=0.1, show_default=True, type=click.FloatRange(0, 1), help="Share of z14 areas.")
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder to write.")
-def build(imagery: Path, map_source: Path, zooms: str, source: str, val_share: float, out: Path) -> None:
-    """Cut pairs out of imagery and a map (CSCMG layout, and a manifest)."""
-    from app.dataset import build as build_dataset
-
-    counts = build_dataset(imagery, map_source, _parse_zooms(zooms), out, source, val_share)
-    click.echo(", ".join(f"{split}: {count} pairs" for split, count in counts.items()))
-
-
-@dataset.command()
-@click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--most", default=0.05, show_default=True, type=click.FloatRange(0, 100), help="Percent of blank pixels.")
-def clean(folder: Path, most: float) -> None:
-    """Take pairs whose imagery has black or white holes out of FOLDER/manifest.csv (into dropped.csv)."""
-    from model.data.clean import clean_manifest
-
-    try:
-        kept, dropped = clean_manifest(folder / "manifest.csv", most / 100)
-    except ValueError as error:
-        raise SettingsError(str(error)) from None
-    click.echo(f"kept {kept}, dropped {dropped}")
-
-
-@dataset.command()
-@click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--gsd", required=True, type=click.FloatRange(min=0, min_open=True), help="Metres per pixel.")
-@click.option("--nested", "as_nested", is_flag=True, help="Centred crops of 4096 to 512 pixels instead.")
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for 512 x 512 images and gsd.csv.")
-def standardize(folder: Path, gsd: float, as_nested: bool, out: Path) -> None:
-    """Bring the images of FOLDER to 512 x 512 with a stated resolution (MMM-RS rules)."""
-    from app.dataset import standardize_folder
-
-    try:
-        made, skipped = standardize_folder(folder, gsd, as_nested, out)
-    except ValueError as error:
-        raise SettingsError(str(error)) from None
-    for line in skipped:
-        click.echo(f"skipped {line}", err=True)
-    click.echo(f"wrote {made} images")
-
-
-@main.command()
-@click.argument("config", type=click.Path(path_type=Path))
-@click.option("--stage", help="Run only this stage; the others are taken from their checkpoints.")
-def train(config: Path, stage: str | None) -> None:
-    """Train a network as CONFIG (TOML) says. Interrupted runs go on where they stopped."""
-    try:
-        from model.training.baselines import train_baselines
-        from model.training.config import BASELINE_PRESET, read_config
-        from model.training.run import train as run_training
-    except ImportError as error:
-        raise SettingsError(f"training needs the extra packages: pip install 'tilecascade[train]' ({error})") from None
-    if not config.is_file():
-        raise SettingsError(f"{config} does not exist; an example is model/training/default.toml")
-    try:
-        parsed = read_config(config)
-        if parsed.preset == BASELINE_PRESET:
-            click.echo(f"baselines: {train_baselines(parsed)}")
-        else:
-            click.echo(f"network: {run_training(parsed, stage)}.safetensors")
-    except ValueError as error:
-        raise SettingsError(str(error)) from None
+for command in (evaluate, calibrate, dataset, train):
+    main.add_command(command)
 
 
 if __name__ == "__main__":

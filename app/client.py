@@ -1,4 +1,4 @@
-"""A layer of a running server, as `prefetch` and `export` see it over HTTP."""
+"""A layer of a running server, as `export` sees it over HTTP."""
 
 from __future__ import annotations
 
@@ -34,6 +34,7 @@ class ServedLayer:
     zooms: range
     bounds: Bounds
     attribution: str
+    revision: str
 
     def path(self, tile: Tile, suffix: str = ".png") -> str:
         """A tile's URL path."""
@@ -50,24 +51,20 @@ class ServedLayer:
             raise SettingsError(f"--bbox lies outside the layer's imagery, which spans {west},{south},{east},{north}")
         return inside
 
-    async def has(self, tile: Tile) -> bool:
-        """Whether a tile is finished. Raises TileFailedError."""
-        return (await self._ask("HEAD", tile, ".png", {})).status_code == 200
-
     async def fetch(self, tile: Tile, suffix: str = ".png") -> bytes | None:
         """A finished tile, drawn if need be; None where there is no imagery. Raises TileFailedError."""
-        answer = await self._ask("GET", tile, suffix, {"wait": self.wait})
+        answer = await self._ask(tile, suffix)
         if answer.status_code == 404:
             return None
         state = answer.headers.get("x-tile-state", "")
-        if answer.status_code == 200 and state in ("generated", "cached"):
+        if answer.status_code == 200 and state in ("real", "generated", "cached"):
             return answer.content
         reason = f"only a {state}" if answer.status_code == 200 else detail(answer)
         raise TileFailedError(f"{tile.z}/{tile.x}/{tile.y}: {reason}")
 
-    async def _ask(self, method: str, tile: Tile, suffix: str, params: dict[str, float]) -> httpx.Response:
+    async def _ask(self, tile: Tile, suffix: str) -> httpx.Response:
         try:
-            return await self.client.request(method, self.path(tile, suffix), params=params)
+            return await self.client.get(self.path(tile, suffix), params={"wait": self.wait})
         except httpx.HTTPError as error:
             raise TileFailedError(f"{tile.z}/{tile.x}/{tile.y}: {type(error).__name__}: {error}") from None
 
@@ -111,7 +108,9 @@ async def connect(url: str, layer: str | None, parallel: int, wait: float) -> As
         zooms = range(int(told["minzoom"]), int(told["maxzoom"]) + 1)
         west, south, east, north = told["bounds"]
         bounds = (float(west), float(south), float(east), float(north))
-        yield ServedLayer(client, parallel, wait, told["name"], zooms, bounds, told["attribution"])
+        yield ServedLayer(
+            client, parallel, wait, told["name"], zooms, bounds, told["attribution"], told["tilecascade_revision"]
+        )
 
 
 def detail(answer: httpx.Response) -> str:

@@ -13,6 +13,7 @@ from app.imagery import KEPT_TILES, tile_window
 from model.cascade import Mask, Pixels, Window, assemble
 from model.world.features import PLACE
 from model.world.imagery_drawing import draw_imagery
+from model.world.places import places
 
 VERSION = 1
 """Counts changes of code that change the country's pixels."""
@@ -31,6 +32,10 @@ class CountryImagery:
         self.id = f"country-{VERSION}-{seed}"
         bounds = mercantile.bounds(*PLACE)
         self.bounds = (bounds.west, bounds.south, bounds.east, bounds.north)
+        first = next(place for place in places(seed) if place.rank == "town")
+        corner = mercantile.xy_bounds(*PLACE)
+        place = mercantile.lnglat(corner.left + first.x, corner.top - first.y)
+        self.center = (place.lng, place.lat)
         self.native_zoom = NATIVE_ZOOM
         self.attribution = "fictional country"
         self._tiles: LRUCache[Tile, Pixels] = LRUCache(maxsize=KEPT_TILES)

@@ -6,6 +6,8 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 
+from app.areas import AreaError
+from app.basemap import BaseMapError
 from app.imagery import SceneError
 from app.limits import TooManyError
 from app.resolver import NoTileError, PurgeError
@@ -29,6 +31,10 @@ class ForbiddenError(PermissionError):
     """The request may not do that."""
 
 
+class NeedsConfirmationError(ValueError):
+    """Something large that the client has to mean."""
+
+
 class ClientLeftError(RuntimeError):
     """Nobody will read the answer."""
 
@@ -36,6 +42,8 @@ class ClientLeftError(RuntimeError):
 STATUS: dict[type[Exception], int] = {
     BadRequestError: 400,
     RequestValidationError: 400,
+    AreaError: 400,
+    NeedsConfirmationError: 422,
     NotFoundError: 404,
     NoTileError: 404,
     NotReadyError: 503,
@@ -44,6 +52,7 @@ STATUS: dict[type[Exception], int] = {
     SceneTooLargeError: 413,
     SceneError: 422,
     PurgeError: 503,
+    BaseMapError: 503,
     ClientLeftError: 499,
     EngineClosedError: 503,
     QueueFullError: 503,

@@ -29,6 +29,7 @@ from tqdm import tqdm
 from app.client import Bounds, ServedLayer, TileFailedError, area_tiles, connect
 from app.hits import NOTICE
 from app.settings import SettingsError
+from app.tile_import import REVISION
 from model.sgdm.config import TILE_SIZE
 
 MAX_PIXELS = 1 << 31
@@ -63,6 +64,7 @@ class TileWriter(ABC):
             "minzoom": str(self.zooms[0]),
             "maxzoom": str(self.zooms[-1]),
             "generated": "true",
+            REVISION: self.layer.revision,
         }
 
     @abstractmethod

@@ -16,6 +16,7 @@ from pathlib import Path
 from mercantile import Tile
 
 NOTICE = "generated, not surveyed"
+REAL_NOTICE = "from the base map"
 FINISHED = "no-cache"
 PINNED = "public, max-age=31536000, immutable"
 EXPOSED = [
@@ -48,21 +49,26 @@ PATH = re.compile(
 
 @dataclass(frozen=True)
 class Variant:
-    """One way to ask for a tile: 256 or (scale 2) 512 pixels along an edge, in one of the formats."""
+    """One way to ask for a tile: 256 or (scale 2) 512 pixels along an edge, in one of the formats; or, instead of the
+    map, how far it can be trusted."""
 
     scale: int = 1
     format: str = "png"
+    confidence: bool = False
 
     @property
     def suffix(self) -> str:
         """What follows y in a URL and in a file name: ".png", "@2x.webp"."""
-        return ("@2x" if self.scale == 2 else "") + "." + self.format
+        return (".confidence" if self.confidence else "") + ("@2x" if self.scale == 2 else "") + "." + self.format
 
 
 PLAIN = Variant()
 """The tile itself; every other variant is made from such ones."""
 
-VARIANTS = [Variant(scale, form) for scale in (1, 2) for form in MEDIA_TYPES]
+CONFIDENCE = Variant(confidence=True)
+
+VARIANTS = [*(Variant(scale, form) for scale in (1, 2) for form in MEDIA_TYPES), CONFIDENCE]
+"""Every file that there may be of a tile."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +92,12 @@ class LayerFacts:
         return f"zoom {tile.z + 1}" if tile.z < self.max_zoom else "enlarged"
 
     def describe(self, tile: Tile, variant: Variant, state: str, source: str) -> dict[str, str]:
-        """Headers that say what an answer is: state is cached, generated or placeholder; source a tier or "miss"."""
+        """Headers that say what an answer is.
+
+        state: real, cached, generated or placeholder; source: a tier or "miss".
+        """
+        if state == "real":
+            return {"X-Tile-State": state, "X-Tile-Version": self.version, "X-Tile-Notice": REAL_NOTICE}
         headers = {"X-Tile-State": state, "X-Cache": source, "X-Tile-Depth": str(self.depths[tile.z]), **self.headers}
         levels = self.references[tile.z]
         if levels:

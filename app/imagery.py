@@ -54,10 +54,11 @@ class SceneError(ValueError):
 
 
 class Imagery(Protocol):
-    """Something that gives pixels and a mask for a window."""
+    """Something that gives pixels and a mask for a window. center: longitude and latitude of where to look first."""
 
     id: str
     bounds: tuple[float, float, float, float]
+    center: tuple[float, float]
     native_zoom: int
     attribution: str
 
@@ -218,6 +219,8 @@ class SceneImagery:
             float(edges[:, 2].max()),
             float(edges[:, 3].max()),
         )
+        west, south, east, north = self.bounds
+        self.center = ((west + east) / 2, (south + north) / 2)
         self.native_zoom = max(scene.native_zoom for scene in self.scenes)
         self.attribution = ", ".join(dict.fromkeys(s.attribution for s in self.scenes if s.attribution))
         self._sources: LRUCache[Tile, tuple[str, ...]] = LRUCache(maxsize=100_000)

@@ -6,10 +6,12 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 
 import mercantile
 from mercantile import Tile
 
+from app.basemap import OpaqueTiles, open_base_map
 from app.country import CountryImagery
 from app.hits import NOTICE, PLAIN, LayerFacts, Variant
 from app.imagery import Imagery, Scene, SceneImagery, digest, newest_first, open_scene
@@ -26,12 +28,13 @@ STYLE = "osm"
 
 @dataclass(frozen=True)
 class Generator:
-    """What draws: the network's hash, a fingerprint of what computes (device class, dtype, library versions), and how
-    far the network's windows reach."""
+    """What draws: the network's hash, a fingerprint of what computes (device class, dtype, library versions), how far
+    the network's windows reach, and what its doubt means (model/confidence.py)."""
 
     model: str
     runtime: str
     windows: WindowConfig
+    calibration: tuple[tuple[float, ...], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,8 @@ class Layer:
     """One served layer.
 
     version: a hash of everything a tile's bytes depend on but its coordinates and the scenes, which may change under
-    some tiles only. revision: that and the scenes: while it stays, no tile changes. facts: what answers say.
+    some tiles only. revision: that and the scenes: while it stays, no tile changes. facts: what answers say. base: real
+    tiles that are served and drawn from as they are.
     """
 
     name: str
@@ -49,6 +53,7 @@ class Layer:
     seed: int
     generator: Generator
     attribution: str
+    base: OpaqueTiles | None = None
     version: str = field(init=False)
     revision: str = field(init=False)
     facts: LayerFacts = field(init=False)
@@ -71,7 +76,16 @@ class Layer:
             "windows": asdict(self.ladder.windows),
             "seed": self.seed,
             "style": STYLE,
-        }
+        } | ({} if self.base is None else {"base": self.base.id})
+
+    @property
+    def min_zoom(self) -> int:
+        """The first zoom with tiles of its own."""
+        return self.ladder.root if self.base is None else min(self.ladder.root, self.base.zooms[0])
+
+    def real(self, tile: Tile) -> bytes | None:
+        """The base map's tile. May block. Raises BaseMapError."""
+        return None if self.base is None else self.base.get(tile)
 
     def key(self, tile: Tile, variant: Variant = PLAIN) -> str:
         """The cache key of a tile: also its path below the tile directory."""
@@ -125,9 +139,12 @@ def configured_scenes(settings: LayerSettings) -> list[Scene]:
     return newest_first([open_scene(path) for path in settings.scenes])
 
 
-def build_layer(settings: LayerSettings, generator: Generator, scenes: Sequence[Scene] | None = None) -> Layer:
+def build_layer(
+    settings: LayerSettings, generator: Generator, data_dir: Path, scenes: Sequence[Scene] | None = None
+) -> Layer:
     """A layer of these scenes, topmost first; of those that its settings name if None.
 
+    data_dir: where what a base map's server answers is kept.
     Raises SceneError or SettingsError with one sentence.
     """
     imagery: Imagery
@@ -141,6 +158,10 @@ def build_layer(settings: LayerSettings, generator: Generator, scenes: Sequence[
         if settings.max_zoom is not None:
             raise SettingsError(f"layer {settings.name}: max_zoom {max_zoom} is below root_zoom {root}")
         root = max_zoom  # coarse imagery: the cascade has one stage, at the imagery's own zoom
+    base = None
+    if settings.base_map is not None:
+        base = open_base_map(settings.base_map, settings.base_max_zoom, root, data_dir / "base")
+        root = min(root, base.zooms[-1])  # the cascade goes on where the base map ends
     return Layer(
         name=settings.name,
         imagery=imagery,
@@ -149,4 +170,5 @@ def build_layer(settings: LayerSettings, generator: Generator, scenes: Sequence[
         seed=settings.seed,
         generator=generator,
         attribution=settings.attribution or imagery.attribution,
+        base=base,
     )

@@ -18,7 +18,7 @@ from app.errors import add_exception_handlers
 from app.hits import EXPOSED
 from app.imagery import SceneError
 from app.logs import RequestLog
-from app.routes import about, scenes, tiles, wmts
+from app.routes import about, imagery, jobs, scenes, tiles, wmts
 from app.service import Service
 from app.settings import LayerSettings, Settings, SettingsError
 
@@ -41,6 +41,7 @@ def create_app(
     async def load() -> None:
         try:
             await asyncio.to_thread(service.start)
+            service.jobs.start()
         except (SettingsError, SceneError) as error:
             service.state, service.problem = "failed", str(error)
             log.error("%s", error)
@@ -58,6 +59,7 @@ def create_app(
         with suppress(asyncio.CancelledError):
             await loading
         service.changes.close()
+        await service.jobs.close()
         for resolver in service.resolvers.values():
             await resolver.drain()
         await asyncio.to_thread(service.close)
@@ -74,7 +76,10 @@ def create_app(
     app.include_router(about.router)
     app.include_router(wmts.router)
     app.include_router(scenes.router)
+    app.include_router(jobs.router)
+    app.include_router(imagery.router)
     app.mount("/static/leaflet", StaticFiles(directory=leaflet.BASE_DIR))
+    app.mount("/static/viewer", StaticFiles(directory=Path(__file__).parent / "viewer"))
     add_exception_handlers(app)
     # outermost, so that errors carry the headers too
     return RequestLog(CORSMiddleware(app, allow_origins=["*"], allow_methods=["GET", "HEAD"], expose_headers=EXPOSED))

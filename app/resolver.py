@@ -37,6 +37,10 @@ WATCH = 0.05
 """Seconds between two looks at the store while another process makes a block."""
 
 
+REAL = "base map"
+"""Source of a tile that is not drawn."""
+
+
 class PurgeError(RuntimeError):
     """Old tiles could not be removed from every tier; the message says from which."""
 
@@ -63,10 +67,15 @@ class _MadeError(RuntimeError):
 
 @dataclass(frozen=True)
 class Found:
-    """A tile's bytes and where they came from: a tier's name, or "generated"."""
+    """A tile's bytes and where they came from: a tier's name, "generated", or REAL."""
 
     png: bytes
     source: str
+
+    @property
+    def real(self) -> bool:
+        """Whether the tile is the base map's."""
+        return self.source == REAL
 
 
 @dataclass
@@ -79,7 +88,10 @@ class _Wanted:
 
 
 class TileResolver:
-    """Finds or makes the tiles of one layer. Use from one event loop."""
+    """Finds or makes the tiles of one layer. Use from one event loop.
+
+    engine: draws. doubts: confidence tiles on their way (app/confidence.py).
+    """
 
     def __init__(
         self,
@@ -92,9 +104,10 @@ class TileResolver:
         self.layer = layer
         self._store = store
         self._leases = leases
-        self._engine = engine
+        self.engine = engine
         self._workers = workers
         self._flights: SingleFlight[dict[Tile, bytes]] = SingleFlight(self._begun)
+        self.doubts: SingleFlight[dict[Tile, bytes]] = SingleFlight()
         self._wanted: dict[Block, _Wanted] = {}
         self.generated: Counter[int] = Counter()
         self.encode_seconds = 0.0
@@ -132,7 +145,9 @@ class TileResolver:
             )
 
     async def cached(self, tile: Tile, variant: Variant = PLAIN) -> Found | None:
-        """The stored tile, if there is one. Memory is asked at once, the other tiers off the loop."""
+        """The stored tile, or the base map's. Memory is asked at once, the other tiers off the loop."""
+        if variant == PLAIN and (real := await self.real(tile)):
+            return real
         if self.epochs.purging(tile):
             return None
         key = self.layer.key(tile, variant)
@@ -141,6 +156,14 @@ class TileResolver:
             return Found(memory, self._store.tiers[0].name)
         hit = await self._off_loop(self._get, tile, variant)
         return Found(*hit) if hit else None
+
+    async def real(self, tile: Tile) -> Found | None:
+        """The base map's tile, if it has one. Raises BaseMapError."""
+        base = self.layer.base
+        if base is None or tile.z not in base.zooms:
+            return None
+        png = await self._off_loop(base.get, tile)
+        return None if png is None else Found(png, REAL)
 
     def _get(self, tile: Tile, variant: Variant = PLAIN) -> tuple[bytes, str] | None:
         with self.epochs.using():
@@ -185,7 +208,7 @@ class TileResolver:
             return
         wanted.urgency = urgency
         if wanted.drawing is not None:
-            self._engine.promote(wanted.drawing, urgency)
+            self.engine.promote(wanted.drawing, urgency)
         for need in wanted.needs:
             self._promote(need, urgency)
 
@@ -226,7 +249,7 @@ class TileResolver:
         return made_here
 
     async def _draw(
-        self, block: Block, window: Window, references: dict[Tile, bytes], claim: Claim, wanted: _Wanted
+        self, block: Block, window: Window, references: dict[Tile, Found], claim: Claim, wanted: _Wanted
     ) -> tuple[Pixels, Conditions]:
         """Queue a window and wait for its pixels. Raises _TakenError or _MadeError: a lease is asked for when its turn
         has come, so that a long queue here keeps nobody elsewhere waiting."""
@@ -242,7 +265,7 @@ class TileResolver:
             return read[0]
 
         stage = self.stage(block.zoom, block.footprint().width)
-        wanted.drawing = self._engine.submit(stage, prepare, wanted.urgency)
+        wanted.drawing = self.engine.submit(stage, prepare, wanted.urgency)
         return await asyncio.wrap_future(wanted.drawing), read[0]
 
     async def _watch(self, block: Block, claim: Claim) -> dict[Tile, bytes] | None:
@@ -257,48 +280,59 @@ class TileResolver:
         """The tiles of a block, if all that have imagery are stored."""
         tiles = {}
         for tile in self._covered(list(block.tiles())):
-            hit = self._get(tile)
+            hit = self.layer.real(tile) or self._get(tile)
             if hit is None:
                 return None
-            tiles[tile] = hit[0]
+            tiles[tile] = hit if isinstance(hit, bytes) else hit[0]
         return tiles
 
     def stage(self, zoom: int, size: int) -> Stage:
         """The stage that draws blocks of `size` pixels at `zoom`."""
         return Stage(zoom, self.layer.ladder.reference_zoom(zoom), size, self.layer.seed, self.layer.revision)
 
-    async def references(self, window: Window, wanted: _Wanted | None = None) -> dict[Tile, bytes]:
+    async def references(self, window: Window, wanted: _Wanted | None = None) -> dict[Tile, Found]:
         """The canonical ancestor tiles that a window's reference field touches, made if need be."""
         field = self.layer.ladder.reference_window(window)
         if field is None:
             return {}
-        tiles = await self._off_loop(self._covered, list(field.tiles()))
+        tiles = await self._off_loop(self._shown, list(field.tiles()))
         if wanted is None:
             wanted = _Wanted(Urgency.INTERACTIVE)
         wanted.needs = {self.layer.ladder.block(tile) for tile in tiles}
         found = await asyncio.gather(*(self.tile(tile, wanted.urgency) for tile in tiles))
-        return {tile: reference.png for tile, reference in zip(tiles, found, strict=True)}
+        return dict(zip(tiles, found, strict=True))
 
     def _covered(self, tiles: list[Tile]) -> list[Tile]:
         return [tile for tile in tiles if self.layer.imagery.covers(tile)]
 
-    def conditions(self, window: Window, references: dict[Tile, bytes]) -> Conditions:
-        """Imagery and enlarged reference over a window."""
+    def _shown(self, tiles: list[Tile]) -> list[Tile]:
+        return [tile for tile in tiles if self.layer.imagery.covers(tile) or self.layer.real(tile)]
+
+    def conditions(self, window: Window, references: dict[Tile, Found]) -> Conditions:
+        """Imagery and enlarged reference over a window, and where that is the base map's."""
         imagery, known = self.layer.imagery.read(window)
         field = self.layer.ladder.reference_window(window)
         if field is None:
             return Conditions(window, imagery, known, None, None)
-        known_map = assemble(field, {tile: tile_image.decode(png) for tile, png in references.items()})
-        reference, reference_known = enlarge(*known_map, window.zoom - field.zoom, LAND)
-        return Conditions(window, imagery, known, reference, reference_known)
+        tiles = {tile: tile_image.decode(found.png) for tile, found in references.items()}
+        levels = window.zoom - field.zoom
+        reference, reference_known = enlarge(*assemble(field, tiles), levels, LAND)
+        real = {tile: pixels for tile, pixels in tiles.items() if references[tile].real}
+        surveyed = enlarge(*assemble(field, real), levels, LAND)[1] if real else None
+        return Conditions(window, imagery, known, reference, reference_known, surveyed)
 
     def _encode(self, block: Block, pixels: Pixels, conditions: Conditions, began: int) -> dict[Tile, bytes]:
-        """Encode and store a drawn block's tiles, those with imagery only. Raises _OvertakenError if the imagery has
-        changed since `began`."""
+        """Encode and store a drawn block's tiles, of those with imagery that are not real.
+
+        Raises _OvertakenError if the imagery has changed since `began`.
+        """
         start = time.perf_counter()
         masks, made = block.cut(conditions.cut(block.footprint()).imagery_known), {}
         for tile, colours in block.cut(pixels).items():
-            if masks[tile].any():
+            real = self.layer.real(tile)
+            if real is not None:
+                made[tile] = real
+            elif masks[tile].any():
                 made[tile] = tile_image.encode(colours, masks[tile], tile_image.provenance(self.layer, tile))
                 if not self._put(tile, PLAIN, made[tile], began):
                     raise _OvertakenError
@@ -356,6 +390,7 @@ class TileResolver:
     async def drain(self) -> None:
         """Wait for the generations under way."""
         await self._flights.drain()
+        await self.doubts.drain()
 
     async def _off_loop(self, work: Any, *arguments: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._workers, partial(work, *arguments))

@@ -45,7 +45,7 @@ def run_server(settings: Settings, layers: list[LayerSettings]) -> int:
     if not weights.is_file():
         raise SettingsError(f"weights {weights} do not exist")
     for layer in layers:
-        build_layer(layer, Generator("check", "check", WindowConfig()))
+        build_layer(layer, Generator("check", "check", WindowConfig()), settings.data_dir)
     check_address(settings.host, settings.port)
     if not settings.workers:
         return _run(settings, layers, None)

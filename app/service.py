@@ -18,6 +18,7 @@ from mercantile import Tile
 from app.changes import SceneChanges
 from app.errors import NotFoundError, NotReadyError
 from app.hits import is_whole
+from app.jobs import Jobs
 from app.layer import Generator, Layer
 from app.limits import TokenBuckets
 from app.metrics import ServiceMetrics
@@ -25,6 +26,7 @@ from app.published import Published
 from app.resolver import Found, TileResolver
 from app.scenes import SceneSet
 from app.settings import LayerSettings, Settings, SettingsError
+from app.versions import old_versions, remove
 from cache.disk import DiskStore
 from cache.lease import AllLeases, FileLeases, Leases, RedisLeases
 from cache.memory import MemoryStore
@@ -93,6 +95,7 @@ class Service:
         self.api_key, self.api_key_place = self._key()
         self.limits = TokenBuckets(settings.client_rate)
         self.metrics = ServiceMetrics(self, workers_dir)
+        self.jobs = Jobs(settings.data_dir / "jobs", self.resolver)
 
     @property
     def tiles_dir(self) -> Path:
@@ -112,6 +115,12 @@ class Service:
         if name not in self.resolvers:
             raise NotFoundError(f"there is no layer {name[:40]!r}; there are: {', '.join(self.resolvers)}")
         return self.resolvers[name]
+
+    def seconds_per_block(self) -> float | None:
+        """What a block has taken the device so far; None before the first."""
+        state = self.engine.state() if self.engine is not None else None
+        drawn = sum(size * count for size, count in state.batch_sizes.items()) if state is not None else 0
+        return state.draw_seconds / drawn if state is not None and drawn else None
 
     def linger(self, task: asyncio.Task[Found]) -> None:
         """Let a tile that somebody gave up waiting for be drawn for LINGER seconds more: they will ask again."""
@@ -171,7 +180,9 @@ class Service:
         except (FileNotFoundError, ValueError, RuntimeError) as error:
             raise SettingsError(f"weights: {str(error).splitlines()[0]}") from None
         fingerprint = runtime_fingerprint(device, dtype, batch)
-        generator = Generator(weights_hash(settings.weights), fingerprint, network.config.windows)
+        generator = Generator(
+            weights_hash(settings.weights), fingerprint, network.config.windows, network.config.calibration
+        )
         layers = [self.changes.build(wanted, generator) for wanted in self._wanted]
         self.engine = LocalEngine(CascadePipeline(network, device, dtype), batch)
         self.resolvers = {
@@ -213,6 +224,10 @@ class Service:
     def _sweep(self) -> None:
         kept, removed = self.disk.scan()
         log.info("tile directory: %d tiles, %d broken or left-over files removed", kept, removed)
+        for old in old_versions(self.tiles_dir):
+            if old.age >= self.settings.old_versions_days:
+                remove(old, self.settings.data_dir)
+                log.info("removed an old version: %s", old)
 
     def health(self) -> dict[str, object]:
         """State for `/health`: starting, ready, degraded (a cache tier is ill) or failed. Asks Redis, so may block."""

@@ -31,7 +31,8 @@ class SettingsError(ValueError):
 class LayerSettings(BaseModel, extra="forbid"):
     """One layer as the user describes it: the scenes it is drawn from, or the seed of a fictional country.
 
-    `max_zoom` defaults to the imagery's own resolution.
+    `max_zoom` defaults to the imagery's own resolution. base_map: existing map tiles that the cascade begins with, a
+    file (.mbtiles, .pmtiles, .tif) or a URL with {z}, {x}, {y}; base_max_zoom: the last zoom to take from it.
     """
 
     name: str = Field(default="map", pattern=r"^[a-z][a-z0-9_-]{0,31}$")
@@ -41,10 +42,16 @@ class LayerSettings(BaseModel, extra="forbid"):
     max_zoom: int | None = Field(default=None, ge=0, le=MAX_TABLE_ZOOM)
     span: Literal[1, 2] = 1
     seed: int = Field(default=0, ge=0, lt=2**64)
+    base_map: str | None = None
+    base_max_zoom: int | None = Field(default=None, ge=0, le=MAX_TABLE_ZOOM)
     attribution: str = ""
 
     @model_validator(mode="after")
     def _one_source(self) -> LayerSettings:
+        if self.name == "confidence":
+            raise ValueError(
+                "no layer can be called confidence: /tiles/confidence says how far the default layer is right"
+            )
         if bool(self.scenes) == (self.country is not None):
             raise ValueError("give scenes, or the seed of a country, and not both")
         return self
@@ -68,6 +75,11 @@ class Settings(BaseSettings):
     max_wait: float = Field(default=600.0, ge=0)
     memory_bytes: int = Field(default=128 << 20, ge=0)
     disk_bytes: int = Field(default=20 << 30, ge=0)
+    old_versions_days: float = Field(
+        default=30.0,
+        ge=0,
+        description="tiles of versions no longer served go when nothing was added to them for so long",
+    )
     redis_url: str | None = Field(default=None, description="redis://...; 'none' = no Redis at all")
     redis_bytes: int = Field(default=128 << 20, ge=1 << 20, description="limit of the embedded Redis")
     redis_ttl: int = Field(default=24 * 3600, ge=1)
@@ -83,6 +95,7 @@ class Settings(BaseSettings):
     scene_roots: list[Path] = Field(default=[], description="folders that scenes may be named in by path")
     scene_hosts: list[str] = Field(default=[], description="hosts (host or host:port) that scenes may be fetched from")
     upload_bytes: int = Field(default=4 << 30, ge=1, description="largest scene that is taken in")
+    job_tiles: int = Field(default=100_000, ge=1, description="tiles that a job may have without being confirmed")
     root_path: str = Field(
         default="", pattern=r"^(/[^/\s]+)*$", description="prefix that a proxy before the server takes off each path"
     )

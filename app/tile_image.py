@@ -7,7 +7,7 @@ import io
 import numpy as np
 from mercantile import Tile
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, PngImagePlugin
+from PIL import ExifTags, Image, ImageDraw, PngImagePlugin
 
 from app.hits import NOTICE
 from app.layer import STYLE, Layer
@@ -17,6 +17,8 @@ from model.sgdm.config import TILE_SIZE
 
 COMPRESSION = 4
 """Half the time of zlib's usual 6 for 2 % more bytes on drawn tiles."""
+
+MARK, MARK_TEXT = (170, 0, 90), "GENERATED"
 
 QUALITY = 90
 """Of JPEG, without subsampling of colours: roads are thin."""
@@ -69,6 +71,19 @@ def encode(colours: Pixels, known: Mask, facts: dict[str, str], form: str = "png
         image.save(out, "WEBP", lossless=True, quality=30, method=2, exif=exif)
     else:
         image.save(out, "JPEG", quality=QUALITY, subsampling=0, exif=exif)
+    return out.getvalue()
+
+
+def marked(data: bytes, form: str) -> bytes:
+    """The same image with a mark that people see: GENERATED along its lower edge, and its edge drawn."""
+    with Image.open(io.BytesIO(data)) as image:
+        picture = image.convert("RGB" if form == "jpg" else "RGBA")
+    draw = ImageDraw.Draw(picture)
+    width, height = picture.size
+    draw.rectangle((0, 0, width - 1, height - 1), outline=MARK)
+    draw.text((6, height - 16), MARK_TEXT, fill=MARK, stroke_width=1, stroke_fill=(255, 255, 255))
+    out = io.BytesIO()
+    picture.save(out, {"jpg": "JPEG"}.get(form, form.upper()), **({"lossless": True} if form == "webp" else {}))
     return out.getvalue()
 
 

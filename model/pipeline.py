@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from scipy import ndimage
 from torch import Tensor
 
 from model.blending import WindowCache, blend
 from model.cascade import Mask, Pixels, Window
+from model.confidence import SMOOTH
 from model.noise import noise_window
-from model.sgdm.autoencoder import Draft
+from model.sgdm.autoencoder import Draft, PaletteAutoencoder
 from model.sgdm.config import LATENT_STRIDE
 from model.sgdm.layers import cut
 from model.sgdm.mf_encoder import BackboneBranch
-from model.sgdm.network import SGDM
+from model.sgdm.network import SGDM, Encoded
 from model.sgdm.sampler import Sampler
 from model.sgdm.scale_text import scale_text
 
@@ -26,7 +28,7 @@ class Stage:
     """What a batch has in common: the zooms that the text speaks of, the block's edge in pixels, the noise's seed.
 
     fields: names what the conditions are read from (a layer's version): with equal names, equal windows mean equal
-        conditions.
+        conditions. samples: if not 0, not the map is wanted but how far so many drawings disagree.
     """
 
     zoom: int
@@ -34,17 +36,22 @@ class Stage:
     size: int
     seed: int = 0
     fields: str = ""
+    samples: int = 0
 
 
 @dataclass(frozen=True)
 class Conditions:
-    """One block's input over `window` (see Ladder.window), H x W x 3 uint8 and H x W bool; no reference at the root."""
+    """One block's input over `window` (see Ladder.window), H x W x 3 uint8 and H x W bool; no reference at the root.
+
+    surveyed: where the reference is a surveyed map; None if nowhere.
+    """
 
     window: Window
     imagery: Pixels
     imagery_known: Mask
     reference: Pixels | None
     reference_known: Mask | None
+    surveyed: Mask | None = None
 
     def cut(self, window: Window) -> Conditions:
         """The conditions of a window inside this one."""
@@ -52,7 +59,8 @@ class Conditions:
         box = (slice(top, top + window.height), slice(left, left + window.width))
         reference = None if self.reference is None else self.reference[box]
         known = None if self.reference_known is None else self.reference_known[box]
-        return Conditions(window, self.imagery[box], self.imagery_known[box], reference, known)
+        surveyed = None if self.surveyed is None else self.surveyed[box]
+        return Conditions(window, self.imagery[box], self.imagery_known[box], reference, known, surveyed)
 
 
 class CascadePipeline:
@@ -76,8 +84,15 @@ class CascadePipeline:
 
     @torch.inference_mode()
     def __call__(self, stage: Stage, batch: Sequence[Conditions]) -> list[Pixels]:
-        """Draw: one size x size x 3 uint8 image per block. Raises ValueError if the conditions do not fit the stage."""
+        """Draw: one size x size x 3 uint8 image per block.
+
+        With `stage.samples` not the map but its doubt: in the first channel 255 where no two drawings agree, in the
+        others the class that is drawn around.
+        Raises ValueError if the conditions do not fit the stage.
+        """
         self._check(stage, batch)
+        if stage.samples:
+            return self._doubt(stage, batch)
         if self.windows.blend:
             # without a draft: it is a window's own, and only latents are blended
             return self._decode(torch.stack([self._blended(stage, item, len(batch)) for item in batch]), None)
@@ -123,25 +138,61 @@ class CascadePipeline:
     def _latents(self, stage: Stage, batch: Sequence[Conditions]) -> tuple[Tensor, Draft | None]:
         """Windows that reach `encode` beyond their cell -> latents, N x C x h x w, and drafts, that reach `denoise`
         beyond it."""
-        crop = self.windows.encode - self.windows.denoise
+        encoded, context = self._condition(stage, batch)
+        sample = self._denoise(stage, self._drawn_windows(batch), context, encoded.features)
+        return self.network.latent(sample, encoded.draft), encoded.draft
+
+    def _condition(self, stage: Stage, batch: Sequence[Conditions]) -> tuple[Encoded, Tensor]:
+        """What the conditions say, `denoise` around each cell, and the scale text."""
         context = self._context(stage).expand(len(batch), -1, -1)
         with self._precision():
-            encoded = self.network.condition(*self._encode(batch), context, crop)
-        windows = [item.window.grown(-crop) for item in batch]
-        sample = self._denoise(stage, windows, context, encoded.features)
-        return self.network.latent(sample, encoded.draft), encoded.draft
+            crop = self.windows.encode - self.windows.denoise
+            return self.network.condition(*self._encode(batch), context, crop), context
+
+    def _drawn_windows(self, batch: Sequence[Conditions]) -> list[Window]:
+        return [item.window.grown(self.windows.denoise - self.windows.encode) for item in batch]
+
+    def _doubt(self, stage: Stage, batch: Sequence[Conditions]) -> list[Pixels]:
+        """How far drawings with different noise disagree about classes (model/confidence.py)."""
+        autoencoder = self.network.autoencoder
+        encoded, context = self._condition(stage, batch)
+        draft = encoded.draft
+        if draft is None or not isinstance(autoencoder, PaletteAutoencoder):
+            raise ValueError(f"preset {self.network.config.name!r} cannot say how sure it is: it has no palette")
+        shares, drawn = [], torch.zeros(())
+        for sample in range(stage.samples):
+            noise = replace(stage, seed=stage.seed + sample)
+            latent = self._denoise(noise, self._drawn_windows(batch), context, encoded.features)
+            with self._precision():
+                logits, keep = autoencoder.decode_logits(self.network.latent(latent, draft), draft)
+            share, drawn = autoencoder.doubt(logits, keep, draft.images)
+            shares.append(share)
+        mean = torch.stack(shares).mean(0)
+        doubt = ((1 - mean.square().sum(1)) * drawn.squeeze(1)).cpu().numpy()
+        beyond = self.windows.denoise
+        inner = (slice(beyond, -beyond),) * 2
+        images = []
+        for level, kinds in zip(doubt, mean.cpu().numpy(), strict=True):
+            around = np.stack([ndimage.gaussian_filter(plane, SMOOTH)[inner] for plane in (level, *kinds)])
+            kind = around[1:].argmax(0).astype(np.uint8)
+            images.append(np.stack([(around[0] * 255).round().astype(np.uint8), kind, kind], axis=-1))
+        return images
 
     def _precision(self) -> torch.autocast:
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
 
-    def _encode(self, batch: Sequence[Conditions]) -> tuple[Tensor, Tensor]:
-        """Imagery and reference as N x 3 x H x W in [-1, 1], 0 where unknown."""
+    def _encode(self, batch: Sequence[Conditions]) -> tuple[Tensor, Tensor, Tensor]:
+        """Imagery and reference as N x 3 x H x W in [-1, 1], 0 where unknown; where it is surveyed, N x 1 x H x W."""
         imagery = self._images([item.imagery for item in batch], [item.imagery_known for item in batch])
+        surveyed = torch.zeros_like(imagery[:, :1])
         if batch[0].reference is None:
-            return imagery, torch.zeros_like(imagery)
+            return imagery, torch.zeros_like(imagery), surveyed
+        for place, item in enumerate(batch):
+            if item.surveyed is not None and item.reference_known is not None:
+                surveyed[place, 0] = torch.from_numpy(item.surveyed & item.reference_known).to(surveyed)
         images = [item.reference for item in batch if item.reference is not None]
         masks = [item.reference_known for item in batch if item.reference_known is not None]
-        return imagery, self._images(images, masks)
+        return imagery, self._images(images, masks), surveyed
 
     def _images(self, images: list[Pixels], masks: list[Mask]) -> Tensor:
         pixels = torch.from_numpy(np.stack(images)).to(self.device).permute(0, 3, 1, 2)

@@ -196,3 +196,77 @@ def test_exports_that_cannot_be_say_why(
     assert words in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("kind", ["mbtiles", "pmtiles"])
+def test_an_export_can_fill_a_cache_that_would_draw_the_same(
+    server: Server, tmp_path: Path, tiny_weights: Path, kind: str
+) -> None:
+    out = tmp_path / f"area.{kind}"
+    assert export(server, out, "14-16").returncode == 0
+    scene = server.log.parent / "scene.tif"
+
+    def take(data: Path) -> subprocess.CompletedProcess[str]:
+        command = [*TILECASCADE, "import", str(out), "--data-dir", str(data)]
+        return subprocess.run(command, capture_output=True, text=True, timeout=60)
+
+    refused = take(tmp_path / "empty")
+    assert refused.returncode == 2
+    assert "does not serve" in refused.stderr
+    other = Server(scene, tiny_weights, tmp_path / "other", {"TILECASCADE_REDIS_URL": "none"})
+    try:
+        assert other.get("/metrics").text.count("tilecascade_blocks_generated_total{") == 0
+        done = take(tmp_path / "other")
+        assert "21 tiles new, 0 there already" in done.stdout, done.stderr
+        assert "0 tiles new, 21 there already" in take(tmp_path / "other").stdout
+        tile = Tile(X, Y, ZOOM)
+        assert served(other, tile) == served(server, tile)
+        assert other.get("/metrics").text.count("tilecascade_blocks_generated_total{") == 0, "nothing was drawn"
+    finally:
+        other.stop()
+
+
+def test_what_cannot_be_imported_is_refused(tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / "other.mbtiles") as file:
+        file.execute("CREATE TABLE metadata (name text, value text)")
+        file.execute("CREATE TABLE tiles (zoom_level, tile_column, tile_row, tile_data)")
+    (tmp_path / "broken.pmtiles").write_bytes(b"no tiles")
+    for name, words in (
+        ("missing.mbtiles", "does not exist"),
+        ("broken.pmtiles", "cannot be read"),
+        ("other.mbtiles", "base_map"),
+        ("other.zip", "neither"),
+    ):
+        if name.endswith("zip"):
+            (tmp_path / name).touch()
+        command = [*TILECASCADE, "import", str(tmp_path / name), "--data-dir", str(tmp_path)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 2
+        assert words in done.stderr
+        assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_old_versions_can_be_removed(tmp_path: Path) -> None:
+    layer = tmp_path / "tiles" / "map"
+    for version, count in (("aaa", 3), ("bbb", 2)):
+        for number in range(count):
+            tile = layer / version / "14" / "1" / f"{number}.png"
+            tile.parent.mkdir(parents=True, exist_ok=True)
+            tile.write_bytes(b"x" * 10)
+    (layer / "current").symlink_to("bbb")
+    (layer / "revision").symlink_to("bbb")
+    never = tmp_path / "tiles" / "other" / "ccc"
+    never.mkdir(parents=True)
+
+    def clean(*arguments: str) -> str:
+        command = [*TILECASCADE, "clean", "--data-dir", str(tmp_path), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+
+    assert "would remove map/aaa: 3 tiles, 30 bytes" in clean("--dry-run")
+    assert clean("--older", "1") == ""
+    assert (layer / "aaa").is_dir()
+    assert "removed map/aaa" in clean()
+    assert not (layer / "aaa").exists()
+    assert len(list((layer / "bbb").rglob("*.png"))) == 2
+    assert never.is_dir()
+    assert clean() == ""

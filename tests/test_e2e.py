@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import json
 import os
-import re
 import shutil
 import signal
 import socket
@@ -196,29 +196,61 @@ def test_prefetch_draws_everything_once_and_tells(start: Start, make_scene: Scen
     server = start()
     west, south, east, north = open_scene(make_scene()).bounds
     box = f"{west + 1e-6},{south + 1e-6},{east - 1e-6},{north - 1e-6}"
-    first = run_cli("prefetch", "--bbox", box, "--zooms", "14-16", "--url", server.url)
+    there = ["--url", server.url, "--data-dir", str(tmp_path / "data")]
+    guess = run_cli("prefetch", "--bbox", box, "--zooms", "14-16", "--dry-run", *there)
+    assert "21 tiles (1 at zoom 14, 4 at zoom 15, 16 at zoom 16), 0 there already" in guess.stdout, guess.stderr
+    first = run_cli("prefetch", "--bbox", box, "--zooms", "14-16", *there)
     assert first.returncode == 0, first.stderr
-    counted = {name: int(count) for count, name in re.findall(r"(\d+) ([a-z ]+)", first.stdout)}
-    assert counted["failed"] == 0
-    assert counted["drawn"] + counted["there already"] == 21
+    assert "done: 21 of 21 tiles there (21 drawn), 0 without imagery, 0 failed" in first.stdout
     assert len(list((tmp_path / "data" / "tiles" / "map" / "current").glob("*/*/*.png"))) == 21
-    second = run_cli("prefetch", "--bbox", box, "--zooms", "14-16", "--url", server.url)
-    assert "0 drawn, 21 there already" in second.stdout
+    second = run_cli("prefetch", "--bbox", box, "--zooms", "14-16", *there)
+    assert "21 of 21 tiles there (0 drawn)" in second.stdout
+    assert len(run_cli("jobs", *there).stdout.splitlines()) == 2
     for arguments, words in [
         (["--bbox", "1,2,3", "--zooms", "14-16"], "--bbox wants"),
         (["--bbox", box, "--zooms", "16-14"], "rising"),
-        (["--bbox", box, "--zooms", "14-18"], "zooms 14-16"),
+        (["--bbox", box, "--zooms", "14-18"], "zooms 14 to 16"),
         (["--bbox", "100,10,101,11", "--zooms", "14-15"], "outside"),
         (["--bbox", box, "--zooms", "14", "--layer", "no"], "no layer"),
+        (["--zooms", "14"], "--bbox or --area"),
+        (["--area", "missing.json", "--zooms", "14"], "missing.json"),
     ]:
-        wrong = run_cli("prefetch", *arguments, "--url", server.url)
+        wrong = run_cli("prefetch", *arguments, *there)
         assert wrong.returncode == 2, wrong.stdout
         assert words in wrong.stderr
         assert len(wrong.stderr.strip().splitlines()) == 1
     server.stop()
-    gone = run_cli("prefetch", "--bbox", box, "--zooms", "14", "--url", server.url)
+    gone = run_cli("prefetch", "--bbox", box, "--zooms", "14", *there)
     assert gone.returncode == 2
     assert "no server answers" in gone.stderr
+
+
+def test_a_killed_server_goes_on_with_its_job(start: Start, make_scene: SceneMaker, tmp_path: Path) -> None:
+    server = start()
+    key = {"X-API-Key": (tmp_path / "data" / "api-key").read_text()}
+    order = {"bbox": list(open_scene(make_scene()).bounds), "zooms": [14, 16], "rate": 10}
+    job = httpx.post(server.url + "/jobs", json=order, headers=key).json()
+    for _ in range(200):
+        now = httpx.get(f"{server.url}/jobs/{job['id']}").json()
+        if now["finished"] >= 5:
+            break
+        time.sleep(0.05)
+    assert now["state"] == "running"
+    server.process.kill()
+    server.process.wait()
+    again = start()
+    if shutil.which("curl") is None:
+        pytest.skip("curl is not installed")
+    events = subprocess.run(
+        ["curl", "-sSN", f"{again.url}/jobs/{job['id']}/events"], check=True, capture_output=True, text=True, timeout=60
+    ).stdout
+    last = events.strip().split("\n\n")[-1].splitlines()
+    assert last[0] == "event: done", events
+    assert events.count("event: progress") >= 1
+    done = json.loads(last[1].removeprefix("data: "))
+    files = list((tmp_path / "data" / "tiles" / "map" / "current").glob("*/*/*.png"))
+    assert done["finished"] == len(files) > done["drawn"] > 0
+    assert done["finished"] + done["without_imagery"] == done["total"]
 
 
 def test_curl_globbing(start: Start, tmp_path: Path) -> None:

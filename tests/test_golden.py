@@ -40,7 +40,7 @@ def compare(config: SGDMConfig, size: str, steps: list[int]) -> dict[str, float]
     out: dict[str, torch.Tensor] = {}
     with torch.no_grad():
         imagery, reference = given["rs"] * 2 - 1, given["ref"] * 2 - 1
-        out["f_cond"], _ = network.encoder(imagery, reference)
+        out["f_cond"], _ = network.encoder(imagery, reference, torch.zeros_like(imagery[:, :1]))
         features = network.adapter(out["f_cond"])
         out |= {f"feature{i}": f for i, f in enumerate(features)}
         out["eps"] = network.unet(given["latent"], t, given["context"], features)

@@ -368,3 +368,20 @@ def test_other_suffixes_are_404_with_what_there_is(client: TestClient, suffix: s
     answer = client.get(CHILD.removesuffix(".png") + suffix)
     assert answer.status_code == 404
     assert "served" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize("form", ["png", "webp", "jpg"])
+def test_a_mark_is_drawn_on_request_only(client: TestClient, form: str) -> None:
+    path = CHILD.replace("png", form)
+    plain = client.get(path)
+    marked = client.get(path + "?mark=1")
+    with Image.open(io.BytesIO(plain.content)) as a, Image.open(io.BytesIO(marked.content)) as b:
+        assert a.size == b.size
+        before, after = (np.asarray(image.convert("RGB")).astype(int) for image in (a, b))
+    changed = np.abs(before - after).max(axis=2) > 40
+    assert changed[-16:, 6:70].mean() > 0.1, "the word"
+    assert changed[40:200, 40:200].mean() < 0.01, "the map itself stays readable"
+    assert marked.headers["etag"] != plain.headers["etag"]
+    again = client.get(path + "?mark=1", headers={"If-None-Match": marked.headers["etag"]})
+    assert again.status_code == 304
+    assert client.get(path).content == plain.content

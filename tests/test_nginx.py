@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
 import signal
-import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,43 +10,19 @@ import httpx
 import pytest
 
 from tests.conftest import PLACE, SceneMaker
-from tests.test_e2e import Server, free_port
+from tests.nginx import nginx_before
+from tests.test_e2e import Server
 
-DEPLOY = Path(__file__).parent.parent / "deploy"
 TILE = f"/tiles/14/{PLACE.x}/{PLACE.y}.png"
 NAMED = f"/tiles/map/15/{2 * PLACE.x}/{2 * PLACE.y}.png"
-
-pytestmark = pytest.mark.skipif(shutil.which("nginx") is None, reason="no nginx here (Debian: nginx-light)")
 
 
 @pytest.fixture
 def behind(make_scene: SceneMaker, tiny_weights: Path, tmp_path: Path) -> Iterator[tuple[str, Server]]:
     """The URL of an nginx before a server."""
     app = Server(make_scene(), tiny_weights, tmp_path / "data")
-    folder, port = tmp_path / "nginx", free_port()
-    (folder / "logs").mkdir(parents=True)
-    shutil.copy(DEPLOY / "tile_headers.conf", folder)
-    config = (DEPLOY / "nginx.conf").read_text()
-    for ours, here in (
-        ("server app:8000", f"server 127.0.0.1:{app.port}"),
-        ("/srv/tilecascade/tiles", str(tmp_path / "data" / "tiles")),
-        ("listen 8080", f"listen 127.0.0.1:{port}"),
-    ):
-        assert config.count(ours) == 1
-        config = config.replace(ours, here)
-    # workers of a root master would not be allowed into pytest's folders
-    (folder / "nginx.conf").write_text("user root;\ndaemon off;\n" + config)
-    process = subprocess.Popen(["nginx", "-p", str(folder), "-c", "nginx.conf"], stderr=subprocess.DEVNULL)
-    url = f"http://127.0.0.1:{port}"
-    for _ in range(100):
-        try:
-            if httpx.get(url + "/health").status_code == 200:
-                break
-        except httpx.HTTPError:
-            time.sleep(0.05)
-    yield url, app
-    process.send_signal(signal.SIGQUIT)
-    process.wait(20)
+    with nginx_before(app, tmp_path / "data", tmp_path / "nginx") as url:
+        yield url, app
     app.process.kill()
     app.process.wait()
 
@@ -94,6 +67,8 @@ def test_versions_pin_and_a_purge_is_seen_at_once(behind: tuple[str, Server], tm
         assert answer.content == pinned.content
     (tmp_path / "data" / "tiles" / "map" / version / "14" / str(PLACE.x) / f"{PLACE.y}.png").unlink()
     assert "x-tile-version" in httpx.get(url + TILE).headers  # nginx has nothing left and asks the app
+    assert httpx.get(f"{url}{TILE}?synthetic=0").status_code == 404, "what is drawn is not real, whoever answers"
+    assert httpx.get(f"{url}{TILE}?mark=1").content != httpx.get(url + TILE).content
     assert httpx.get(f"{url}/tiles/14/1/1.png").status_code == 404
     assert httpx.get(f"{url}/tiles/99/1/1.png").status_code == 400
     assert httpx.get(f"{url}/tilejson.json").json()["tilejson"] == "3.0.0"

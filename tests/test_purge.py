@@ -139,7 +139,7 @@ def test_what_was_begun_before_a_change_is_not_stored_after_it(
     old, new = layer_settings.scenes[0], corner_scene(tmp_path, 7)
 
     async def story(service: Service, resolver: TileResolver) -> tuple[bytes, int]:
-        engine, drawing, go = resolver._engine, threading.Event(), threading.Event()
+        engine, drawing, go = resolver.engine, threading.Event(), threading.Event()
         inner = engine._draw  # type: ignore[attr-defined]
 
         def draw(stage: object, batch: object) -> object:

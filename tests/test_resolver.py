@@ -114,7 +114,7 @@ class Held:
     """Stands before the engine's drawing until opened."""
 
     def __init__(self, resolver: TileResolver) -> None:
-        self.engine: Any = resolver._engine
+        self.engine: Any = resolver.engine
         self._open = threading.Event()
         self.drawing = threading.Event()
         inner = self.engine._draw

@@ -9,7 +9,7 @@ import torch
 from diffusers import DDIMScheduler, DDPMScheduler
 
 from model.palette import PALETTE
-from model.sgdm.autoencoder import DRAFT_CHANNELS, Draft, PaletteAutoencoder, enlarge
+from model.sgdm.autoencoder import DRAFT_CHANNELS, IMAGES, Draft, PaletteAutoencoder, enlarge
 from model.sgdm.config import AutoencoderConfig, DiffusionConfig, SGDMConfig, default, sd21, tiny
 from model.sgdm.mf_encoder import BackboneBranch
 from model.sgdm.network import SGDM, load_network, random_network, save_network, weights_hash
@@ -22,11 +22,11 @@ def text_of(network: SGDM, n: int = 1) -> torch.Tensor:
     return network.text([scale_text(16, 15)] * n)
 
 
-def images(n: int = 1, size: int = 64) -> tuple[torch.Tensor, torch.Tensor]:
+def images(n: int = 1, size: int = 64) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Imagery, a reference, and the mask that says that the reference was drawn."""
     generator = torch.Generator().manual_seed(3)
-    return torch.rand(n, 3, size, size, generator=generator) * 2 - 1, torch.rand(
-        n, 3, size, size, generator=generator
-    ) * 2 - 1
+    imagery, reference = (torch.rand(n, 3, size, size, generator=generator) * 2 - 1 for _ in range(2))
+    return imagery, reference, torch.zeros(n, 1, size, size)
 
 
 @pytest.mark.parametrize("reference", ["spade", "concat", "none"])
@@ -47,13 +47,15 @@ def test_features_have_the_unets_shapes(reference: str, branch: str) -> None:
 @pytest.mark.parametrize("preset", [tiny, default])
 def test_both_conditions_and_the_text_change_the_prediction(preset: object) -> None:
     network = random_network(preset())  # type: ignore[operator]
-    imagery, reference = images()
+    imagery, reference, drawn_mask = images()
     latent = torch.randn(1, network.config.autoencoder.latent_channels, 8, 8)
 
     def predict(a: torch.Tensor, b: torch.Tensor, text: str) -> torch.Tensor:
         with torch.no_grad():
             context = network.text([text])
-            return network.unet(latent, torch.tensor([500]), context, network.condition(a, b, context).features)
+            return network.unet(
+                latent, torch.tensor([500]), context, network.condition(a, b, drawn_mask, context).features
+            )
 
     base = predict(imagery, reference, scale_text(16, 15))
     assert base.shape == latent.shape
@@ -82,11 +84,11 @@ def test_gradients_reach_both_branches() -> None:
 def test_local_networks_take_no_statistics_of_the_window() -> None:
     """Far away from a changed pixel the autoencoder and the condition map stay exactly as they were."""
     network = random_network(tiny())
-    imagery, reference = images(1, 512)
+    imagery, reference, drawn_mask = images(1, 512)
     changed = imagery.clone()
     changed[:, :, :8, :8] = 1
     with torch.no_grad():
-        a, b = network.encoder(imagery, reference)[0], network.encoder(changed, reference)[0]
+        a, b = (network.encoder(seen, reference, drawn_mask)[0] for seen in (imagery, changed))
         c, d = network.autoencoder.encode(imagery), network.autoencoder.encode(changed)
     assert not torch.equal(a, b)
     assert torch.equal(a[..., 40:], b[..., 40:])
@@ -115,7 +117,7 @@ def test_the_prior_is_the_latent_of_the_expected_colours() -> None:
         prior.logits.bias.zero_()
         prior.logits.bias[water] = 50
         logits, hidden = prior(torch.zeros(1, 16, 4, 4), torch.zeros(1, 16, 16, 16), text_of(network))
-        draft = prior.draft(logits, hidden, torch.zeros(1, 6, 32, 32), auto)
+        draft = prior.draft(logits, hidden, torch.zeros(1, IMAGES, 32, 32), auto)
         mean = draft.mean
         flat = torch.tensor(PALETTE[water][1]).view(1, 3, 1, 1) / 127.5 - 1
         assert torch.allclose(mean, auto.encode(flat.expand(1, 3, 32, 32)), atol=1e-4)
@@ -126,9 +128,9 @@ def test_the_prior_is_the_latent_of_the_expected_colours() -> None:
 def test_the_published_preset_has_no_prior_and_both_autoencoders_fit_the_same_code() -> None:
     published = replace(tiny(), diffusion=DiffusionConfig(), autoencoder=AutoencoderConfig(widths=(32, 32, 32, 32)))
     network = random_network(published)
-    imagery, reference = images()
+    imagery, reference, drawn_mask = images()
     with torch.no_grad():
-        draft = network.condition(imagery, reference, text_of(network)).draft
+        draft = network.condition(imagery, reference, drawn_mask, text_of(network)).draft
         assert draft is None
         latent = network.autoencoder.encode(imagery)
         assert latent.shape == (1, 4, 8, 8)
@@ -273,7 +275,7 @@ def test_decoding_in_pieces_is_the_mean_of_the_likely_colours() -> None:
     assert isinstance(auto, PaletteAutoencoder)
     latent = torch.randn(2, 4, 12, 9)
     with torch.no_grad():
-        whole = auto.shown(auto.decode_logits(latent))
+        whole = auto.shown(*auto.decode_logits(latent))
         auto.PIECE = 1000
         assert torch.allclose(auto.decode(latent), whole, atol=1e-5)
 
@@ -283,14 +285,14 @@ def test_the_text_and_the_details_change_what_is_drawn() -> None:
     auto, prior = network.autoencoder, network.prior
     assert isinstance(auto, PaletteAutoencoder)
     assert prior is not None
-    imagery, reference = images()
+    imagery, reference, drawn_mask = images()
     with torch.no_grad():
-        condition, fine = network.encoder(imagery, reference)
+        condition, fine = network.encoder(imagery, reference, drawn_mask)
         (a, hidden), (b, _) = (
             prior(condition, fine, network.text([scale_text(*zooms)])) for zooms in ((14, None), (18, 17))
         )
         assert not torch.equal(a, b)
-        draft = prior.draft(a, hidden, torch.cat([imagery, reference], dim=1), auto)
+        draft = prior.draft(a, hidden, torch.cat([imagery, reference, drawn_mask], dim=1), auto)
         flat = torch.zeros(1, 8, 64, 64)
         assert not auto.decoder(flat, draft).any()  # an untrained decoder adds nothing
         torch.nn.init.normal_(auto.decoder.conv4.weight)
@@ -300,13 +302,33 @@ def test_the_text_and_the_details_change_what_is_drawn() -> None:
             assert not torch.equal(drawn, auto.decoder(flat, other)), field
 
 
+def test_only_a_surveyed_reference_can_be_kept() -> None:
+    network = random_network(tiny())
+    auto = network.autoencoder
+    assert isinstance(auto, PaletteAutoencoder)
+    imagery, reference, surveyed = images()
+    surveyed[..., :32] = 1
+    with torch.no_grad():
+        auto.decoder.conv4.bias[-1] = 50
+        encoded = network.condition(imagery, reference, surveyed, text_of(network))
+        assert encoded.draft is not None
+        for drawn in (
+            auto.decode(encoded.draft.mean, encoded.draft),
+            auto.shown(*auto.decode_logits(encoded.draft.mean, encoded.draft), encoded.draft),
+        ):
+            assert torch.allclose(drawn[..., :32], reference[..., :32], atol=1e-5)
+            assert (drawn[..., 32:] - reference[..., 32:]).abs().mean() > 0.1
+        features = network.condition(imagery, reference, torch.zeros_like(surveyed), text_of(network)).features
+        assert not torch.equal(features[0], encoded.features[0]), "the encoder is told, too"
+
+
 def test_the_latent_only_changes_the_draft() -> None:
     """Decoded with its own mean an untrained decoder shows the draft itself, with what the components leave out."""
     auto = random_network(tiny()).autoencoder
     assert isinstance(auto, PaletteAutoencoder)
     embedded = auto.embed(torch.randint(0, len(PALETTE), (1, 16, 16)))
     with torch.no_grad():
-        mean, images = auto.encode_embedded(enlarge(embedded)), torch.zeros(1, 6, 32, 32)
+        mean, images = auto.encode_embedded(enlarge(embedded)), torch.zeros(1, IMAGES, 32, 32)
         draft = Draft(mean, embedded, torch.zeros(1, DRAFT_CHANNELS, 16, 16), images)
         assert torch.allclose(auto.decode_embedded(draft.mean, draft), enlarge(embedded), atol=1e-5)
         changed = auto.decode_embedded(draft.mean + 1, draft) - auto.decode_embedded(draft.mean, draft)

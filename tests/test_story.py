@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import random
 import subprocess
@@ -12,14 +13,19 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
+import mercantile
 import pytest
+import rasterio
 from mercantile import Tile
+from PIL import Image
+from rasterio.windows import Window
 
 from app.imagery import SceneImagery, newest_first, open_scene
 from app.purge import changed_scenes, reach_of
 from model.cascade import Ladder
 from model.sgdm.config import tiny
-from tests.conftest import PLACE, SceneMaker
+from tests.conftest import PLACE, SceneMaker, write_scene
+from tests.nginx import nginx_before
 from tests.test_e2e import TILECASCADE, Server
 from tests.test_purge import corner_scene
 
@@ -54,12 +60,15 @@ def begin(tiny_weights: Path, tmp_path: Path) -> Iterator[Callable[..., Server]]
             server.process.wait()
 
 
+REAL = Path(__file__).parents[2] / "shared" / "data" / "scenes"
+
+
 def path_of(tile: Tile) -> str:
     return f"/tiles/{tile.z}/{tile.x}/{tile.y}.png?wait=100"
 
 
-def all_tiles(server: Server) -> dict[Tile, bytes]:
-    with httpx.Client(base_url=server.url, timeout=120) as client:
+def all_tiles(url: str) -> dict[Tile, bytes]:
+    with httpx.Client(base_url=url, timeout=120) as client:
         return {tile: client.get(path_of(tile)).raise_for_status().content for tile in TILES}
 
 
@@ -91,11 +100,13 @@ def cli(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_scenes_come_and_go_while_clients_load(begin: Callable[..., Server], pair: tuple[Path, Path]) -> None:
+def test_scenes_come_and_go_while_clients_load(
+    begin: Callable[..., Server], pair: tuple[Path, Path], tmp_path: Path
+) -> None:
     base, added = pair
     server = begin([base], TILECASCADE_WORKERS="2")
-    old = all_tiles(server)
-    new = all_tiles(begin([base, added], "both"))
+    old = all_tiles(server.url)
+    new = all_tiles(begin([base, added], "both").url)
     reached = reach(base, added)
     assert {tile for tile in TILES if old[tile] != new[tile]} == reached
     assert 0 < len(reached) < len(TILES)
@@ -117,7 +128,7 @@ def test_scenes_come_and_go_while_clients_load(begin: Callable[..., Server], pai
     try:
         done = cli("scenes", "--url", server.url, "add", str(added), "--attribution", "Drone team")
         assert done.returncode == 0, done.stderr
-        after = all_tiles(server)
+        after = all_tiles(server.url)
     finally:
         stop.set()
         for client in clients:
@@ -130,23 +141,98 @@ def test_scenes_come_and_go_while_clients_load(begin: Callable[..., Server], pai
     assert cli("scenes", "--url", server.url, "remove", done.stdout.strip()).returncode == 0
     kept = stored(server)
     assert kept == set(TILES) - reached
-    assert all_tiles(server) == old
+    assert all_tiles(server.url) == old
     refused = cli("scenes", "--url", server.url, "remove", done.stdout.strip())
     assert refused.returncode == 2
     assert "no scene" in refused.stderr
 
 
+def changed_part(valley: Path, out: Path) -> Path:
+    """A newer copy of a part of a scene, with its colours inverted."""
+    with rasterio.open(valley) as scene:
+        window = Window(scene.width * 0.7, scene.height * 0.6, 400, 400)
+        pixels = 255 - scene.read((1, 2, 3), window=window).transpose(1, 2, 0)
+        left, bottom, right, top = scene.window_bounds(window)
+        return write_scene(out, pixels, (left, bottom, right, top), str(scene.crs), tiled=False)
+
+
+def images(url: str, tiles: list[Tile]) -> dict[Tile, bytes]:
+    """The pixels of tiles, without the text chunks: these name scenes by their files."""
+    found = {}
+    with httpx.Client(base_url=url, timeout=120) as client:
+        for tile in tiles:
+            with Image.open(io.BytesIO(client.get(path_of(tile)).raise_for_status().content)) as image:
+                found[tile] = image.convert("RGBA").tobytes()
+    return found
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason="the real scenes (../shared/data) are not here")
+def test_the_story_with_real_scenes(begin: Callable[..., Server], tmp_path: Path) -> None:
+    """An alpine valley is served and prefetched by curl; a drone's mosaic of another place and a newer picture of a
+    part of the valley come in, while clients load, behind nginx."""
+    valley, drone = REAL / "valley.tif", REAL / "drone.tif"
+    part = changed_part(valley, tmp_path / "part.tif")
+    server = begin([valley])
+    west, south, east, north = open_scene(valley).bounds
+    tiles = []
+    for z, step in ((16, 1), (17, 2), (18, 4)):
+        x, y, _ = mercantile.tile((west + east) / 2, (south + north) / 2, z)
+        columns, rows = (f"[{at - 2 * step}-{at + 2 * step}:{step}]" for at in (x, y))
+        url = f"{server.url}/tiles/{z}/{columns}/{rows}.png?wait=100"
+        name = str(tmp_path / "curl" / f"{z}-#1-#2.png")
+        subprocess.run(["curl", "-sS", "--create-dirs", "-o", name, url], check=True, timeout=200)
+        tiles += [Tile(x + i * step, y + j * step, z) for i in range(-2, 3) for j in range(-2, 3)]
+    fetched = {tile: (tmp_path / "curl" / f"{tile.z}-{tile.x}-{tile.y}.png").read_bytes() for tile in tiles}
+    old = {tile: data for tile, data in fetched.items() if data.startswith(b"\x89PNG")}
+    tiles = list(old)  # the others are outside
+    with nginx_before(server, tmp_path / "data", tmp_path / "nginx") as outside:
+        stop, errors = threading.Event(), []
+
+        def load(url: str) -> None:
+            pick = random.Random(url)
+            with httpx.Client(base_url=url, timeout=120) as client:
+                while not stop.is_set():
+                    status = client.get(path_of(pick.choice(tiles))).status_code
+                    if status != 200:
+                        errors.append(status)
+
+        clients = [threading.Thread(target=load, args=(url,)) for url in (server.url, outside)]
+        for client in clients:
+            client.start()
+        try:
+            for scene, taken in ((drone, "2040-01-01"), (part, "2041-01-01")):
+                added = cli("scenes", "--url", server.url, "add", str(scene), "--taken", taken)
+                assert added.returncode == 0, added.stderr
+            with httpx.Client(base_url=outside, timeout=120) as client:
+                after = {tile: client.get(path_of(tile)).content for tile in tiles}
+        finally:
+            stop.set()
+            for client in clients:
+                client.join()
+        assert not errors
+        with httpx.Client(base_url=server.url, timeout=120) as client:
+            assert after == {tile: client.get(path_of(tile)).content for tile in tiles}
+        named = reach_of(Ladder(ROOT, 1, tiny().windows), LAST, [open_scene(part)])
+        changed = {tile for tile in tiles if old[tile] != after[tile]}
+        assert changed
+        assert changed <= {tile for tile in tiles if tile in named}
+        assert any(tile not in named for tile in tiles)
+        os.utime(part)  # the newest of all
+        truth = begin([part, drone, valley], "truth")
+        assert images(outside, tiles) == images(truth.url, tiles)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_purge_killed_at_any_point_is_finished_by_the_next_start(
-    begin: Callable[..., Server], pair: tuple[Path, Path]
+    begin: Callable[..., Server], pair: tuple[Path, Path], tmp_path: Path
 ) -> None:
     base, added = pair
     headers, upload = {"X-API-Key": KEY}, added.read_bytes()
     server = begin([base])
-    old = all_tiles(server)
+    old = all_tiles(server.url)
     both = begin([base, added], "both")
-    new = all_tiles(both)
+    new = all_tiles(both.url)
     both.stop()
     untouched = set(TILES) - reach(base, added)
     began = time.perf_counter()
@@ -156,7 +242,7 @@ def test_a_purge_killed_at_any_point_is_finished_by_the_next_start(
     for attempt in range(10):
         # whatever the last attempt left: one scene or two, all tiles drawn
         present = len(httpx.get(server.url + "/scenes").json()["scenes"]) == 2
-        assert all_tiles(server) == (new if present else old)
+        assert all_tiles(server.url) == (new if present else old)
 
         def change(url: str = server.url, present: bool = present) -> None:
             with contextlib.suppress(httpx.HTTPError):  # killed under it
@@ -177,7 +263,9 @@ def test_a_purge_killed_at_any_point_is_finished_by_the_next_start(
         expected = new if shown == 2 else old
         left = stored(server)
         assert left >= untouched  # nothing else was removed
-        with httpx.Client(base_url=server.url, timeout=120) as client:
-            for tile in left:
-                assert client.get(path_of(tile)).content == expected[tile], (attempt, tile)
+        with nginx_before(server, tmp_path / "data", tmp_path / f"nginx-{attempt}") as outside:
+            for url in (server.url, outside):
+                with httpx.Client(base_url=url, timeout=120) as client:
+                    for tile in left:
+                        assert client.get(path_of(tile)).content == expected[tile], (attempt, tile, url)
     assert seen

@@ -48,12 +48,13 @@ def tilejson(layer: Layer, base: str) -> dict[str, object]:
         "version": "1.0.0",
         "scheme": "xyz",
         "tiles": [f"{base}/tiles/{layer.name}/{{z}}/{{x}}/{{y}}.png?v={layer.revision}"],
-        "minzoom": layer.ladder.root,
+        "minzoom": layer.min_zoom,
         "maxzoom": layer.max_zoom,
         "bounds": [west, south, east, north],
-        "center": [(west + east) / 2, (south + north) / 2, min(layer.ladder.root + 2, layer.max_zoom)],
+        "center": [*layer.imagery.center, min(layer.ladder.root + 2, layer.max_zoom)],
         "attribution": " | ".join(notes),
         "generated": True,
+        "tilecascade_revision": layer.revision,
     }
 
 
@@ -76,13 +77,23 @@ async def layer_tilejson(request: Request, layer: str) -> JSONResponse:
     return await _layer_tilejson(request, layer)
 
 
+def shown(layer: Layer, base: str) -> dict[str, object]:
+    """What the page needs of a layer."""
+    return tilejson(layer, base) | {
+        "imagery": f"{base}/imagery/{layer.name}/{{z}}/{{x}}/{{y}}.jpg?v={layer.revision}",
+        "confidence": f"{base}/tiles/{layer.name}/confidence/{{z}}/{{x}}/{{y}}.png?v={layer.revision}",
+    }
+
+
 @router.get("/", response_class=HTMLResponse, include_in_schema=False)
 async def viewer(request: Request) -> Response:
     """The map page: Leaflet over the layers, served from here (no content delivery network)."""
     service: Service = request.app.state.service
     base = base_url(request)
-    layers = [tilejson(resolver.layer, base) for resolver in service.resolvers.values()]
+    layers = [shown(resolver.layer, base) for resolver in service.resolvers.values()]
     page = (files("app") / "viewer" / "index.html").read_text(encoding="utf-8")
     # "<" would let a layer's attribution close the script element
     data = json.dumps({"layers": layers, "base": base}).replace("<", "\\u003c")
-    return HTMLResponse(page.replace("__DATA__", data).replace("__BASE__", base), headers={"Cache-Control": "no-cache"})
+    note = "" if layers else "The server is starting; this page reloads by itself."
+    page = page.replace("__DATA__", data).replace("__BASE__", base).replace("__NOTE__", note)
+    return HTMLResponse(page, headers={"Cache-Control": "no-cache"})

@@ -11,10 +11,11 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import JSONResponse
 from mercantile import Tile
+from pydantic import BaseModel, Field
 
 from app import tile_image, variants
 from app.errors import RETRY_AFTER, BadRequestError, ClientLeftError, NotFoundError, NotReadyError
-from app.hits import MEDIA_TYPES, Variant, etag_of, matches
+from app.hits import CONFIDENCE, MEDIA_TYPES, PLAIN, Variant, etag_of, matches
 from app.layer import Layer
 from app.resolver import Found, TileResolver
 from app.service import Service
@@ -26,11 +27,23 @@ router = APIRouter(tags=["tiles"])
 PLACEHOLDER_AGE = 2
 LEAST_URGENT = 5
 
-Wait = Annotated[
-    float | None,
-    Query(ge=0, description="Seconds to wait for the finished tile instead of the server's interactive wait."),
-]
-Version = Annotated[str | None, Query(alias="v", description="Layer version; a matching one makes the tile cacheable.")]
+
+class Wishes(BaseModel):
+    """What the query of a tile may say."""
+
+    wait: float | None = Field(
+        default=None,
+        ge=0,
+        description="Seconds to wait for the finished tile; the server's interactive wait unless given.",
+    )
+    v: str | None = Field(default=None, description="Layer revision; the present one makes the tile cacheable.")
+    synthetic: int = Field(
+        default=1, ge=0, le=1, description="0: only what is real, the base map's tiles; 404 where nothing is."
+    )
+    mark: int = Field(default=0, ge=0, le=1, description="1: with a visible mark that the tile is generated.")
+
+
+Wish = Annotated[Wishes, Query()]
 
 
 def parse_number(name: str, text: str) -> int:
@@ -60,17 +73,24 @@ def parse_tile(z: str, x: str, y: str) -> tuple[Tile, Variant]:
     return tile, Variant(2 if at else 1, form)
 
 
+def confidence_of(z: str, x: str, y: str) -> tuple[Tile, Variant]:
+    """See `parse_tile`; there are .png of 256 pixels only."""
+    tile, variant = parse_tile(z, x, y)
+    if variant != PLAIN:
+        raise NotFoundError("confidence comes as .png in 256 pixels")
+    return tile, CONFIDENCE
+
+
 @dataclass(frozen=True)
 class Asked:
-    """One request for a tile, understood. version: its `?v=`."""
+    """One request for a tile, understood."""
 
     request: Request
     service: Service
     resolver: TileResolver
     tile: Tile
     variant: Variant
-    wait: float | None
-    version: str | None
+    wish: Wishes
 
     @property
     def layer(self) -> Layer:
@@ -93,24 +113,27 @@ class Asked:
 
 def finished(asked: Asked, found: Found) -> Response:
     """A finished tile: 200, or 304 when the client has it."""
-    state = "generated" if found.source == "generated" else "cached"
+    state = "real" if found.real else "generated" if found.source == "generated" else "cached"
     headers = asked.describe(state, "miss" if state == "generated" else found.source)
-    headers["ETag"] = etag_of(asked.stat(), found.png)
-    headers["Cache-Control"] = asked.layer.facts.age(asked.version)
+    body, stat = found.png, asked.stat()
+    if asked.wish.mark and not found.real:
+        body, stat = tile_image.marked(body, asked.variant.format), None
+    headers["ETag"] = etag_of(stat, body)
+    headers["Cache-Control"] = asked.layer.facts.age(asked.wish.v)
     if matches(asked.known, headers["ETag"]):
         return Response(status_code=304, headers=headers)
-    return Response(found.png, media_type=MEDIA_TYPES[asked.variant.format], headers=headers)
+    return Response(body, media_type=MEDIA_TYPES[asked.variant.format], headers=headers)
 
 
 def unchanged(asked: Asked) -> Response | None:
     """304 for a client that has the tile as it lies on disk, without reading it."""
-    if not asked.known or asked.resolver.epochs.purging(asked.tile):
+    if not asked.known or asked.wish.mark or asked.resolver.epochs.purging(asked.tile):
         return None
     stat = asked.stat()
     if stat is None or not matches(asked.known, etag_of(stat)):
         return None
     headers = asked.describe("cached", "disk")
-    headers |= {"ETag": etag_of(stat), "Cache-Control": asked.layer.facts.age(asked.version)}
+    headers |= {"ETag": etag_of(stat), "Cache-Control": asked.layer.facts.age(asked.wish.v)}
     return Response(status_code=304, headers=headers)
 
 
@@ -169,14 +192,12 @@ async def draw(asked: Asked, patience: float) -> Found | None:
     return None
 
 
-async def answer(
-    request: Request, layer: str | None, place: tuple[Tile, Variant], wait: float | None, version: str | None
-) -> Response:
+async def answer(request: Request, layer: str | None, place: tuple[Tile, Variant], wish: Wishes) -> Response:
     """Find, make, or stand in for one tile, and measure it."""
     service: Service = request.app.state.service
     began, state = time.perf_counter(), "error"
     try:
-        response = await find(Asked(request, service, service.resolver(layer), *place, wait, version))
+        response = await find(Asked(request, service, service.resolver(layer), *place, wish))
         state = response.headers.get("x-tile-state", "later")
     finally:
         seconds = time.perf_counter() - began
@@ -188,6 +209,8 @@ async def answer(
 async def find(asked: Asked) -> Response:
     """The answer to a request for one tile. HEAD never generates."""
     request, service, settings = asked.request, asked.service, asked.service.settings
+    if not asked.wish.synthetic:
+        return await only_real(asked)
     response = unchanged(asked)
     if response is not None:
         return response
@@ -197,12 +220,14 @@ async def find(asked: Asked) -> Response:
         raise NotFoundError("this tile has not been drawn; HEAD does not draw it")
     if found is None:
         service.limits.take(request.client.host if request.client else "")
-        patience = settings.interactive_wait if asked.wait is None else min(asked.wait, settings.max_wait)
+        patience = settings.interactive_wait if asked.wish.wait is None else min(asked.wish.wait, settings.max_wait)
         later = "respond-async" in request.headers.get("prefer", "").lower()
         found = await draw(asked, 0.0 if later else patience)
         if found is None and later:
             headers = {"Retry-After": RETRY_AFTER, "Preference-Applied": "respond-async", "Cache-Control": "no-store"}
             return JSONResponse({"detail": "this tile is being drawn; ask again"}, 202, headers)
+        if found is None and asked.variant.confidence:
+            raise NotReadyError("this is being drawn; ask again, or with ?wait=60")
         if found is None:
             return await placeholder(asked)
         if settings.look_ahead and found.source == "generated" and urgency_of(request) == Urgency.INTERACTIVE:
@@ -210,17 +235,35 @@ async def find(asked: Asked) -> Response:
     return finished(asked, found)
 
 
+async def only_real(asked: Asked) -> Response:
+    """The base map's tile. Raises NotFoundError where it has none."""
+    if await asked.resolver.real(asked.tile) is None:
+        raise NotFoundError(f"nothing at {asked.tile.z}/{asked.tile.x}/{asked.tile.y} is surveyed; a tile can be drawn")
+    if asked.variant.scale == 2:
+        raise NotFoundError("with synthetic=0 tiles are served at their own size only")
+    return finished(asked, await variants.find(asked.resolver, asked.tile, asked.variant))
+
+
 @router.head("/tiles/{z}/{x}/{y}", include_in_schema=False)
 @router.get("/tiles/{z}/{x}/{y}", operation_id="tile", response_class=Response)
-async def tile(request: Request, z: str, x: str, y: str, wait: Wait = None, v: Version = None) -> Response:
+async def tile(request: Request, z: str, x: str, y: str, wish: Wish) -> Response:
     """A tile of the default layer: `/tiles/{z}/{x}/{y}.png`, also .webp, .jpg, and @2x before the dot."""
-    return await answer(request, None, parse_tile(z, x, y), wait, v)
+    return await answer(request, None, parse_tile(z, x, y), wish)
 
 
 @router.head("/tiles/{layer}/{z}/{x}/{y}", include_in_schema=False)
 @router.get("/tiles/{layer}/{z}/{x}/{y}", operation_id="layer_tile", response_class=Response)
-async def layer_tile(
-    request: Request, layer: str, z: str, x: str, y: str, wait: Wait = None, v: Version = None
-) -> Response:
-    """A tile of a named layer: `/tiles/{layer}/{z}/{x}/{y}.png`, also .webp, .jpg, and @2x before the dot."""
-    return await answer(request, layer, parse_tile(z, x, y), wait, v)
+async def layer_tile(request: Request, layer: str, z: str, x: str, y: str, wish: Wish) -> Response:
+    """A tile of a named layer: `/tiles/{layer}/{z}/{x}/{y}.png`, also .webp, .jpg, and @2x before the dot.
+
+    `/tiles/confidence/...`: how far the default layer's tile can be trusted.
+    """
+    if layer == "confidence":
+        return await answer(request, None, confidence_of(z, x, y), wish)
+    return await answer(request, layer, parse_tile(z, x, y), wish)
+
+
+@router.get("/tiles/{layer}/confidence/{z}/{x}/{y}", operation_id="confidence_tile", response_class=Response)
+async def confidence_tile(request: Request, layer: str, z: str, x: str, y: str, wish: Wish) -> Response:
+    """How far a named layer's tile can be trusted: the share of its pixels expected to be wrong, as colours."""
+    return await answer(request, layer, confidence_of(z, x, y), wish)

@@ -10,7 +10,7 @@ from app.errors import BadRequestError
 from app.hits import MEDIA_TYPES, NOTICE
 from app.layer import Layer
 from app.routes.about import base_url
-from app.routes.tiles import answer, parse_tile
+from app.routes.tiles import Wishes, answer, parse_tile
 from app.service import Service
 
 router = APIRouter(tags=["wmts"])
@@ -145,4 +145,4 @@ async def by_key_and_value(request: Request) -> Response:
     if form not in forms:
         raise BadRequestError(f"FORMAT is one of {', '.join(forms)}, not {form[:40]!r}")
     place = parse_tile(given["tilematrix"], given["tilecol"], f"{given['tilerow']}.{forms[form]}")
-    return await answer(request, given["layer"], place, None, None)
+    return await answer(request, given["layer"], place, Wishes())

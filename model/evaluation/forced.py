@@ -80,7 +80,8 @@ def _conditions(
     parent = Tile(block.column, block.row, field.zoom)
     if parent not in maps:
         return None
-    return Conditions(window, seen, known, *enlarge(*assemble(field, maps), window.zoom - field.zoom, LAND))
+    reference, reference_known = enlarge(*assemble(field, maps), window.zoom - field.zoom, LAND)
+    return Conditions(window, seen, known, reference, reference_known, reference_known)
 
 
 def run_forced(

@@ -61,6 +61,9 @@ def colour_embedding() -> Tensor:
 FINE_STRIDE = 2
 """Pixels per position of a draft."""
 
+IMAGES = 7
+"""Channels of the condition images that a decoder sees: imagery, reference, whether the reference is surveyed."""
+
 DRAFT_CHANNELS = 48
 """Channels of the features that the prior reads its palette colours from."""
 
@@ -73,7 +76,7 @@ a mixture of two is often a third (validation mIoU 0.44 at 1, 0.50 at 2, 0.51 at
 class Draft:
     """The prior's guess of a map: its latent (N x C x H/8 x W/8), its embedded colours (N x 8 x H/2 x W/2), the
     features that these were read from (N x DRAFT_CHANNELS x H/2 x W/2), and the condition images themselves
-    (N x 6 x H x W: imagery, reference)."""
+    (N x IMAGES x H x W)."""
 
     mean: Tensor
     embedded: Tensor
@@ -90,10 +93,29 @@ class Draft:
             cut(self.images, pixels),
         )
 
+    def part(self, top: int, left: int, cells: int) -> Draft:
+        """The square of `cells` x `cells` latent cells that begins at (top, left)."""
+
+        def box(x: Tensor, scale: int) -> Tensor:
+            return x[..., scale * top : scale * (top + cells), scale * left : scale * (left + cells)]
+
+        fine = LATENT_STRIDE // FINE_STRIDE
+        images = box(self.images, LATENT_STRIDE)
+        return Draft(box(self.mean, 1), box(self.embedded, fine), box(self.hidden, fine), images)
+
 
 def enlarge(embedded: Tensor) -> Tensor:
     """A draft's embedded colours at full resolution, bilinearly."""
     return F.interpolate(embedded, scale_factor=float(FINE_STRIDE), mode="bilinear")
+
+
+def kept(image: Tensor, keep: Tensor, images: Tensor) -> Tensor:
+    """Where the reference is surveyed, keep it to the share that `keep` is the logit of.
+
+    image: N x 3 x H x W; keep: N x 1 x H x W; images: N x IMAGES x H x W.
+    """
+    reference, surveyed = images[:, 3:6].float(), images[:, 6:].float()
+    return image + surveyed * keep.sigmoid() * (reference - image)
 
 
 class Decoder(nn.Module):
@@ -102,7 +124,8 @@ class Decoder(nn.Module):
 
     Two layers at half resolution, then two that see single pixels: of the colours, and of the condition images. Cells
     of eight pixels leave no comb this way. Starts as zero, to be added to the plain distances from the palette's
-    colours. (A decoder that sees the condition: the idea of Zhu et al. 2023, Asymmetric VQGAN.)
+    colours. (A decoder that sees the condition: the idea of Zhu et al. 2023, Asymmetric VQGAN.) The last channel says
+    how far a surveyed reference is to be kept as it is: a map's own pixels are sharper than any drawing of them.
     """
 
     HIDDEN, PIXEL, LAST = 48, 8, 16
@@ -111,21 +134,28 @@ class Decoder(nn.Module):
         super().__init__()
         self.conv1 = nn.Conv2d(depth * FINE_STRIDE**2 + DRAFT_CHANNELS, self.HIDDEN, 3, padding=1)
         self.conv2 = nn.Conv2d(self.HIDDEN, self.PIXEL * FINE_STRIDE**2, 3, padding=1)
-        self.conv3 = nn.Conv2d(self.PIXEL + depth + 6, self.LAST, 3, padding=1)
-        self.conv4 = nn.Conv2d(self.LAST, len(PALETTE), 3, padding=1)
+        self.conv3 = nn.Conv2d(self.PIXEL + depth + IMAGES, self.LAST, 3, padding=1)
+        self.conv4 = nn.Conv2d(self.LAST, len(PALETTE) + 1, 3, padding=1)
         nn.init.zeros_(self.conv4.weight)
         nn.init.zeros_(self.conv4.bias)  # type: ignore[arg-type]
 
     def forward(self, embedded: Tensor, draft: Draft | None) -> Tensor:
-        """N x 8 x H x W -> N x P x H x W logits to add. Without a draft its features and images are zeros."""
+        """N x 8 x H x W -> N x (P + 1) x H x W: logits to add, and that of keeping the reference.
+
+        Without a draft its features and images are zeros.
+        """
         x = F.pixel_unshuffle(embedded, FINE_STRIDE)
         if draft is None:
-            hidden, images = x.new_zeros(len(x), DRAFT_CHANNELS, *x.shape[2:]), embedded[:, :6] * 0
+            hidden, images = x.new_zeros(len(x), DRAFT_CHANNELS, *x.shape[2:]), embedded[:, :IMAGES] * 0
         else:
-            hidden, images = draft.hidden.to(x.dtype), draft.images.to(x.dtype)
-        x = F.relu(self.conv1(torch.cat([x, hidden], dim=1)))
+            hidden, images = draft.hidden, draft.images
+        # in the type and layout that the convolutions compute in: joined in others, all would be copied once more
+        kind = hidden.dtype
+        last = torch.channels_last
+        x = F.relu(self.conv1(torch.cat([x.to(kind, memory_format=last), hidden], dim=1)))
         x = F.pixel_shuffle(F.relu(self.conv2(x)), FINE_STRIDE)
-        x = F.relu(self.conv3(torch.cat([x, embedded.to(x.dtype), images.to(x.dtype)], dim=1)))
+        parts = [part.to(x.dtype, memory_format=last) for part in (x, embedded, images)]
+        x = F.relu(self.conv3(torch.cat(parts, dim=1)))
         return self.conv4(x)
 
 
@@ -223,16 +253,25 @@ class PaletteAutoencoder(nn.Module):
                 return self.decode_linear(latent.float())
             return enlarge(draft.embedded) + self.decode_linear(latent.float() - draft.mean, offset=False)
 
-    def decode_logits(self, latent: Tensor, draft: Draft | None = None) -> Tensor:
-        """N x C x h x w -> N x P x 8h x 8w: how likely each palette colour is."""
+    def decode_logits(self, latent: Tensor, draft: Draft | None = None) -> tuple[Tensor, Tensor]:
+        """N x C x h x w -> how likely each palette colour is, N x P x 8h x 8w; and the logit of keeping the reference,
+        N x 1 x 8h x 8w."""
         embedded = self.decode_embedded(latent, draft)
         more = self.decoder(embedded, draft)
         with torch.autocast(latent.device.type, enabled=False):
-            return self.logits(embedded) + more.float()
+            return self.logits(embedded) + more[:, :-1].float(), more[:, -1:].float()
 
-    def shown(self, logits: Tensor) -> Tensor:
-        """N x P x H x W logits -> N x 3 x H x W in [-1, 1]: the likely colours' mean."""
-        return torch.einsum("nphw,pc->nchw", (SHARPNESS * logits.float()).softmax(dim=1), self.colours)
+    def doubt(self, logits: Tensor, keep: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
+        """What `decode_logits` gave -> the shares of the classes, N x K x H x W, and how much of a pixel is drawn and
+        not kept from a surveyed reference, N x 1 x H x W."""
+        kinds = F.one_hot(torch.from_numpy(CLASS_OF_COLOUR).long(), len(CLASSES)).to(logits)
+        shares = torch.einsum("nphw,pk->nkhw", logits.float().softmax(dim=1), kinds)
+        return shares, 1 - images[:, 6:].float() * keep.sigmoid()
+
+    def shown(self, logits: Tensor, keep: Tensor, draft: Draft | None = None) -> Tensor:
+        """What `decode_logits` gave -> N x 3 x H x W in [-1, 1]: the likely colours' mean, or a surveyed reference."""
+        image = torch.einsum("nphw,pc->nchw", (SHARPNESS * logits.float()).softmax(dim=1), self.colours)
+        return image if draft is None else kept(image, keep, draft.images)
 
     def decode(self, latent: Tensor, draft: Draft | None = None) -> Tensor:
         """N x C x h x w -> N x 3 x 8h x 8w in [-1, 1]: what `shown` gives, without gradients.
@@ -240,7 +279,8 @@ class PaletteAutoencoder(nn.Module):
         In pieces that fit a processor's cache: all at once, the shares of 26 colours take as long as the decoder.
         """
         embedded = self.decode_embedded(latent, draft)
-        more = self.decoder(embedded, draft).permute(0, 2, 3, 1).flatten(0, 2)
+        decoded = self.decoder(embedded, draft)
+        more = decoded.permute(0, 2, 3, 1).flatten(0, 2)[:, :-1]
         count, depth, height, width = embedded.shape
         flat = embedded.permute(0, 2, 3, 1).reshape(-1, depth)
         weight = self.sharpness * 2 * self.embedding.T
@@ -251,7 +291,8 @@ class PaletteAutoencoder(nn.Module):
                 piece = slice(start, start + self.PIECE)
                 logits = torch.addmm(bias, flat[piece], weight) + more[piece]
                 image[piece] = (SHARPNESS * logits).softmax(dim=1) @ self.colours
-        return image.view(count, height, width, 3).permute(0, 3, 1, 2)
+        image = image.view(count, height, width, 3).permute(0, 3, 1, 2)
+        return image if draft is None else kept(image, decoded[:, -1:].float(), draft.images)
 
 
 Autoencoder = KLAutoencoder | PaletteAutoencoder

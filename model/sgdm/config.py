@@ -32,6 +32,8 @@ class EncoderConfig:
     norm: what SPADE normalises with: "batch" as published, "channel" per position (no statistics of the window).
     backbone_levels: how deep the pretrained backbone goes: 4 (stride 16) or 5 (stride 32).
     downsample_first: PixelUnshuffle before a stage's convolution instead of after it: a quarter of the cost.
+    drawn_contrast: what a reference is multiplied by where the cascade has drawn it; where it is a surveyed map it
+        stays as it is. The network so knows how far to trust it.
     """
 
     imagery_branch: Literal["conv", "efficientnet_lite0"] = "conv"
@@ -39,6 +41,7 @@ class EncoderConfig:
     norm: Literal["batch", "channel"] = "batch"
     backbone_levels: int = 5
     downsample_first: bool = False
+    drawn_contrast: float = 1.0
     stem: int = 32
     widths: tuple[int, int, int] = (64, 128, 256)
     spade_hidden: int = 128
@@ -128,7 +131,7 @@ class WindowConfig:
 
 @dataclass(frozen=True)
 class SGDMConfig:
-    """A whole network. `name` is the preset it came from."""
+    """A whole network. `name` is the preset it came from. calibration: see `model.confidence`; none if unknown."""
 
     name: str
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
@@ -137,6 +140,7 @@ class SGDMConfig:
     autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
     diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
     windows: WindowConfig = field(default_factory=WindowConfig)
+    calibration: tuple[tuple[float, ...], ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON-ready form."""
@@ -157,7 +161,7 @@ class SGDMConfig:
             key: kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in data.get(key, {}).items()})
             for key, kind in parts.items()
         }
-        return cls(name=data["name"], **built)
+        return cls(name=data["name"], calibration=tuple(tuple(row) for row in data.get("calibration", ())), **built)
 
     @classmethod
     def from_file(cls, path: Path) -> SGDMConfig:
@@ -178,6 +182,7 @@ def default() -> SGDMConfig:
             imagery_branch="efficientnet_lite0",
             norm="channel",
             downsample_first=True,
+            drawn_contrast=0.5,
             backbone_levels=4,
             widths=(16, 40, 96),
             spade_hidden=24,
@@ -202,6 +207,7 @@ def tiny() -> SGDMConfig:
         encoder=EncoderConfig(
             norm="channel",
             downsample_first=True,
+            drawn_contrast=0.5,
             widths=(8, 8, 16),
             spade_hidden=8,
             condition_channels=16,

@@ -193,16 +193,19 @@ class MFEncoder(nn.Module):
         """Channels of the second output of `forward`."""
         return self.config.widths[0] * (1 if self.config.reference == "none" else 2)
 
-    def forward(self, imagery: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, imagery: Tensor, reference: Tensor, surveyed: Tensor) -> tuple[Tensor, Tensor]:
         """Encode.
 
         imagery, reference: N x 3 x H x W in [-1, 1], 0 where unknown; H and W multiples of 32.
+        surveyed: N x 1 x H x W, 1 where the reference is a surveyed map, 0 where the cascade has drawn it.
         Returns the condition map (N x condition_channels x H/8 x W/8) and the features at stride 2, of the imagery and
         then of the merged reference (N x fine_channels x H/2 x W/2), which only the palette prior uses.
         """
         seen = self.imagery(imagery)
         if self.config.reference == "none":
             return self.merge(seen[-1]), seen[0]
+        if self.config.drawn_contrast != 1:
+            reference = reference * (self.config.drawn_contrast + (1 - self.config.drawn_contrast) * surveyed)
         x, fine = self.reference.start(reference), seen[0]
         for level, stage in enumerate(self.reference.stages):
             x = stage(x)

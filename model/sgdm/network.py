@@ -49,12 +49,13 @@ class SGDM(nn.Module):
                 config.autoencoder.latent_channels,
             )
 
-    def condition(self, imagery: Tensor, reference: Tensor, text: Tensor, crop: int = 0) -> Encoded:
+    def condition(self, imagery: Tensor, reference: Tensor, surveyed: Tensor, text: Tensor, crop: int = 0) -> Encoded:
         """Condition images (N x 3 x H x W in [-1, 1], 0 where unknown) and the scale text's embedding (N x L x D).
 
+        surveyed: N x 1 x H x W, 1 where the reference is a surveyed map, 0 where it was drawn.
         crop: pixels of context that only the encoder needs, cut off on every side (a multiple of 32).
         """
-        condition, fine = self.encoder(imagery, reference)
+        condition, fine = self.encoder(imagery, reference, surveyed)
         if crop:
             condition, fine = cut(condition, crop // LATENT_STRIDE), cut(fine, crop // FINE_STRIDE)
         features = self.adapter(condition)
@@ -62,8 +63,8 @@ class SGDM(nn.Module):
             return Encoded(features, None)
         logits, hidden = self.prior(condition, fine, text)
         if self.config.encoder.reference == "none":
-            reference = torch.zeros_like(reference)
-        images = torch.cat([imagery, reference], dim=1)
+            reference, surveyed = torch.zeros_like(reference), torch.zeros_like(surveyed)
+        images = torch.cat([imagery, reference, surveyed], dim=1)
         images = cut(images, crop) if crop else images
         return Encoded(features, self.prior.draft(logits, hidden, images, self.autoencoder))
 

@@ -51,15 +51,17 @@ class PalettePrior(nn.Module):
         shift = self.text(text.mean(dim=1))[:, :, None, None]
         context = F.relu(self.context(condition) + shift[:, : self.CONTEXT])
         wide = F.interpolate(context, scale_factor=float(LATENT_STRIDE // FINE_STRIDE), mode="bilinear")
-        hidden = F.relu(self.mix(torch.cat([wide, fine], dim=1)) + shift[:, self.CONTEXT :])
+        hidden = F.relu(self.mix(torch.cat([wide, fine.to(wide.dtype)], dim=1)) + shift[:, self.CONTEXT :])
         return self.logits(hidden), hidden
 
     def draft(self, logits: Tensor, hidden: Tensor, images: Tensor, autoencoder: PaletteAutoencoder) -> Draft:
-        """What `forward` gave, and the condition images (N x 6 x H x W) -> the guess with its latent.
+        """What `forward` gave, and the condition images (N x 7 x H x W) -> the guess with its latent.
 
         Encoding is linear in the colours' shares.
         """
         with torch.autocast(logits.device.type, enabled=False):
-            share = (SHARPNESS * logits.float()).permute(1, 0, 2, 3).flatten(1).softmax(dim=0)
-            embedded = (autoencoder.embedding.T @ share).view(-1, len(logits), *logits.shape[2:]).transpose(0, 1)
+            count, colours, height, width = logits.shape
+            flat = logits.permute(0, 2, 3, 1).reshape(-1, colours)
+            share = (SHARPNESS * flat.float()).softmax(dim=1)
+            embedded = (share @ autoencoder.embedding).view(count, height, width, -1).permute(0, 3, 1, 2)
             return Draft(autoencoder.encode_embedded(enlarge(embedded)), embedded, hidden, images)

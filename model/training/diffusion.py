@@ -19,6 +19,7 @@ from model.training.config import StageConfig
 from model.training.losses import label_loss
 from model.training.samples import Batch, SampleSource
 from model.training.stages import (
+    condition_images,
     frozen,
     grid,
     guess,
@@ -71,11 +72,10 @@ class DiffusionTask:
         """Error of the predicted clean sample; half of the steps are those of the sampler."""
         scale = self.prior.scale.view(1, -1, 1, 1)
         with torch.no_grad():
-            condition, fine = self.finished["encoder"](batch.imagery, batch.reference)
+            condition, fine = self.finished["encoder"](batch.imagery, batch.reference, batch.surveyed)
             text = self.finished["text"](batch.texts)
             logits, hidden = self.prior(condition, fine, text)
-            images = torch.cat([batch.imagery, batch.reference], dim=1)
-            draft = self.prior.draft(logits, hidden, images, self.autoencoder)
+            draft = self.prior.draft(logits, hidden, condition_images(batch), self.autoencoder)
             clean = (true_latent(self.autoencoder, batch.labels) - draft.mean) / scale
         count = clean.shape[0]
         t = torch.randint(0, TRAIN_STEPS, (count,), generator=generator)
@@ -105,10 +105,10 @@ class DiffusionTask:
 
 def draw_latents(parts: Any, sampler: Sampler, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Draft]:
     """Sample as in serving, with noise from `generator`: the latents to decode, and the drafts."""
-    condition, fine = parts["encoder"](batch.imagery, batch.reference)
+    condition, fine = parts["encoder"](batch.imagery, batch.reference, batch.surveyed)
     context = parts["text"](batch.texts)
-    images = torch.cat([batch.imagery, batch.reference], dim=1)
-    draft = parts["prior"].draft(*parts["prior"](condition, fine, context), images, parts["autoencoder"])
+    guessed = parts["prior"](condition, fine, context)
+    draft = parts["prior"].draft(*guessed, condition_images(batch), parts["autoencoder"])
     mean = draft.mean
     features = parts["adapter"](condition)
     x = sampler.start(torch.randn(mean.shape, generator=generator))
@@ -184,7 +184,7 @@ class AdversarialTask:
         """Generator's and critic's loss in one: each sees the other's weights as constants."""
         auto, critic = self.module["autoencoder"], self.module["critic"]
         latent, draft = draw_latents({**self.finished, **self.module}, self.sampler, batch, generator)
-        logits = auto.decode_logits(latent, draft)
+        logits, _ = auto.decode_logits(latent, draft)
         shares = (SHARPNESS * logits).softmax(dim=1)
         drawn = torch.einsum("nphw,pd->ndhw", shares, auto.embedding)
         known = (batch.labels < len(PALETTE)).unsqueeze(1)

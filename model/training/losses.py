@@ -47,10 +47,11 @@ CLOSE = 0.004
 """Mean squared error at which a drawing counts as close to its map: 30 dB."""
 
 
-def colour_loss(image: Tensor, truth: Tensor, labels: Tensor) -> Tensor:
+def colour_loss(image: Tensor, truth: Tensor, labels: Tensor, weight: Tensor | None = None) -> Tensor:
     """How far colours are off, 0 to 1, by sample: m / (m + CLOSE) of the mean squared error m.
 
-    image, truth: N x 3 x H x W in [-1, 1]; labels: N x H x W. Samples with sets of colours, of another style, cost 0.
+    image, truth: N x 3 x H x W in [-1, 1]; labels: N x H x W; weight: N, of the samples. Those with sets of colours, of
+    another style, cost 0.
     What is far off counts little: where the condition leaves doubt, the best colour by squares is a mixture, and a map
     has none. Where a good reference leaves none, the soft pixels of its edges are learned.
     """
@@ -59,7 +60,7 @@ def colour_loss(image: Tensor, truth: Tensor, labels: Tensor) -> Tensor:
     squares = ((image - truth).square() * exact).sum(dim=(1, 2, 3))
     count = 3 * exact.sum(dim=(1, 2, 3))
     mean = squares / count.clamp(min=1)
-    return (mean / (mean + CLOSE)).mean()
+    return (mean / (mean + CLOSE) * (1 if weight is None else weight)).mean()
 
 
 PERIOD = 8

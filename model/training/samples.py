@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from model.data.alignment import estimate_offsets, offset_of, shift
@@ -30,12 +31,14 @@ ROOT_ZOOM = 14
 class Batch:
     """Tensors of one step. Images are N x 3 x S x S in [-1, 1]; conditions are 0 where unknown.
 
+    surveyed: N x 1 x S x S, 1 where the reference is a true map as it is, 0 where it was drawn or degraded.
     zooms: N.
     labels: N x S x S indices into `labels.ALLOWED`; anything is allowed where the imagery is missing.
     """
 
     imagery: Tensor
     reference: Tensor
+    surveyed: Tensor
     map: Tensor
     labels: Tensor
     texts: list[str]
@@ -63,6 +66,7 @@ class SampleSource:
             weights /= np.array([sum(q.zoom == p.zoom for q in pairs) for p in pairs])
             shares.append(data.share * weights / max(float(weights.sum()), 1e-9))
             self.pairs += [self._aligned(pair, offset_of(pair, offsets)) for pair in pairs]
+        self.coarser = finer_imagery(self.pairs[: len(shares[0])])
         self.spans = config.spans
         everything = np.concatenate(shares)
         self.first = len(shares[0])
@@ -100,16 +104,26 @@ class SampleSource:
         if rng.random() < stage.reference_dropout:
             reference = None
         text = scale_text(pair.zoom, pair.zoom - span if reference is not None else None)
+        surveyed = reference is not None and not own
         if reference is not None and not own and rng.random() < stage.degraded:
+            surveyed = False
             other = self.reference(self.pairs[rng.integers(len(self.pairs))], 1)
             reference = degrade_reference(reference, reference if other is None else other, rng)
         valid = scene_edge(size, rng) if rng.random() < 0.15 else np.ones((size, size), dtype=np.bool_)
-        imagery = imagery_colours(crop(pair.imagery), rng)
+        seen = self.coarser.get((pair.zoom, pair.x, pair.y)) if rng.random() < 0.5 else None
+        imagery = imagery_colours(crop(pair.imagery if seen is None else seen), rng)
         if rng.random() < 0.2:
             imagery = cast_shadows(imagery, rng)
         drawn = crop(pair.map)
         return Sample(
-            imagery, valid, None if reference is None else crop(reference), drawn, text, pair.zoom, pair.reading
+            imagery,
+            valid,
+            None if reference is None else crop(reference),
+            surveyed,
+            drawn,
+            text,
+            pair.zoom,
+            pair.reading,
         )
 
     def plain(self, pair: Pair, with_reference: bool, generated: bool = False) -> Sample:
@@ -118,7 +132,14 @@ class SampleSource:
         reference = self.reference(pair, span, generated) if with_reference and span > 0 else None
         text = scale_text(pair.zoom, pair.zoom - span if reference is not None else None)
         return Sample(
-            pair.imagery, np.ones((256, 256), dtype=np.bool_), reference, pair.map, text, pair.zoom, pair.reading
+            pair.imagery,
+            np.ones((256, 256), dtype=np.bool_),
+            reference,
+            reference is not None and not generated,
+            pair.map,
+            text,
+            pair.zoom,
+            pair.reading,
         )
 
     def strange(self, pair: Pair, rng: np.random.Generator) -> Sample:
@@ -132,6 +153,22 @@ class SampleSource:
         return replace(sample, imagery=imagery)
 
 
+def finer_imagery(pairs: list[Pair]) -> dict[tuple[int, int, int], Pixels]:
+    """The imagery of pairs as averaged from that of their four children, where all are known, by (zoom, x, y).
+
+    A user's scene is read so; the provider's pyramid, of which the pairs are, is another picture at every zoom.
+    """
+    seen = {(p.zoom, p.x, p.y): p.imagery for p in pairs}
+    found = {}
+    for zoom, x, y in seen:
+        below = [[seen.get((zoom + 1, 2 * x + i, 2 * y + j)) for i in (0, 1)] for j in (0, 1)]
+        known = [[tile for tile in row if tile is not None] for row in below]
+        if all(len(row) == 2 for row in known):
+            whole = Image.fromarray(np.concatenate([np.concatenate(row, axis=1) for row in known]))
+            found[zoom, x, y] = np.asarray(whole.reduce(2))
+    return found
+
+
 @dataclass(frozen=True)
 class Sample:
     """One augmented pair before it becomes tensors (uint8 images, S x S)."""
@@ -139,6 +176,7 @@ class Sample:
     imagery: Pixels
     valid: np.ndarray
     reference: Pixels | None
+    surveyed: bool
     map: Pixels
     text: str
     zoom: int
@@ -150,10 +188,12 @@ def collate(samples: list[Sample]) -> Batch:
     imagery = np.stack([to_unit(s.imagery) * s.valid for s in samples])
     blank = np.zeros_like(imagery[0])
     reference = np.stack([blank if s.reference is None else to_unit(s.reference) * s.valid for s in samples])
+    surveyed = np.stack([(s.surveyed * s.valid).astype(np.float32)[None] for s in samples])
     labels = np.stack([np.where(s.valid, READERS[s.reading](s.map), ANYTHING).astype(np.int64) for s in samples])
     return Batch(
         torch.from_numpy(imagery).contiguous(memory_format=torch.channels_last),
         torch.from_numpy(reference).contiguous(memory_format=torch.channels_last),
+        torch.from_numpy(surveyed).contiguous(memory_format=torch.channels_last),
         torch.from_numpy(np.stack([to_unit(s.map) for s in samples])).contiguous(memory_format=torch.channels_last),
         torch.from_numpy(labels),
         [s.text for s in samples],

@@ -103,13 +103,13 @@ class AutoencoderTask:
         with torch.no_grad():
             draft = self.prior.draft(*guess(self.finished, batch), self.module)
         latent = draft.mean + some_noise(draft.mean, generator)
-        logits = self.module.decode_logits(latent, draft)
-        image = self.module.shown(logits)
+        logits, keep = self.module.decode_logits(latent, draft)
+        image = self.module.shown(logits, keep, draft)
         drawn, comb = label_loss(logits, batch.labels), comb_loss(image)
         colour = colour_loss(image, batch.map, batch.labels)
         exact = batch.labels[(batch.labels < len(PALETTE)).flatten(1).any(1)][: max(1, len(latent) // 4)]
         latent = true_latent(self.module, exact)
-        rebuilt = label_loss(self.module.decode_logits(latent + some_noise(latent, generator)), exact)
+        rebuilt = label_loss(self.module.decode_logits(latent + some_noise(latent, generator))[0], exact)
         logged = {"drawn": drawn, "colour": colour, "comb": comb}
         total = drawn + 0.5 * rebuilt + COLOUR * colour + COMB * comb
         return total, {name: round(float(value.detach()), 5) for name, value in logged.items()}
@@ -135,6 +135,9 @@ def frozen(network: SGDM, *names: str) -> dict[str, nn.Module]:
 
 COLOUR = 0.5
 """Weight of `colour_loss`."""
+
+SURVEYED = 2.0
+"""How much more `colour_loss` counts where the reference is a surveyed map: there colours can be right."""
 
 COMB = 1.0
 """Weight of `comb_loss`: a comb of a tenth costs 0.01."""
@@ -187,7 +190,7 @@ class ConditionTask:
 
     def loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         """Cross-entropy of the palette colours at half resolution."""
-        condition, fine = self.module["encoder"](batch.imagery, batch.reference)
+        condition, fine = self.module["encoder"](batch.imagery, batch.reference, batch.surveyed)
         seen = self.module["seen"]
         through = cell_loss(self.module["prior"](condition, fine, self.module["text"](batch.texts))[0], batch.labels)
         alone = label_loss(seen(fine[:, : seen.in_channels]), batch.labels[:, ::2, ::2])
@@ -198,7 +201,8 @@ class ConditionTask:
         check = self.check
         with torch.no_grad():
             text = module["text"](check.texts)
-            logits, _ = module["prior"](*module["encoder"](check.imagery, check.reference), text)
+            encoded = module["encoder"](check.imagery, check.reference, check.surveyed)
+            logits, _ = module["prior"](*encoded, text)
         drawn = COLOURS.astype(np.uint8)[logits.argmax(1).repeat_interleave(2, 1).repeat_interleave(2, 2).numpy()]
         truth, seen = to_pixels(check.map), to_pixels(check.imagery)
         return mean_iou(drawn, truth), grid([seen[::3], drawn[::3], truth[::3]])
@@ -208,7 +212,8 @@ class RefineTask:
     """Encoder, prior and decoder together, at full resolution, with references of the network's own drawing.
 
     The decoder sees the prior's latents with some noise, and for a quarter of the samples something between them and
-    the true ones, as the diffusion will give them.
+    the true ones, as the diffusion will give them. Only a quarter of each sample is decoded: that takes as long as all
+    the rest.
     """
 
     def __init__(self, network: SGDM, train: SampleSource, val: SampleSource, stage: StageConfig) -> None:
@@ -235,10 +240,16 @@ class RefineTask:
         towards = 4 * (torch.rand(len(logits), 1, 1, 1, generator=generator) - 0.75).clamp(min=0)
         exact = (batch.labels < len(PALETTE)).flatten(1).any(1).view(-1, 1, 1, 1)
         latent = draft.mean + towards * exact * (true_latent(auto, batch.labels) - draft.mean)
-        drawn = auto.decode_logits(latent + some_noise(latent, generator), draft)
-        image = auto.shown(drawn)
-        decoded, comb = label_loss(drawn, batch.labels), comb_loss(image)
-        colour = colour_loss(image, batch.map, batch.labels)
+        latent = latent + some_noise(latent, generator)
+        cells = latent.shape[-1] // 2
+        top, left = (int(torch.randint(0, cells + 1, (), generator=generator)) for _ in range(2))
+        draft, latent = draft.part(top, left, cells), latent[..., top : top + cells, left : left + cells]
+        box = (..., slice(8 * top, 8 * (top + cells)), slice(8 * left, 8 * (left + cells)))
+        labels = batch.labels[box]
+        drawn, keep = auto.decode_logits(latent, draft)
+        image = auto.shown(drawn, keep, draft)
+        decoded, comb = label_loss(drawn, labels), comb_loss(image)
+        colour = colour_loss(image, batch.map[box], labels, 1 + SURVEYED * batch.surveyed.amax(dim=(1, 2, 3)))
         guessed = cell_loss(logits, batch.labels)
         logged = {"decoded": decoded, "guessed": guessed, "colour": colour, "comb": comb}
         total = decoded + 0.5 * guessed + COLOUR * colour + COMB * comb
@@ -261,8 +272,13 @@ class RefineTask:
 
 def guess(parts: Any, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
     """The prior's palette logits of a batch, what they were read from, and the condition images."""
-    encoded = parts["encoder"](batch.imagery, batch.reference)
-    return *parts["prior"](*encoded, parts["text"](batch.texts)), torch.cat([batch.imagery, batch.reference], dim=1)
+    encoded = parts["encoder"](batch.imagery, batch.reference, batch.surveyed)
+    return *parts["prior"](*encoded, parts["text"](batch.texts)), condition_images(batch)
+
+
+def condition_images(batch: Batch) -> Tensor:
+    """What a decoder sees of a batch's conditions, N x IMAGES x H x W."""
+    return torch.cat([batch.imagery, batch.reference, batch.surveyed], dim=1)
 
 
 def psnr(drawn: Pixels, truth: Pixels) -> float:

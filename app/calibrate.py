@@ -1,0 +1,161 @@
+"""`tilecascade calibrate`: what the doubt of a network means, measured on scenes whose true map is known.
+
+The cascade runs as served; each pixel of a truth tile is wrong if its class is another. Doubt is held against plain
+edge strength, averaged over as large a neighbourhood: a confidence that ranks no better than that would be worthless.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from mercantile import Tile
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from app import confidence, tile_image
+from app.resolver import NoTileError, TileResolver
+from app.service import Service
+from app.settings import LayerSettings, Settings, SettingsError
+from model.cascade import Pixels
+from model.confidence import calibrate, edge_strength, expected_error, ranking
+from model.data.alignment import estimate_offsets, offset_of, shift
+from model.data.pairs import Pair, read_pairs
+from model.palette import classify
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """One truth tile: doubt (H x W x 3, see CascadePipeline), edge strength, and where the drawn class is another."""
+
+    pair: Pair
+    doubt: Pixels
+    edges: NDArray[np.float32]
+    wrong: NDArray[np.bool_]
+
+
+async def run_calibration(
+    settings: Settings, scenes: list[Path], truth: Path, source: str, split: str, zooms: range, out: Path, store: bool
+) -> dict[str, Any]:
+    """Measure, write confidence.json and confidence.svg to `out`, and with `store` the calibration into the weights'
+    description. Raises SettingsError if nothing can be compared."""
+    try:
+        pairs = [pair for pair in read_pairs(truth, source, split) if pair.zoom in zooms]
+    except ValueError as error:
+        raise SettingsError(str(error)) from None
+    offsets = estimate_offsets(read_pairs(truth, source, split))
+    service = Service(settings, [LayerSettings(name=f"scene{i}", scenes=[s]) for i, s in enumerate(scenes)])
+    await asyncio.to_thread(service.start)
+    parts: list[Part] = []
+    try:
+        for pair in tqdm(pairs, unit="tile"):
+            for resolver in service.resolvers.values():
+                found = await _doubt(resolver, Tile(pair.x, pair.y, pair.zoom))
+                if found is None:
+                    continue
+                dx, dy = offset_of(pair, offsets)
+                inner = slice(abs(dy), 256 - abs(dy)), slice(abs(dx), 256 - abs(dx))
+                drawn, doubt = (shift(image, dx, dy)[inner] for image in found)
+                wrong = classify(drawn) != classify(pair.map[inner])
+                parts.append(Part(pair, doubt, edge_strength(drawn), wrong))
+                break
+    finally:
+        for resolver in service.resolvers.values():
+            await resolver.drain()
+        await asyncio.to_thread(service.close)
+    if not parts:
+        raise SettingsError("no truth tile lies on these scenes; check --scene, --truth and --split")
+    result = await asyncio.to_thread(_measure, parts)
+    await asyncio.to_thread(_write, result, out, settings.weights.with_suffix(".json") if store else None)
+    return result
+
+
+def _write(result: dict[str, Any], out: Path, description: Path | None) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "confidence.json").write_text(json.dumps(result, indent=2) + "\n")
+    (out / "confidence.svg").write_text(figure(result))
+    if description is not None:
+        described = json.loads(description.read_text()) | {"calibration": result["calibration"]}
+        description.write_text(json.dumps(described, indent=2) + "\n")
+
+
+async def _doubt(resolver: TileResolver, tile: Tile) -> tuple[Pixels, Pixels] | None:
+    """A tile's colours as served, and its doubt; None where the layer has nothing."""
+    layer = resolver.layer
+    if not layer.ladder.root <= tile.z <= layer.max_zoom or not layer.imagery.covers(tile):
+        return None
+    try:
+        drawn = tile_image.decode((await resolver.tile(tile)).png)[..., :3]
+    except NoTileError:
+        return None
+    doubt, _ = await confidence.doubt_of(resolver, layer.ladder.block(tile))
+    return drawn, doubt[tile]
+
+
+def _measure(parts: list[Part]) -> dict[str, Any]:
+    """Rankings and calibration.
+
+    `confidence` is what a calibration made without an area expects of it, `fitted` what the stored one does.
+    """
+    wrong = np.concatenate([part.wrong.ravel() for part in parts])
+    expected, left_out = [], []
+    for place in sorted({part.pair.area for part in parts}):
+        rest, here = ([part for part in parts if (part.pair.area == place) == own] for own in (False, True))
+        table = _calibrate(rest or here)
+        expected += [(part, expected_error(part.doubt, table)) for part in here]
+        guess, fact = (
+            float(np.concatenate([x.ravel() for x in some]).mean())
+            for some in ([error for part, error in expected if part.pair.area == place], [part.wrong for part in here])
+        )
+        left_out.append({"expected": round(guess, 4), "wrong": round(fact, 4)})
+    ordered = {id(part): error for part, error in expected}
+    whole = _calibrate(parts)
+    signals = {
+        "fitted": np.concatenate([expected_error(part.doubt, whole).ravel() for part in parts]),
+        "confidence": np.concatenate([ordered[id(part)].ravel() for part in parts]),
+        "doubt": np.concatenate([part.doubt[..., 0].ravel() for part in parts]).astype(np.float32),
+        "edges": np.concatenate([part.edges.ravel() for part in parts]),
+    }
+    result: dict[str, Any] = {"tiles": len(parts), "wrong": round(float(wrong.mean()), 4), "left_out": left_out}
+    for name, signal in signals.items():
+        area, deciles = ranking(signal, wrong)
+        result[name] = {"auc": area, "wrong_by_decile": deciles}
+    return result | {"calibration": whole}
+
+
+def _calibrate(parts: list[Part]) -> list[list[float]]:
+    doubt, kind = (np.concatenate([part.doubt[..., i].ravel() for part in parts]) for i in (0, 1))
+    return calibrate(doubt, kind, np.concatenate([part.wrong.ravel() for part in parts]))
+
+
+def figure(result: dict[str, Any]) -> str:
+    """The share of wrong pixels by decile of the expected error and of edge strength, as SVG."""
+    width, height, left, bottom = 560, 300, 50, 250
+    lines = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}"',
+        ' font-family="sans-serif" font-size="12">',
+        '<rect width="100%" height="100%" fill="white"/>',
+    ]
+    top = max(max(result[name]["wrong_by_decile"]) for name in ("confidence", "edges"))
+    step = 0.1 if top <= 0.8 else 0.2
+    for tick in np.arange(0, top + step, step):
+        y = bottom - tick / (top + step / 2) * 220
+        lines.append(f'<path d="M{left} {y:.1f}H540" stroke="#ddd"/><text x="12" y="{y + 4:.1f}">{tick:.0%}</text>')
+    for decile in range(10):
+        lines.append(f'<text x="{left + 22 + decile * 48}" y="{bottom + 18}" text-anchor="middle">{decile + 1}</text>')
+    for name, colour, label in (("confidence", "#1a6fd6", "expected error"), ("edges", "#999", "edge strength")):
+        places = [
+            (left + 22 + i * 48, bottom - value / (top + step / 2) * 220)
+            for i, value in enumerate(result[name]["wrong_by_decile"])
+        ]
+        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
+        lines.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2.5"/>')
+        y = 24 if name == "confidence" else 42
+        lines.append(f'<text x="66" y="{y}" fill="{colour}">{label} (AUC {result[name]["auc"]:.2f})</text>')
+    lines.append(f'<text x="{width / 2}" y="{height - 8}" text-anchor="middle">decile of the signal; share of wrongly ')
+    lines.append(f"classed pixels, {result['tiles']} validation tiles as served</text></svg>")
+    return "\n".join(lines) + "\n"
