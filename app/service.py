@@ -64,7 +64,10 @@ def choose_dtype(wanted: str, device: str) -> torch.dtype:
 
 def runtime_fingerprint(device: str, dtype: torch.dtype, batch: int) -> str:
     """What else the bytes depend on: two unlike machines may differ in the last bit, so they are named apart."""
-    kind = torch.cuda.get_device_name(device) if device.startswith("cuda") else platform.machine()
+    if device.startswith("cuda"):
+        kind = torch.cuda.get_device_name(device)
+    else:  # sums are split among the threads
+        kind = f"{platform.machine()} {torch.get_num_threads()} threads"
     capability = torch.backends.cpu.get_cpu_capability()
     return f"{kind} {capability} {dtype} torch {torch.__version__} batch {batch}"
 
