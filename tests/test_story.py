@@ -25,6 +25,7 @@ from app.purge import changed_scenes, reach_of
 from model.cascade import Ladder
 from model.sgdm.config import tiny
 from tests.conftest import PLACE, SceneMaker, write_scene
+from tests.golden import SHARED
 from tests.nginx import nginx_before
 from tests.test_e2e import TILECASCADE, Server
 from tests.test_purge import corner_scene
@@ -60,7 +61,7 @@ def begin(tiny_weights: Path, tmp_path: Path) -> Iterator[Callable[..., Server]]
             server.process.wait()
 
 
-REAL = Path(__file__).parents[2] / "shared" / "data" / "scenes"
+REAL = SHARED / "data" / "scenes"
 
 
 def path_of(tile: Tile) -> str:
