@@ -146,14 +146,15 @@ class TileResolver:
 
     async def cached(self, tile: Tile, variant: Variant = PLAIN) -> Found | None:
         """The stored tile, or the base map's. Memory is asked at once, the other tiers off the loop."""
-        if variant == PLAIN and (real := await self.real(tile)):
-            return real
-        if self.epochs.purging(tile):
-            return None
-        key = self.layer.key(tile, variant)
-        memory = self._store.get_nearest(key)
+        purging = self.epochs.purging(tile)
+        memory = None if purging else self._store.get_nearest(self.layer.key(tile, variant))
         if memory is not None:
             return Found(memory, self._store.tiers[0].name)
+        # after memory: what is real is never stored
+        if variant == PLAIN and (real := await self.real(tile)):
+            return real
+        if purging:
+            return None
         hit = await self._off_loop(self._get, tile, variant)
         return Found(*hit) if hit else None
 
