@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import httpx
 import mercantile
@@ -111,6 +112,17 @@ async def connect(url: str, layer: str | None, parallel: int, wait: float) -> As
         yield ServedLayer(
             client, parallel, wait, told["name"], zooms, bounds, told["attribution"], told["tilecascade_revision"]
         )
+
+
+def ask(client: httpx.Client, method: str, path: str, **request: Any) -> Any:
+    """The JSON that a server answers. Raises SettingsError with the server's sentence for what it refuses."""
+    try:
+        answer = client.request(method, path, **request)
+    except httpx.HTTPError as error:
+        raise SettingsError(f"no server answers at {client.base_url}: {error or type(error).__name__}") from None
+    if answer.status_code >= 400:
+        raise SettingsError(detail(answer))
+    return answer.json()
 
 
 def detail(answer: httpx.Response) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 from tqdm import tqdm
 
-from app.client import detail
+from app.client import ask
 from app.settings import SettingsError
 
 
@@ -18,21 +18,11 @@ class JobClient:
 
     def __init__(self, url: str, key: str = "") -> None:
         headers = {"X-API-Key": key} if key else {}
-        self._url = url
         self._client = httpx.Client(base_url=url, headers=headers, timeout=httpx.Timeout(60, read=None))
-
-    def _ask(self, method: str, path: str, **body: Any) -> Any:
-        try:
-            answer = self._client.request(method, path, **body)
-        except httpx.HTTPError as error:
-            raise SettingsError(f"no server answers at {self._url}: {error or type(error).__name__}") from None
-        if answer.status_code >= 400:
-            raise SettingsError(detail(answer))
-        return answer.json()
 
     def estimate(self, wanted: dict[str, object]) -> str:
         """What a job would take, as a sentence."""
-        told = self._ask("POST", "/jobs", json=wanted | {"dry_run": True})
+        told = ask(self._client, "POST", "/jobs", json=wanted | {"dry_run": True})
         by_zoom = ", ".join(f"{count} at zoom {zoom}" for zoom, count in told["by_zoom"].items())
         time = (
             "not known before the first tile is drawn" if told["seconds"] is None else f"about {told['seconds']:.0f} s"
@@ -48,7 +38,7 @@ class JobClient:
 
         The job goes on when this is interrupted.
         """
-        job = self._ask("POST", "/jobs", json=wanted)
+        job = ask(self._client, "POST", "/jobs", json=wanted)
         try:
             told = self._watch(job)
         except KeyboardInterrupt:
@@ -79,11 +69,13 @@ class JobClient:
 
     def show(self) -> str:
         """A line per job."""
-        return "\n".join(f"{job['id']} {summary(job)}" for job in self._ask("GET", "/jobs")) or "there are no jobs"
+        return (
+            "\n".join(f"{job['id']} {summary(job)}" for job in ask(self._client, "GET", "/jobs")) or "there are no jobs"
+        )
 
     def cancel(self, id: str) -> str:
         """End a job."""
-        return summary(self._ask("DELETE", f"/jobs/{id}"))
+        return summary(ask(self._client, "DELETE", f"/jobs/{id}"))
 
 
 def summary(job: dict[str, Any]) -> str:

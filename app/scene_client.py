@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
 
 import httpx
 
-from app.client import detail
+from app.client import ask
 from app.settings import SettingsError
 
 KEY_VARIABLE = "TILECASCADE_API_KEY"
@@ -30,30 +29,14 @@ class SceneClient:
     """Asks one server. Raises SettingsError with the server's sentence for what it refuses."""
 
     def __init__(self, url: str, layer: str | None, key: str = "") -> None:
-        self._url = url
-        self._params = {"layer": layer} if layer else {}
-        self._headers = {"X-API-Key": key} if key else {}
-
-    def _ask(self, method: str, path: str, params: dict[str, str] | None = None, **body: Any) -> dict[str, Any]:
-        try:
-            answer = httpx.request(
-                method,
-                self._url + path,
-                params=self._params | (params or {}),
-                headers=self._headers,
-                timeout=600,
-                **body,
-            )
-        except httpx.HTTPError as error:
-            raise SettingsError(f"no server answers at {self._url}: {error or type(error).__name__}") from None
-        if answer.status_code >= 400:
-            raise SettingsError(detail(answer))
-        told: dict[str, Any] = answer.json()
-        return told
+        headers = {"X-API-Key": key} if key else {}
+        self._client = httpx.Client(
+            base_url=url, params={"layer": layer} if layer else {}, headers=headers, timeout=600
+        )
 
     def show(self) -> str:
         """A line per scene, topmost first."""
-        told = self._ask("GET", "/scenes")
+        told = ask(self._client, "GET", "/scenes")
         lines = [f"layer {told['layer']}, revision {told['revision']}"]
         for scene in told["scenes"]:
             west, south, east, north = scene["bounds"]
@@ -69,14 +52,14 @@ class SceneClient:
         params = {"attribution": attribution} | ({"taken": taken} if taken else {})
         try:
             with path.open("rb") as file:
-                return str(self._ask("POST", "/scenes", params, content=file)["id"])
+                return str(ask(self._client, "POST", "/scenes", params=params, content=file)["id"])
         except OSError as error:
             raise SettingsError(f"{path} cannot be read: {error.strerror}") from None
 
     def remove(self, id: str) -> None:
         """Remove a scene."""
-        self._ask("DELETE", f"/scenes/{id}")
+        ask(self._client, "DELETE", f"/scenes/{id}")
 
     def order(self, ids: list[str]) -> None:
         """Put the scenes in this order, topmost first; newest first again if empty."""
-        self._ask("PUT", "/scenes/order", json={"ids": ids})
+        ask(self._client, "PUT", "/scenes/order", json={"ids": ids})

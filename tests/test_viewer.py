@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import mercantile
@@ -17,8 +18,11 @@ from selenium.webdriver.common.keys import Keys
 
 from app.imagery import SceneImagery, open_scene
 from model.cascade import tile_window
+from model.sgdm.config import tiny
+from model.sgdm.network import random_network, save_network
 from tests.browser import browser, wait_until
 from tests.conftest import PLACE, picture, place_bounds, write_scene
+from tests.test_confidence import TABLE
 from tests.test_e2e import Server
 
 KEY = "a key of the tests"
@@ -26,11 +30,13 @@ STATES = "return [...document.querySelectorAll('.tile')].map(t => t.dataset.stat
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory, tiny_weights: Path) -> Iterator[Server]:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("viewer")
+    weights = folder / "calibrated"
+    save_network(random_network(replace(tiny(), calibration=TABLE)), weights)
     scene = write_scene(folder / "scene.tif", picture(1024, 0), place_bounds(), "EPSG:3857")
     write_scene(folder / "fresh.tif", picture(1024, 9), place_bounds(), "EPSG:3857")
-    running = Server(scene, tiny_weights, folder / "data", {"TILECASCADE_API_KEY": KEY})
+    running = Server(scene, weights, folder / "data", {"TILECASCADE_API_KEY": KEY})
     yield running
     running.stop()
 
@@ -118,6 +124,26 @@ def test_the_swipe_shows_the_imagery_beside_the_map(page: webdriver.Chrome, serv
     page.find_element(By.ID, "swipe").send_keys(Keys.END)
     after = seen(page)[:, -200:-60]
     assert np.abs(before.astype(int) - after).mean() > 5, "at the end all of the page is imagery"
+
+
+def test_how_far_to_trust_it_is_laid_over_the_map(page: webdriver.Chrome) -> None:
+    sharp(page)
+    before = seen(page)
+    click(page, "menu")
+    assert not page.find_element(By.ID, "scale").is_displayed()
+    click(page, "trust")
+    assert "wrong pixels expected" in page.find_element(By.ID, "scale").text
+    click(page, "menu")
+    wait_until(
+        page,
+        """const tiles = [...document.querySelectorAll('.leaflet-trust-pane .tile')];
+        return tiles.length > 3 && tiles.every(t => ['cached', 'generated', '404'].includes(t.dataset.state))""",
+    )
+    assert np.abs(before.astype(int) - seen(page)).mean() > 5
+    click(page, "menu")
+    click(page, "trust")
+    click(page, "menu")
+    wait_until(page, "return !document.querySelector('.leaflet-trust-pane .tile')")
 
 
 def test_a_drawn_box_is_prefetched(page: webdriver.Chrome, server: Server) -> None:
