@@ -19,6 +19,7 @@ from app.settings import SettingsError, load_settings
 @click.option("--split", help="Split of the manifest.")
 @click.option("--source", default="snezhinsk_osm", show_default=True, help="Source of the manifest.")
 @click.option("--span", default=1, show_default=True, type=click.IntRange(1, 2), help="With --pairs: 1 = 2X, 2 = 4X.")
+@click.option("--strange", is_flag=True, help="With --pairs: draw once more with the imagery of other places.")
 @click.option("--seams", is_flag=True, help="Look for borders in a mosaic of the scenes; needs no truth.")
 @click.option("--edge", default=16, show_default=True, type=click.IntRange(2, 64), help="Mosaic's edge in tiles.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for metrics and pictures.")
@@ -32,6 +33,7 @@ def evaluate(
     split: str | None,
     source: str,
     span: int,
+    strange: bool,
     seams: bool,
     edge: int,
     out: Path,
@@ -61,7 +63,7 @@ def evaluate(
         from model.evaluation.forced import run_forced
 
         try:
-            run_forced(settings.weights, pairs, source, split, wanted, span, out, drawers)
+            run_forced(settings.weights, pairs, source, split, wanted, span, out, drawers, strange)
         except (ValueError, FileNotFoundError) as error:
             raise SettingsError(str(error)) from None
     elif scene and seams:

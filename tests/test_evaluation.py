@@ -17,8 +17,9 @@ from model.data.pairs import Pair
 from model.evaluation.baselines import BASELINES, load_baselines, save_baseline
 from model.evaluation.boundaries import f_score, match, outline
 from model.evaluation.features import frechet_distance, kernel_distance
+from model.evaluation.forced import strange_imagery
 from model.evaluation.metrics import CAP, Scores, agreement, luma, psnr, ssim
-from model.evaluation.report import Compared, consistency, interval
+from model.evaluation.report import Compared, consistency, interval, pooled_interval
 from model.palette import LAND, PALETTE, nearest_colour
 from tests.conftest import PLACE, picture, place_bounds, write_scene
 from tests.test_e2e import run_cli
@@ -122,6 +123,25 @@ def test_iou_is_pooled_and_leaves_absent_classes_out() -> None:
     assert result["miou"] == 0.5
 
 
+def test_intervals_of_iou_pool_the_tiles_of_an_area() -> None:
+    road, land = np.full((8, 8, 3), 255, np.uint8), np.full((8, 8, 3), (242, 239, 233), np.uint8)
+    right, wrong = Scores(), Scores()
+    areas = [("val", i // 2, 0) for i in range(8)]
+    for _ in areas:
+        right.add(road, road)
+        wrong.add(land, road)
+    assert pooled_interval(right, wrong, areas) == [1, 1, 1]
+    mixed = Scores()
+    for index, _ in enumerate(areas):
+        mixed.add(road if index < 4 else land, road)
+    mean, low, high = pooled_interval(right, mixed, areas)
+    assert mean == 0.5
+    assert low < 0.3 < 0.7 < high
+    whole = Scores.pooled([right, mixed]).summary()
+    assert (whole["n"], whole["iou"]) == (16, {"road": 0.75})
+    assert len(right.psnr_y) == len(areas)
+
+
 @pytest.fixture
 def truth(tmp_path: Path) -> Path:
     """A scene, and pairs cut from it with random maps: z14, its four children, four of the next."""
@@ -173,6 +193,37 @@ def test_the_command_draws_pairs_with_true_references(
     assert metrics["mode"] == f"teacher-forced {2**span}X"
     assert {z: m["n"] for z, m in metrics["zooms"].items()} == {"14": 1, "15": 4, "16": 4}
     assert set(metrics["baselines"]) == {"copy_parent", "median"}
+    assert metrics["overall"]["drawn"]["n"] == 9
+    assert "| all | drawn | 9 |" in (tmp_path / "out" / "metrics.md").read_text()
+
+
+def test_pairs_are_drawn_with_the_imagery_of_another_place(truth: Path, tmp_path: Path, tiny_weights: Path) -> None:
+    arguments = (
+        "evaluate", "--pairs", str(tmp_path), "--split", "val", "--source", "s", "--zooms", "15-16", "--strange",
+        "--out", str(tmp_path / "out"), "--weights", str(tiny_weights),
+    )  # fmt: skip
+    alone = run_cli(*arguments)
+    assert alone.returncode == 2
+    assert "all pairs are of one place" in alone.stderr
+    manifest = tmp_path / "manifest.csv"
+    head, *rows = manifest.read_text().splitlines()
+    split = [row.split(",") for row in rows]
+    away = [[*row[:3], str(int(row[3]) + (3 << (int(row[2]) - 14))), *row[4:]] for row in split]
+    manifest.write_text("\n".join([head, *rows, *(",".join(row) for row in away)]) + "\n")
+    assert run_cli(*arguments).returncode == 0
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert metrics["baselines"]["strange_imagery"]["16"]["n"] == metrics["zooms"]["16"]["n"] == 8
+
+
+def test_strange_imagery_is_of_the_same_corner_of_another_area() -> None:
+    pictures = {mercantile.Tile(4 * column + dx, 8 + dy, 16): np.full((2, 2, 4), 10 * column + dx, np.uint8)
+                for column in (3, 5) for dx in (0, 1) for dy in (0, 1)}  # fmt: skip
+    strange = strange_imagery(pictures)
+    assert strange.keys() == pictures.keys()
+    assert all(
+        (strange[tile] == pictures[mercantile.Tile((8 - tile.x // 4) * 4 + tile.x % 4, tile.y, 16)]).all()
+        for tile in pictures
+    )
 
 
 def test_kid_and_fid_of_known_distributions() -> None:

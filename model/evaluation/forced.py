@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -35,22 +37,19 @@ def draw_forced(
     offsets: dict[Area, tuple[int, int]],
     span: int,
     baselines: Mapping[str, Drawer] = MappingProxyType({}),
+    strange: bool = False,
 ) -> list[Compared]:
     """Draw every pair that has a true reference `span` levels up (all of them at the root, without one).
 
     Imagery is aligned by `offsets` first. Neighbouring pairs are each other's context; where there is none, the window
-    is unknown.
+    is unknown. strange: draw them once more with the imagery of other places, as method `strange_imagery`.
     """
     ladder = Ladder(ROOT_ZOOM, span, pipeline.windows)
     imagery = {Tile(p.x, p.y, p.zoom): opaque(shift(p.imagery, *offset_of(p, offsets))) for p in pairs}
     maps = {Tile(p.x, p.y, p.zoom): opaque(p.map) for p in pairs}
     maps |= {Tile(p.x >> 1, p.y >> 1, p.zoom - 1): opaque(p.parent) for p in pairs if p.parent is not None}
-    drawn: dict[Tile, Pixels] = {}
-    for block in tqdm(sorted({ladder.block(tile) for tile in imagery}, key=str), unit="block", desc=f"{2**span}X"):
-        conditions = _conditions(ladder, block, imagery, maps)
-        if conditions is not None:
-            stage = Stage(block.zoom, ladder.reference_zoom(block.zoom), block.footprint().width)
-            drawn |= block.cut(pipeline(stage, [conditions])[0])
+    drawn = _draw_all(pipeline, ladder, imagery, maps, f"{2**span}X")
+    elsewhere = _draw_all(pipeline, ladder, strange_imagery(imagery), maps, "strange imagery") if strange else {}
     compared = []
     for pair in pairs:
         tile = Tile(pair.x, pair.y, pair.zoom)
@@ -63,10 +62,57 @@ def draw_forced(
             parent = maps[Tile(pair.x >> levels, pair.y >> levels, reference)][..., :3]
             enlarged = quadrant(np.ascontiguousarray(parent), pair.x, pair.y, levels)
         images = {"drawn": drawn[tile], "copy_parent": median_tile(pair) if enlarged is None else enlarged}
+        if strange:
+            images["strange_imagery"] = elsewhere[tile]
         seen = np.ascontiguousarray(imagery[tile][..., :3])
         images |= {name: draw(seen, enlarged, pair.zoom) for name, draw in baselines.items()}
         compared.append(Compared(pair, images | {"median": median_tile(pair)}))
     return compared
+
+
+def _draw_all(
+    pipeline: CascadePipeline, ladder: Ladder, imagery: dict[Tile, Pixels], maps: dict[Tile, Pixels], name: str
+) -> dict[Tile, Pixels]:
+    """All blocks whose reference is known. name: of the imagery, so that nothing drawn of another is used again."""
+
+    def draw(block: Block) -> dict[Tile, Pixels]:
+        conditions = _conditions(ladder, block, imagery, maps)
+        if conditions is None:
+            return {}
+        stage = Stage(block.zoom, ladder.reference_zoom(block.zoom), block.footprint().width, fields=name)
+        return block.cut(pipeline(stage, [conditions])[0])
+
+    drawn: dict[Tile, Pixels] = {}
+    blocks = sorted({ladder.block(tile) for tile in imagery}, key=str)
+    with ThreadPoolExecutor(os.cpu_count()) as cores:
+        for tiles in tqdm(cores.map(draw, blocks), total=len(blocks), unit="block", desc=name):
+            drawn |= tiles
+    return drawn
+
+
+def strange_imagery(imagery: Mapping[Tile, Pixels]) -> dict[Tile, Pixels]:
+    """To each tile the imagery of the same corner of the next z14 area; of any corner, if that is not there.
+
+    Raises ValueError if all tiles are of one area.
+    """
+
+    def area(tile: Tile) -> tuple[int, int]:
+        return tile.x >> (tile.z - ROOT_ZOOM), tile.y >> (tile.z - ROOT_ZOOM)
+
+    strange: dict[Tile, Pixels] = {}
+    for zoom in {tile.z for tile in imagery}:
+        here = sorted(tile for tile in imagery if tile.z == zoom)
+        areas = sorted({area(tile) for tile in here})
+        if len(areas) < 2:
+            raise ValueError(f"at zoom {zoom} all pairs are of one place: there is no other imagery to draw them with")
+        following = dict(zip(areas, areas[1:] + areas[:1], strict=True))
+        size = 1 << (zoom - ROOT_ZOOM)
+        for index, tile in enumerate(here):
+            column, row = following[area(tile)]
+            same = Tile(column * size + tile.x % size, row * size + tile.y % size, zoom)
+            others = [other for other in here if area(other) == (column, row)]
+            strange[tile] = imagery[same if same in imagery else others[index % len(others)]]
+    return strange
 
 
 def _conditions(
@@ -93,10 +139,12 @@ def run_forced(
     span: int,
     out: Path,
     baselines: Mapping[str, Drawer] = MappingProxyType({}),
+    strange: bool = False,
 ) -> dict[str, Any]:
     """Evaluate a network on pairs and write the report. Raises ValueError or FileNotFoundError with a sentence."""
     pairs = read_pairs(root, source, split, zooms)
-    compared = draw_forced(CascadePipeline(load_network(weights)), pairs, estimate_offsets(pairs), span, baselines)
+    pipeline = CascadePipeline(load_network(weights))
+    compared = draw_forced(pipeline, pairs, estimate_offsets(pairs), span, baselines, strange)
     if not compared:
         raise ValueError(f"no pair of zooms {zooms[0]} to {zooms[-1]} has a true map {span} levels up")
     metrics = score(f"teacher-forced {2**span}X", compared, {}, offline_network())

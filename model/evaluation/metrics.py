@@ -62,6 +62,18 @@ def agreement(child: Pixels, parent: Pixels, x: int, y: int) -> float:
     return float((classify(child[::2, ::2]) == classify(parent[top : top + half, left : left + half])).mean())
 
 
+def class_iou(counts: NDArray[np.int64]) -> dict[str, float]:
+    """2 x K pixels in both and in either -> IoU of each scored class that either image shows somewhere."""
+    both, either = counts
+    return {name: float(both[i] / either[i]) for i, name in enumerate(CLASSES) if name in SCORED and either[i]}
+
+
+def mean_iou(counts: NDArray[np.int64]) -> float:
+    """Mean of `class_iou`; 0 if no class is shown."""
+    values = class_iou(counts).values()
+    return sum(values) / max(1, len(values))
+
+
 @dataclass
 class Scores:
     """Accumulates tiles of one kind (one zoom, one method)."""
@@ -69,9 +81,9 @@ class Scores:
     psnr_y: list[float] = field(default_factory=list)
     psnr_rgb: list[float] = field(default_factory=list)
     ssim_y: list[float] = field(default_factory=list)
-    hits: NDArray[np.int64] = field(default_factory=lambda: np.zeros(len(CLASSES), dtype=np.int64))
+    counts: list[NDArray[np.int64]] = field(default_factory=list)
+    """2 x K by tile: pixels that both images give a class to, and pixels that either does."""
     outlines: dict[str, NDArray[np.int64]] = field(default_factory=lambda: {c: np.zeros(4, np.int64) for c in OUTLINED})
-    either: NDArray[np.int64] = field(default_factory=lambda: np.zeros(len(CLASSES), dtype=np.int64))
 
     def add(self, drawn: Pixels, truth: Pixels) -> None:
         """Compare two H x W x 3 uint8 images."""
@@ -80,26 +92,34 @@ class Scores:
         self.ssim_y.append(ssim(a, b))
         self.psnr_rgb.append(psnr(drawn.astype(np.float64), truth.astype(np.float64)))
         ca, cb = classify(drawn), classify(truth)
-        for index in range(len(CLASSES)):
-            self.hits[index] += int(((ca == index) & (cb == index)).sum())
-            self.either[index] += int(((ca == index) | (cb == index)).sum())
+        kinds = [(ca == index, cb == index) for index in range(len(CLASSES))]
+        self.counts.append(np.array([[(a & b).sum() for a, b in kinds], [(a | b).sum() for a, b in kinds]]))
         for name in OUTLINED:
             index = CLASSES.index(name)
             self.outlines[name] += match(ca == index, cb == index)
 
+    @classmethod
+    def pooled(cls, parts: list[Scores]) -> Scores:
+        """All tiles of several."""
+        whole = cls()
+        for part in parts:
+            whole.psnr_y += part.psnr_y
+            whole.psnr_rgb += part.psnr_rgb
+            whole.ssim_y += part.ssim_y
+            whole.counts += part.counts
+            for name in OUTLINED:
+                whole.outlines[name] = whole.outlines[name] + part.outlines[name]
+        return whole
+
     def summary(self) -> dict[str, object]:
         """The figures. A class that neither image shows anywhere does not count."""
-        iou = {
-            name: round(float(self.hits[i] / self.either[i]), 4)
-            for i, name in enumerate(CLASSES)
-            if name in SCORED and self.either[i]
-        }
+        iou = class_iou(np.sum(self.counts, axis=0))
         return {
             "n": len(self.psnr_y),
             "psnr_y": round(float(np.mean(self.psnr_y)), 3),
             "ssim_y": round(float(np.mean(self.ssim_y)), 4),
             "psnr_rgb": round(float(np.mean(self.psnr_rgb)), 3),
-            "miou": round(sum(iou.values()) / max(1, len(iou)), 4),
-            "iou": iou,
+            "miou": round(mean_iou(np.sum(self.counts, axis=0)), 4),
+            "iou": {name: round(value, 4) for name, value in iou.items()},
             "boundary_f": {name: round(f_score(counts), 4) for name, counts in self.outlines.items()},
         }

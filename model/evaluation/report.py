@@ -14,7 +14,7 @@ from PIL import Image
 from model.data.alignment import Area, offset_of, shift
 from model.data.pairs import Pair, Pixels
 from model.evaluation.features import FeatureNetwork, frechet_distance, kernel_distance
-from model.evaluation.metrics import Scores, agreement
+from model.evaluation.metrics import Scores, agreement, class_iou
 
 SHEET_ROWS = 8
 RESAMPLES = 2000
@@ -70,12 +70,14 @@ def score(
             paired[method][str(zoom)] = {
                 "psnr_y": interval(np.subtract(a.psnr_y, b.psnr_y), areas),
                 "ssim_y": interval(np.subtract(a.ssim_y, b.ssim_y), areas),
+                "miou": pooled_interval(a, b, areas),
             }
     result = {
         "mode": mode,
         "zooms": summaries[methods[0]],
         "baselines": {method: summaries[method] for method in methods[1:]},
         "paired": paired,
+        "overall": {method: Scores.pooled(list(tallies[method].values())).summary() for method in methods},
     }
     return result | ({} if network is None else {"features": network.description})
 
@@ -97,22 +99,43 @@ def _moved(item: Compared, image: Pixels, offsets: dict[Area, tuple[int, int]]) 
     return shift(image, dx, dy)[inner], item.pair.map[inner]
 
 
+def _resampled(groups: int) -> NDArray[np.int64]:
+    return np.random.default_rng(0).integers(0, groups, (RESAMPLES, groups))
+
+
 def interval(differences: NDArray[np.float64], areas: list[Area]) -> list[float]:
     """Mean difference and its 95 % bootstrap interval; areas are resampled, not tiles, as tiles of one are alike."""
     groups = [differences[[a == area for a in areas]] for area in sorted(set(areas))]
     sums, counts = np.array([g.sum() for g in groups]), np.array([len(g) for g in groups])
-    chosen = np.random.default_rng(0).integers(0, len(groups), (RESAMPLES, len(groups)))
+    chosen = _resampled(len(groups))
     means = sums[chosen].sum(axis=1) / counts[chosen].sum(axis=1)
     low, high = np.percentile(means, (2.5, 97.5))
     return [round(float(value), 4) for value in (differences.mean(), low, high)]
 
 
+def pooled_interval(ours: Scores, theirs: Scores, areas: list[Area]) -> list[float]:
+    """The same of the difference in mIoU, which is pooled over the tiles of each resample; over the classes that count
+    for both."""
+    names = sorted(set(areas))
+    member = np.array([[area == name for area in areas] for name in names], dtype=np.int64)
+    a, b = (np.tensordot(member, np.stack(scores.counts), axes=1) for scores in (ours, theirs))
+
+    def difference(rows: NDArray[np.int64]) -> float:
+        one, other = class_iou(a[rows].sum(0)), class_iou(b[rows].sum(0))
+        shared = one.keys() & other.keys()
+        return sum(one[name] - other[name] for name in shared) / max(1, len(shared))
+
+    low, high = np.percentile([difference(rows) for rows in _resampled(len(names))], (2.5, 97.5))
+    return [round(float(value), 4) for value in (difference(np.arange(len(names))), low, high)]
+
+
 def table(metrics: dict[str, Any]) -> str:
     """The metrics as a Markdown table."""
     lines = [f"| zoom | method | {' | '.join(COLUMNS)} |", "|---" * (len(COLUMNS) + 2) + "|"]
-    for zoom in metrics["zooms"]:
-        for name, zooms in {"drawn": metrics["zooms"], **metrics["baselines"]}.items():
-            s = zooms[zoom]
+    by_method = {"drawn": metrics["zooms"], **metrics["baselines"]}
+    for zoom in [*metrics["zooms"], "all"]:
+        for name, zooms in by_method.items():
+            s = metrics["overall"][name] if zoom == "all" else zooms[zoom]
             values = [f"{s['psnr_y']:.2f}", f"{s['ssim_y']:.3f}", f"{s['miou']:.3f}"]
             values += [f"{s['iou'].get(c, float('nan')):.3f}" for c in ("building", "road", "water", "vegetation")]
             values += [f"{value:.3f}" for value in s["boundary_f"].values()]
