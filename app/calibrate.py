@@ -133,29 +133,36 @@ def _calibrate(parts: list[Part]) -> list[list[float]]:
 
 
 def figure(result: dict[str, Any]) -> str:
-    """The share of wrong pixels by decile of the expected error and of edge strength, as SVG."""
+    """The share of wrong pixels by decile of the expected error and of edge strength, as SVG. The expected error twice:
+    calibrated on these areas, and on the others."""
     width, height, left, bottom = 560, 300, 50, 250
     lines = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}"',
         ' font-family="sans-serif" font-size="12">',
         '<rect width="100%" height="100%" fill="white"/>',
     ]
-    top = max(max(result[name]["wrong_by_decile"]) for name in ("confidence", "edges"))
+    curves = (
+        ("fitted", "#1a6fd6", "", "expected error"),
+        ("confidence", "#1a6fd6", ' stroke-dasharray="5 4"', "the same, calibrated on other areas"),
+        ("edges", "#999", "", "edge strength"),
+    )
+    top = max(max(result[name]["wrong_by_decile"]) for name, *_ in curves)
     step = 0.1 if top <= 0.8 else 0.2
     for tick in np.arange(0, top + step, step):
         y = bottom - tick / (top + step / 2) * 220
         lines.append(f'<path d="M{left} {y:.1f}H540" stroke="#ddd"/><text x="12" y="{y + 4:.1f}">{tick:.0%}</text>')
     for decile in range(10):
         lines.append(f'<text x="{left + 22 + decile * 48}" y="{bottom + 18}" text-anchor="middle">{decile + 1}</text>')
-    for name, colour, label in (("confidence", "#1a6fd6", "expected error"), ("edges", "#999", "edge strength")):
+    for place, (name, colour, dash, label) in enumerate(curves):
         places = [
             (left + 22 + i * 48, bottom - value / (top + step / 2) * 220)
             for i, value in enumerate(result[name]["wrong_by_decile"])
         ]
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
-        lines.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2.5"/>')
-        y = 24 if name == "confidence" else 42
-        lines.append(f'<text x="66" y="{y}" fill="{colour}">{label} (AUC {result[name]["auc"]:.2f})</text>')
+        lines.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2.5"{dash}/>')
+        y = 24 + 18 * place
+        lines.append(f'<path d="M66 {y - 4}h24" stroke="{colour}" stroke-width="2.5"{dash}/>')
+        lines.append(f'<text x="96" y="{y}" fill="{colour}">{label} (AUC {result[name]["auc"]:.2f})</text>')
     lines.append(f'<text x="{width / 2}" y="{height - 8}" text-anchor="middle">decile of the signal; share of wrongly ')
     lines.append(f"classed pixels, {result['tiles']} validation tiles as served</text></svg>")
     return "\n".join(lines) + "\n"

@@ -137,7 +137,7 @@ def test_without_a_calibration_there_is_none(make_settings: MakeSettings, layer_
 
 def test_the_figure_is_a_picture_of_the_numbers() -> None:
     signal = {"auc": 0.7, "wrong_by_decile": [i / 20 for i in range(10)]}
-    drawn = figure({"confidence": signal, "edges": signal, "tiles": 3})
+    drawn = figure({"fitted": signal, "confidence": signal, "edges": signal, "tiles": 3})
     assert drawn.startswith("<svg")
-    assert drawn.count("<polyline") == 2
+    assert drawn.count("<polyline") == 3
     assert "AUC 0.70" in drawn
