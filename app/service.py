@@ -39,6 +39,9 @@ from model.sgdm.network import load_network, weights_hash
 
 log = logging.getLogger(__name__)
 
+MOST_LANES = 8
+"""Blocks drawn side by side on a CPU unless `threads` says otherwise: each takes up to half a GB."""
+
 LINGER = 60.0
 """Seconds that a tile is drawn on after its last request was answered with a placeholder."""
 
@@ -64,10 +67,7 @@ def choose_dtype(wanted: str, device: str) -> torch.dtype:
 
 def runtime_fingerprint(device: str, dtype: torch.dtype, batch: int) -> str:
     """What else the bytes depend on: two unlike machines may differ in the last bit, so they are named apart."""
-    if device.startswith("cuda"):
-        kind = torch.cuda.get_device_name(device)
-    else:  # sums are split among the threads
-        kind = f"{platform.machine()} {torch.get_num_threads()} threads"
+    kind = torch.cuda.get_device_name(device) if device.startswith("cuda") else platform.machine()
     capability = torch.backends.cpu.get_cpu_capability()
     return f"{kind} {capability} {dtype} torch {torch.__version__} batch {batch}"
 
@@ -120,10 +120,10 @@ class Service:
         return self.resolvers[name]
 
     def seconds_per_block(self) -> float | None:
-        """What a block has taken the device so far; None before the first."""
+        """What a block has taken so far when many are drawn; None before the first."""
         state = self.engine.state() if self.engine is not None else None
         drawn = sum(size * count for size, count in state.batch_sizes.items()) if state is not None else 0
-        return state.draw_seconds / drawn if state is not None and drawn else None
+        return state.draw_seconds / state.lanes / drawn if state is not None and drawn else None
 
     def linger(self, task: asyncio.Task[Found]) -> None:
         """Let a tile that somebody gave up waiting for be drawn for LINGER seconds more: they will ask again."""
@@ -176,8 +176,9 @@ class Service:
         self.device = device = choose_device(settings.device)
         batch = settings.batch_blocks or (8 if device.startswith("cuda") else 1)
         dtype = choose_dtype(settings.dtype, device)
-        if settings.threads:
-            torch.set_num_threads(settings.threads)
+        lanes = settings.threads or min(MOST_LANES, os.cpu_count() or 1)
+        if torch.device(device).type != "cpu":
+            lanes = 1
         try:
             network = load_network(settings.weights)
         except (FileNotFoundError, ValueError, RuntimeError) as error:
@@ -187,7 +188,7 @@ class Service:
             weights_hash(settings.weights), fingerprint, network.config.windows, network.config.calibration
         )
         layers = [self.changes.build(wanted, generator) for wanted in self._wanted]
-        self.engine = LocalEngine(CascadePipeline(network, device, dtype), batch)
+        self.engine = LocalEngine(CascadePipeline(network, device, dtype), batch, lanes)
         self.resolvers = {
             layer.name: TileResolver(layer, self.store, self.leases, self.engine, self.workers) for layer in layers
         }

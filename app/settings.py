@@ -69,7 +69,9 @@ class Settings(BaseSettings):
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         default="auto", description="products in the network; auto = bfloat16 where the device has it natively"
     )
-    threads: int = Field(default=0, ge=0, description="CPU threads of the generator; 0 = all cores")
+    threads: int = Field(
+        default=0, ge=0, description="blocks drawn side by side on a CPU, one core each; 0 = all cores, at most 8"
+    )
     batch_blocks: int = Field(default=0, ge=0, description="blocks drawn at once; 0 = 1 on a CPU, 8 on a GPU")
     interactive_wait: float = Field(default=3.0, ge=0, le=60)
     max_wait: float = Field(default=600.0, ge=0)

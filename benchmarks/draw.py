@@ -13,12 +13,12 @@ import time
 from pathlib import Path
 
 import mercantile
-import torch
 from mercantile import Tile
 
 from app.resolver import TileResolver
 from app.service import Service
 from app.settings import LayerSettings, Settings
+from model.engine import LocalEngine
 from model.sgdm.config import LATENT_STRIDE, SGDMConfig
 
 
@@ -87,9 +87,9 @@ def main() -> None:
         service.start()
         resolver = service.resolver(None)
         times = asyncio.run(blocks_of_16(resolver, given.zoom, 8))
+        lanes = service.engine.lanes if isinstance(service.engine, LocalEngine) else 0
         service.close()
-    threads = torch.get_num_threads()
-    print(f"| drawing at z{given.zoom}, {threads} threads | blocks of 16 | median ms a tile | best | worst |")
+    print(f"| drawing at z{given.zoom}, {lanes} blocks side by side | blocks of 16 | median ms a tile | best | worst |")
     print("|---|---|---|---|---|")
     print(f"| | {len(times)} | {statistics.median(times):.0f} | {min(times):.0f} | {max(times):.0f} |\n")
     from model.sgdm.network import load_network

@@ -64,7 +64,9 @@ class Conditions:
 
 
 class CascadePipeline:
-    """An SGDM on a device, drawing blocks. Deterministic: no global random state, a fixed batch shape per call.
+    """An SGDM on a device, drawing blocks. Deterministic: no global random state, a fixed batch shape per call; on a
+    CPU every call uses one core, because sums that are split among threads round differently. Call it from several
+    threads for several cores.
 
     The network is made ready for inference in place (layout, folded BatchNorm) and cannot be trained afterwards.
     """
@@ -91,6 +93,8 @@ class CascadePipeline:
         Raises ValueError if the conditions do not fit the stage.
         """
         self._check(stage, batch)
+        if self.device.type == "cpu" and torch.get_num_threads() != 1:
+            torch.set_num_threads(1)
         if stage.samples:
             return self._doubt(stage, batch)
         if self.windows.blend:
@@ -197,7 +201,8 @@ class CascadePipeline:
     def _images(self, images: list[Pixels], masks: list[Mask]) -> Tensor:
         pixels = torch.from_numpy(np.stack(images)).to(self.device).permute(0, 3, 1, 2)
         known = torch.from_numpy(np.stack(masks)).to(self.device).unsqueeze(1)
-        return ((pixels.float() / 127.5 - 1) * known).contiguous(memory_format=torch.channels_last)
+        unit = pixels.float().div_(127.5).sub_(1).mul_(known)
+        return unit.contiguous(memory_format=torch.channels_last)
 
     def _noise(self, stage: Stage, windows: Sequence[Window], phase: int) -> Tensor:
         channels = self.network.config.autoencoder.latent_channels

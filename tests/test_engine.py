@@ -3,9 +3,11 @@
 import threading
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+import torch
 
 from model.cascade import Ladder, Pixels
 from model.engine import EngineClosedError, LocalEngine, QueueFullError, Urgency
@@ -49,6 +51,19 @@ def test_the_same_block_alone_and_among_fifteen_others(pipeline: CascadePipeline
         batch = [*others[:slot], mine, *others[slot:]]
         assert (pipeline(stage, batch)[slot] == alone).all()
     assert (alone > 0).any()
+
+
+def test_lanes_side_by_side_draw_what_one_draws_whatever_the_number_of_threads(pipeline: CascadePipeline) -> None:
+    stage, _ = conditions(0, 16)
+    blocks = [conditions(i, 16)[1] for i in range(6)]
+    alone = [pipeline(stage, [block])[0] for block in blocks]
+    assert (alone[0] != alone[1]).any()
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)  # as other code in this process may
+    with ThreadPoolExecutor(3) as lanes:
+        together = list(lanes.map(lambda block: pipeline(stage, [block])[0], blocks * 3))
+    torch.set_num_threads(before)
+    assert all((a == b).all() for a, b in zip(alone * 3, together, strict=True))
 
 
 def test_seed_and_place_change_the_drawing(pipeline: CascadePipeline) -> None:
@@ -144,19 +159,48 @@ def test_an_error_fails_only_its_batch_and_one_in_preparing_only_its_window() ->
 
 def test_without_memory_it_tries_once_more_with_fewer_lanes_and_then_fails_only_that_batch() -> None:
     stage, item = conditions(0)
+    missing = RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
     for errors, works in ((1, True), (2, False)):
-        draw = Recorder([MemoryError()] * errors)
+        draw = Recorder([missing] * errors)
         draw.go.set()
         engine = LocalEngine(draw, lanes=4)
         first = engine.submit(stage, prepare(item))
         if works:
             assert first.result(5) is not None
         else:
-            with pytest.raises(MemoryError):
+            with pytest.raises(RuntimeError, match="allocate"):
                 first.result(5)
         assert engine.lanes == 2
         assert engine.submit(stage, prepare(item)).result(5) is not None
         engine.close()
+
+
+def test_lanes_that_run_out_of_memory_together_go_on_one_after_the_other() -> None:
+    stage, item = conditions(0)
+    both, lock = threading.Barrier(2), threading.Lock()
+    calls, active, together = [0], [0], [0]
+
+    def draw(stage: Stage, batch: Sequence[Conditions]) -> list[Pixels]:
+        with lock:
+            calls[0] += 1
+            active[0] += 1
+            first = calls[0] <= 2
+        try:
+            if first:
+                both.wait(5)
+                raise MemoryError
+            together[0] = max(together[0], active[0])
+            time.sleep(0.05)
+            return [np.zeros((stage.size, stage.size, 3), np.uint8)]
+        finally:
+            with lock:
+                active[0] -= 1
+
+    engine = LocalEngine(draw, lanes=2)
+    futures = [engine.submit(stage, prepare(item)) for _ in range(2)]
+    assert all(future.result(5).shape == (stage.size, stage.size, 3) for future in futures)
+    assert (engine.lanes, together[0]) == (1, 1)
+    engine.close()
 
 
 def test_someone_looking_goes_before_a_prefetch_that_came_first() -> None:

@@ -162,7 +162,7 @@ def test_what_nobody_waits_for_any_more_is_not_drawn(
         assert resolver.blocks_generated == 2
         assert not resolver._wanted
 
-    run(make_settings(), roots, story)
+    run(make_settings(threads=1), roots, story)
 
 
 def test_a_viewer_who_joins_a_prefetch_pulls_it_forward_with_all_it_needs(

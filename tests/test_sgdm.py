@@ -9,8 +9,9 @@ import torch
 from diffusers import DDIMScheduler, DDPMScheduler
 
 from model.palette import PALETTE
-from model.sgdm.autoencoder import DRAFT_CHANNELS, IMAGES, Draft, PaletteAutoencoder, enlarge
+from model.sgdm.autoencoder import DRAFT_CHANNELS, IMAGES, SMOOTH, Draft, PaletteAutoencoder, enlarge
 from model.sgdm.config import AutoencoderConfig, DiffusionConfig, SGDMConfig, default, sd21, tiny
+from model.sgdm.layers import cut
 from model.sgdm.mf_encoder import BackboneBranch
 from model.sgdm.network import SGDM, load_network, random_network, save_network, weights_hash
 from model.sgdm.sampler import Sampler
@@ -177,12 +178,12 @@ def test_config_round_trip() -> None:
 
 
 def test_ddim_equals_diffusers() -> None:
-    config = DiffusionConfig(prediction="sample", sampler="ddim", steps=5, zero_snr=True)
+    config = DiffusionConfig(prediction="velocity", sampler="ddim", steps=5, zero_snr=True)
     theirs = DDIMScheduler(
         beta_start=0.00085,
         beta_end=0.012,
         beta_schedule="scaled_linear",
-        prediction_type="sample",
+        prediction_type="v_prediction",
         timestep_spacing="trailing",
         rescale_betas_zero_snr=True,
         clip_sample=False,
@@ -222,11 +223,13 @@ def test_respaced_ddpm_equals_diffusers() -> None:
 
 def test_a_perfect_network_gives_the_clean_sample_back() -> None:
     clean = torch.randn(3, 4, 4, 4)
-    for prediction in ("epsilon", "sample"):
+    for prediction in ("epsilon", "velocity"):
         sampler = Sampler(DiffusionConfig(prediction=prediction))  # type: ignore[arg-type]
         noise, t = torch.randn(3, 4, 4, 4), torch.tensor([10, 400, 900])
         x = sampler.add_noise(clean, noise, t)
-        again, eps = sampler.split(x, noise if prediction == "epsilon" else clean, t)
+        a = sampler.alphas[t].view(-1, 1, 1, 1)
+        velocity = a.sqrt() * noise - (1 - a).sqrt() * clean
+        again, eps = sampler.split(x, noise if prediction == "epsilon" else velocity, t)
         assert torch.allclose(again, clean, atol=1e-3)
         assert torch.allclose(eps, noise, atol=1e-3)
 
@@ -302,6 +305,19 @@ def test_the_text_and_the_details_change_what_is_drawn() -> None:
             assert not torch.equal(drawn, auto.decoder(flat, other)), field
 
 
+def test_context_is_cut_off_before_merging_without_a_difference() -> None:
+    encoder = random_network(tiny()).encoder
+    generator = torch.Generator().manual_seed(5)
+    imagery, reference = (torch.rand(1, 3, 256, 256, generator=generator) * 2 - 1 for _ in range(2))
+    surveyed = (reference[:, :1] > 0).float()
+    with torch.no_grad():
+        early = encoder(imagery, reference, surveyed, 96)
+        late = encoder(imagery, reference, surveyed)
+    for a, b, stride in zip(early, late, (8, 2), strict=True):
+        assert torch.allclose(a, cut(b, 96 // stride), atol=1e-5)
+    assert early[0].shape[2] == 8
+
+
 def test_only_a_surveyed_reference_can_be_kept() -> None:
     network = random_network(tiny())
     auto = network.autoencoder
@@ -333,4 +349,7 @@ def test_the_latent_only_changes_the_draft() -> None:
         assert torch.allclose(auto.decode_embedded(draft.mean, draft), enlarge(embedded), atol=1e-5)
         changed = auto.decode_embedded(draft.mean + 1, draft) - auto.decode_embedded(draft.mean, draft)
         alone = auto.decode_linear(draft.mean + 1) - auto.decode_linear(draft.mean)
-        assert torch.allclose(changed, alone, atol=1e-4)
+        means = torch.nn.functional.avg_pool2d(alone, SMOOTH)
+        smooth = torch.nn.functional.interpolate(means, scale_factor=float(SMOOTH), mode="bilinear")
+        assert torch.allclose(changed, smooth, atol=1e-4)
+        assert (changed - alone).abs().mean() > 0.01

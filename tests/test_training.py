@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from model.sgdm.network import load_network, random_network, save_network
 from model.training.augment import degrade_reference, scene_edge, symmetry
 from model.training.baselines import train_baselines
 from model.training.config import BASELINE_PRESET, STAGES, DataConfig, StageConfig, TrainConfig, read_config
-from model.training.losses import CLOSE, LABEL_WEIGHT, colour_loss, comb_loss, label_loss
+from model.training.losses import CLOSE, LABEL_WEIGHT, SURVEYED, colour_loss, comb_loss, label_loss
 from model.training.run import train
 from model.training.samples import SampleSource
 
@@ -252,16 +253,21 @@ def test_the_label_loss_is_the_cross_entropy_and_generalises_it() -> None:
 
 
 def test_the_colour_loss_counts_what_is_close_and_known() -> None:
-    truth = torch.zeros(2, 3, 8, 8)
+    truth, drawn = torch.zeros(2, 3, 8, 8), torch.zeros(2, 1, 8, 8)
     labels = torch.zeros(2, 8, 8, dtype=torch.int64)
     labels[1, 0, 0] = len(PALETTE)  # a set of colours: a map of another style
-    assert float(colour_loss(truth, truth, labels)) == 0
-    assert float(colour_loss(truth + CLOSE**0.5, truth, labels)) == pytest.approx(0.25)  # half of one of two samples
-    assert float(colour_loss(truth + 1, truth, labels)) == pytest.approx(0.5, abs=0.01)
+    half = colour_loss(truth + CLOSE**0.5, truth, labels, drawn)
+    assert float(half) == pytest.approx(0.25)  # half of one of two samples
+    assert float(colour_loss(truth + 1, truth, labels, drawn)) == pytest.approx(0.5, abs=0.01)
+    steps = [float(colour_loss(truth + 10**-e, truth, labels, drawn + 1)) for e in (0.0, 0.5, 1.0)]
+    assert steps[0] - steps[1] == pytest.approx(SURVEYED * math.log(10) / 2, rel=0.01), "a surveyed one's decibels"
+    assert steps[1] - steps[2] == pytest.approx(SURVEYED * math.log(10) / 2, rel=0.02)
     labels[0, :, 1:] = ANYTHING
     wrong = truth.clone()
     wrong[:, :, :, 1:] = 1
-    assert float(colour_loss(wrong, truth, labels)) == 0
+    for surveyed in (drawn, drawn + 1):
+        assert float(colour_loss(wrong, truth, labels, surveyed)) == 0
+        assert float(colour_loss(truth, truth, labels, surveyed)) == 0
 
 
 def test_the_comb_loss_sees_cells_and_nothing_else() -> None:

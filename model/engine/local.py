@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 Draw = Callable[[Stage, Sequence[Conditions]], list[Pixels]]
 
 PREPARERS = 2
-"""Threads that read conditions ahead of the device."""
+"""Threads that read conditions ahead of the device, at least; one for every four lanes."""
 
 
 @dataclass(eq=False)
@@ -41,13 +41,15 @@ class _Job:
 
 def out_of_memory(error: BaseException) -> bool:
     """Whether drawing failed for want of memory."""
-    return isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)) or "out of memory" in str(error).lower()
+    if isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)):
+        return True
+    return any(words in str(error).lower() for words in ("out of memory", "can't allocate memory"))
 
 
 class LocalEngine:
     """Queues in front of `draw` (usually a CascadePipeline).
 
-    lanes: batches in flight at once; halved when memory runs out.
+    lanes: batches in flight at once, each in a thread of its own; halved when memory runs out.
     """
 
     def __init__(self, draw: Draw, batch_size: int = 1, lanes: int = 1) -> None:
@@ -55,7 +57,7 @@ class LocalEngine:
             raise ValueError(f"batch_size must be at least 1, not {batch_size}")
         self._draw = draw
         self._batch_size = batch_size
-        self._ahead = 2 * batch_size
+        self._ahead = batch_size * (lanes + 1)
         self._waiting: FairQueue[_Job] = FairQueue()
         self._ready: FairQueue[_Job] = FairQueue(dict.fromkeys(Urgency, 1 << 30))
         self._jobs: dict[int, _Job] = {}
@@ -69,7 +71,8 @@ class LocalEngine:
         self.seconds = self.prepare_seconds = 0.0
         self._threads = [
             threading.Thread(target=target, name=name, daemon=True)
-            for target, name in [(self._prepare_loop, "prepare")] * PREPARERS + [(self._draw_loop, "engine")] * lanes
+            for target, name in [(self._prepare_loop, "prepare")] * max(PREPARERS, lanes // 4)
+            + [(self._draw_loop, "engine")] * lanes
         ]
         for thread in self._threads:
             thread.start()
@@ -86,7 +89,13 @@ class LocalEngine:
         waiting = self.waiting
         with self._wake:
             return EngineState(
-                waiting, dict(self.batch_sizes), self.dropped, self.seconds, self.prepared, self.prepare_seconds
+                waiting,
+                dict(self.batch_sizes),
+                self.dropped,
+                self.lanes,
+                self.seconds,
+                self.prepared,
+                self.prepare_seconds,
             )
 
     def submit(self, stage: Stage, prepare: Prepare, urgency: Urgency = Urgency.INTERACTIVE) -> Future[Pixels]:
@@ -159,8 +168,8 @@ class LocalEngine:
                     self._ready.push(job, job.urgency)
                 self._wake.notify_all()
 
-    def _next_batch(self) -> tuple[Urgency, list[_Job]] | None:
-        """The next jobs of one stage; None when closed and drained."""
+    def _next_batch(self) -> tuple[Urgency, float, list[_Job]] | None:
+        """The next jobs of one stage, and what their urgency was charged for them; None when closed and drained."""
         with self._wake:
             while not len(self._ready) or self._drawing >= self.lanes:
                 idle = not len(self._waiting) and not any(self._preparing.values())
@@ -169,40 +178,56 @@ class LocalEngine:
                 self._wake.wait()
             self._drawing += 1
             turn, batch = self._ready.pop(lambda job: job.stage, self._batch_size)
+            # before it is drawn, or all lanes that become free meanwhile would take the same turn
+            expected = self.seconds / max(1, self.batch_sizes.total())
+            self._ready.charge(turn, expected)
             self._wake.notify_all()
-            return turn, batch
+            return turn, expected, batch
 
     def _draw_loop(self) -> None:
         while (chosen := self._next_batch()) is not None:
-            turn, batch = chosen
+            turn, expected, batch = chosen
             batch = [job for job in batch if job.future.set_running_or_notify_cancel()]
             began = time.perf_counter()
             if batch:
                 self._draw_batch(batch)
             with self._wake:
-                self._ready.charge(turn, time.perf_counter() - began)
+                seconds = time.perf_counter() - began
+                self._ready.charge(turn, seconds - expected)
                 self._drawing -= 1
-                self.seconds += time.perf_counter() - began
+                self.seconds += seconds
                 self._wake.notify_all()
 
     def _draw_batch(self, batch: list[_Job]) -> None:
         stage, conditions = batch[0].stage, [job.conditions for job in batch if job.conditions is not None]
         padded = conditions + [conditions[0]] * (self._batch_size - len(batch))
+        lanes = self.lanes
         try:
             try:
                 drawn = self._draw(stage, padded)
             except Exception as error:
                 if not out_of_memory(error):
                     raise
-                self.lanes = max(1, self.lanes // 2)
-                log.warning("out of memory: %d batch(es) at once from now on; once more", self.lanes)
-                torch.cuda.empty_cache()
+                self._wait_for_memory(lanes)
                 drawn = self._draw(stage, padded)
         except Exception as error:
             log.exception("drawing %s failed", stage)
             for job in batch:
                 job.future.set_exception(error)
             return
-        self.batch_sizes[len(batch)] += 1
+        with self._wake:
+            self.batch_sizes[len(batch)] += 1
         for job, pixels in zip(batch, drawn, strict=False):
             job.future.set_result(pixels)
+
+    def _wait_for_memory(self, lanes: int) -> None:
+        """Halve the lanes, unless another batch has done so since `lanes` were open, and wait for one to be free."""
+        with self._wake:
+            if self.lanes == lanes:
+                self.lanes = max(1, lanes // 2)
+                log.warning("out of memory: %d batch(es) at once from now on; once more", self.lanes)
+            self._drawing -= 1
+            self._wake.notify_all()
+            self._wake.wait_for(lambda: self._drawing < self.lanes)
+            self._drawing += 1
+        torch.cuda.empty_cache()

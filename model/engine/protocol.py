@@ -24,13 +24,14 @@ class EngineState:
     """What an engine has done and has before it.
 
     waiting: windows not yet begun, by urgency. batch_sizes: batches drawn, by the windows in them. dropped: windows
-    that nobody waited for any more. draw_seconds: how long the device was busy. prepared, prepare_seconds: windows
-    whose conditions were read, and how long that took.
+    that nobody waited for any more. lanes: batches in flight at once. draw_seconds: the drawing times of all batches
+    together. prepared, prepare_seconds: windows whose conditions were read, and how long that took.
     """
 
     waiting: dict[str, int]
     batch_sizes: dict[int, int]
     dropped: int
+    lanes: int
     draw_seconds: float
     prepared: int
     prepare_seconds: float

@@ -98,19 +98,24 @@ class AutoencoderConfig:
 class DiffusionConfig:
     """Noise schedule and sampler.
 
-    prediction: what the U-Net outputs: the noise (published) or the clean sample. sampler: "ddim" (eta 0) or "ddpm"
-        (the published respaced ancestral one, here with step noise keyed by coordinates). zero_snr: rescale the
-        schedule so that the last step is pure noise. palette_prior: diffuse about a mean that the condition predicts
-        (prior.py) instead of about zero. temperature: amplitude of the noise that sampling uses; below 1 it draws what
-        is likely rather than what is possible.
+    prediction: what the U-Net outputs: the noise (published) or the velocity sqrt(a) noise - sqrt(1 - a) clean
+        (Salimans & Ho 2022), of which 0 means the best guess without looking at any condition.
+    sampler: "ddim" (eta 0) or "ddpm" (the published respaced ancestral one, here with step noise keyed by coordinates).
+    zero_snr: rescale the schedule so that the last step is pure noise. palette_prior: diffuse about a mean that the
+        condition predicts (prior.py) instead of about zero. temperature: amplitude of the noise that sampling uses;
+        below 1 it draws what is likely rather than what is possible.
     """
 
-    prediction: Literal["epsilon", "sample"] = "epsilon"
+    prediction: Literal["epsilon", "velocity"] = "epsilon"
     sampler: Literal["ddim", "ddpm"] = "ddpm"
     steps: int = 50
     zero_snr: bool = False
     palette_prior: bool = False
     temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.prediction not in ("epsilon", "velocity"):
+            raise ValueError(f"prediction is epsilon or velocity, not {self.prediction!r}: weights of another version?")
 
 
 @dataclass(frozen=True)
@@ -194,9 +199,9 @@ def default() -> SGDMConfig:
         text=TextConfig(open_clip_model=None, width=128, layers=3, heads=4, context_length=48, compact_vocabulary=True),
         autoencoder=AutoencoderConfig(kind="palette", latent_channels=64),
         diffusion=DiffusionConfig(
-            prediction="sample", sampler="ddim", steps=1, zero_snr=True, palette_prior=True, temperature=0.25
+            prediction="velocity", sampler="ddim", steps=1, zero_snr=True, palette_prior=True, temperature=0.25
         ),
-        windows=WindowConfig(encode=128, denoise=32, decode=32, blend=False),
+        windows=WindowConfig(encode=128, denoise=32, decode=16, blend=False),
     )
 
 
@@ -217,7 +222,7 @@ def tiny() -> SGDMConfig:
         unet=UNetConfig(widths=(16, 16, 16), layers_per_block=1, head_dim=8, context_dim=32, local=True),
         text=TextConfig(open_clip_model=None, width=32, layers=2, heads=2, context_length=48, compact_vocabulary=True),
         autoencoder=AutoencoderConfig(kind="palette", latent_channels=4),
-        diffusion=DiffusionConfig(prediction="sample", sampler="ddim", steps=1, zero_snr=True, palette_prior=True),
+        diffusion=DiffusionConfig(prediction="velocity", sampler="ddim", steps=1, zero_snr=True, palette_prior=True),
         windows=WindowConfig(encode=64, denoise=64, decode=32, blend=False),
     )
 

@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from model.sgdm.autoencoder import FINE_STRIDE, Draft, PaletteAutoencoder, build_autoencoder
-from model.sgdm.config import LATENT_STRIDE, SGDMConfig
+from model.sgdm.autoencoder import Draft, PaletteAutoencoder, build_autoencoder
+from model.sgdm.config import SGDMConfig
 from model.sgdm.layers import cut
 from model.sgdm.mf_encoder import MFEncoder
 from model.sgdm.prior import PalettePrior
@@ -55,9 +55,7 @@ class SGDM(nn.Module):
         surveyed: N x 1 x H x W, 1 where the reference is a surveyed map, 0 where it was drawn.
         crop: pixels of context that only the encoder needs, cut off on every side (a multiple of 32).
         """
-        condition, fine = self.encoder(imagery, reference, surveyed)
-        if crop:
-            condition, fine = cut(condition, crop // LATENT_STRIDE), cut(fine, crop // FINE_STRIDE)
+        condition, fine = self.encoder(imagery, reference, surveyed, crop)
         features = self.adapter(condition)
         if self.prior is None or not isinstance(self.autoencoder, PaletteAutoencoder):
             return Encoded(features, None)

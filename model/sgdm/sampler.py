@@ -67,7 +67,7 @@ class Sampler:
         a = self.alphas.to(x.device)[t].view(-1, 1, 1, 1)
         if self.prediction == "epsilon":
             return (x - (1 - a).sqrt() * output) / a.sqrt(), output
-        return output, (x - a.sqrt() * output) / (1 - a).sqrt()
+        return a.sqrt() * x - (1 - a).sqrt() * output, (1 - a).sqrt() * x + a.sqrt() * output
 
     def step(self, x: Tensor, output: Tensor, index: int, noise: Tensor | None = None) -> Tensor:
         """From step `index` of `steps` to the next; after the last one the predicted clean latent."""

@@ -9,6 +9,7 @@ and neither does this.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -20,6 +21,9 @@ from model.sgdm.config import UNetConfig
 from model.sgdm.layers import make_local
 
 INJECTED_LEVELS = 3
+
+_features: ContextVar[Sequence[Tensor] | None] = ContextVar("features", default=None)
+"""What is injected in this thread's forward pass: several may draw with one network."""
 
 
 def unet_arguments(config: UNetConfig, latent_channels: int) -> dict[str, Any]:
@@ -66,16 +70,14 @@ class InjectedUNet(nn.Module):
         if config.local:
             make_local(self.unet)
             remove_self_attention(self.unet)
-        self._features: Sequence[Tensor] | None = None
         for level in range(INJECTED_LEVELS):
             for block in (self.unet.down_blocks[level], self.unet.up_blocks[-1 - level]):
                 block.attentions[0].register_forward_hook(self._adder(level))
 
     def _adder(self, level: int) -> Any:
         def add(module: nn.Module, args: Any, output: Any) -> Any:
-            if self._features is None:
-                return output
-            return (output[0] + self._features[level], *output[1:])
+            features = _features.get()
+            return output if features is None else (output[0] + features[level], *output[1:])
 
         return add
 
@@ -85,8 +87,8 @@ class InjectedUNet(nn.Module):
         latent: N x C x h x w; timestep: N integers; context: N x L x context_dim;
         features: three maps of N x widths[i] x h/2^i x w/2^i. Returns N x C x h x w.
         """
-        self._features = features
+        token = _features.set(features)
         try:
             return self.unet(latent, timestep, encoder_hidden_states=context, return_dict=False)[0]
         finally:
-            self._features = None
+            _features.reset(token)

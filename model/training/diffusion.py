@@ -16,9 +16,11 @@ from model.sgdm.autoencoder import SHARPNESS, Draft
 from model.sgdm.network import SGDM
 from model.sgdm.sampler import TRAIN_STEPS, Sampler
 from model.training.config import StageConfig
-from model.training.losses import label_loss
+from model.training.losses import colour_loss, comb_loss, label_loss
 from model.training.samples import Batch, SampleSource
 from model.training.stages import (
+    COLOUR,
+    COMB,
     condition_images,
     frozen,
     grid,
@@ -26,6 +28,7 @@ from model.training.stages import (
     mean_iou,
     need_palette,
     psnr,
+    quarter,
     to_pixels,
     true_latent,
     validation_batch,
@@ -46,8 +49,9 @@ def measure_deviation(parts: Any, train: SampleSource, stage: StageConfig) -> No
 class DiffusionTask:
     """The denoiser with its adapter, about the prior of a finished encoder.
 
-    The network predicts the clean sample, in units of its deviation from the draft; the error is squared. Tried before:
-    a cross-entropy of the decoded colours (nothing holds the latents where the sampler's next step expects them, and
+    The loss is the squared error of the clean sample that the predicted velocity means, in units of the deviation from
+    the draft. Tried before: predicting that sample itself (240 steps had not taught it to pass a clear one on), a
+    cross-entropy of the decoded colours (nothing holds the latents where the sampler's next step expects them, and
     two steps drew worse than one) and L1 of the colours (its median answer is the draft).
     """
 
@@ -83,14 +87,17 @@ class DiffusionTask:
         served = torch.tensor(self.sampler.steps)[choice]
         t = torch.where(torch.rand(count, generator=generator) < 0.5, served, t)
         noise = torch.randn(clean.shape, generator=generator)
-        output = self.module["unet"](
-            self.sampler.add_noise(clean, noise, t),
-            t,
-            text,
-            self.module["adapter"](condition),
-        )
+        x = self.sampler.add_noise(clean, noise, t)
+        output = self.module["unet"](x, t, text, self.module["adapter"](condition))
         known = F.avg_pool2d((batch.labels < len(PALETTE)).float().unsqueeze(1), 8)
-        return ((output.float() - clean).square() * known).mean(), {}
+        drawn, _ = self.sampler.split(x, output.float(), t)
+        error = ((drawn - clean).square() * known).mean(dim=(1, 2, 3))
+        first = t == self.sampler.steps[0]
+        if not first.any():
+            return error.mean(), {}
+        # what is left of the draft's error where there is nothing but noise to begin with
+        left = error[first].detach().sum() / (clean.square() * known)[first].mean(dim=(1, 2, 3)).sum().clamp(min=1e-6)
+        return error.mean(), {"left": round(float(left), 4)}
 
     def validate(self, module: Any) -> tuple[dict[str, float], Pixels]:
         """IoU of sampled maps from imagery alone, and the grid imagery / prior / drawn / truth."""
@@ -142,7 +149,7 @@ class Discriminator(nn.Module):
 class AdversarialTask:
     """One step of the denoiser, with its decoder, drawn until a discriminator takes it for a map.
 
-    The cross-entropy keeps it where the map is; the hinge loss and the matching of features (Wang et al. 2018,
+    The losses of `RefineTask` keep it where the map is; the hinge loss and the matching of features (Wang et al. 2018,
     pix2pixHD) give it straight edges and whole buildings where the cross-entropy alone leaves blurs. One-step
     adversarial distillation is an idea of Sauer et al. (2023).
     """
@@ -184,22 +191,28 @@ class AdversarialTask:
         """Generator's and critic's loss in one: each sees the other's weights as constants."""
         auto, critic = self.module["autoencoder"], self.module["critic"]
         latent, draft = draw_latents({**self.finished, **self.module}, self.sampler, batch, generator)
-        logits, _ = auto.decode_logits(latent, draft)
+        latent, draft, box = quarter(latent, draft, generator)
+        labels = batch.labels[box]
+        logits, keep = auto.decode_logits(latent, draft)
+        image = auto.shown(logits, keep, draft)
+        colour, comb = colour_loss(image, batch.map[box], labels, batch.surveyed[box]), comb_loss(image)
         shares = (SHARPNESS * logits).softmax(dim=1)
         drawn = torch.einsum("nphw,pd->ndhw", shares, auto.embedding)
-        known = (batch.labels < len(PALETTE)).unsqueeze(1)
+        known = (labels < len(PALETTE)).unsqueeze(1)
         drawn = torch.where(known, drawn, 0)
-        real = torch.where(known, auto.embed(torch.where(known[:, 0], batch.labels, 0)), 0)
+        real = torch.where(known, auto.embed(torch.where(known[:, 0], labels, 0)), 0)
         critic.requires_grad_(False)
         score, features = critic(drawn)
         with torch.no_grad():
             _, wanted = critic(real)
         critic.requires_grad_(True)
         match = torch.stack([F.l1_loss(a, b) for a, b in zip(features, wanted, strict=True)]).mean()
-        truth = label_loss(logits, batch.labels)
+        truth = label_loss(logits, labels)
         hinge = F.relu(1 - critic(real)[0]).mean() + F.relu(1 + critic(drawn.detach())[0]).mean()
-        logged = {"truth": truth, "match": match, "score": score.mean(), "hinge": hinge}
-        total = self.TRUTH * truth + self.HINGE * -score.mean() + self.MATCH * match + hinge
+        logged = {"truth": truth, "match": match, "score": score.mean(), "hinge": hinge, "comb": comb}
+        judged = self.HINGE * -score.mean() + self.MATCH * match
+        total = self.TRUTH * truth + self.stage.critic * judged + hinge
+        total = total + COLOUR * colour + COMB * comb
         return total, {name: round(float(value.detach()), 4) for name, value in logged.items()}
 
     def validate(self, module: Any) -> tuple[dict[str, float], Pixels]:

@@ -47,20 +47,25 @@ CLOSE = 0.004
 """Mean squared error at which a drawing counts as close to its map: 30 dB."""
 
 
-def colour_loss(image: Tensor, truth: Tensor, labels: Tensor, weight: Tensor | None = None) -> Tensor:
-    """How far colours are off, 0 to 1, by sample: m / (m + CLOSE) of the mean squared error m.
+SURVEYED = 2.0
+"""Weight of samples with a surveyed reference: there colours can be right."""
 
-    image, truth: N x 3 x H x W in [-1, 1]; labels: N x H x W; weight: N, of the samples. Those with sets of colours, of
+
+def colour_loss(image: Tensor, truth: Tensor, labels: Tensor, surveyed: Tensor) -> Tensor:
+    """How far colours are off, by sample, of the mean squared error m: m / (m + CLOSE), 0 to 1; where the reference is
+    surveyed, the logarithm of m, which is what PSNR counts.
+
+    image, truth: N x 3 x H x W in [-1, 1]; labels: N x H x W; surveyed: N x 1 x H x W. Samples with sets of colours, of
     another style, cost 0.
-    What is far off counts little: where the condition leaves doubt, the best colour by squares is a mixture, and a map
-    has none. Where a good reference leaves none, the soft pixels of its edges are learned.
+    Without a good reference, what is far off counts little: where the condition leaves doubt, the best colour by
+    squares is a mixture, and a map has none. Where a good reference leaves none, soft edges are learned.
     """
     sets = ((labels >= len(PALETTE)) & (labels != ANYTHING)).flatten(1).any(1)
     exact = ((labels < len(PALETTE)) & ~sets[:, None, None]).unsqueeze(1)
     squares = ((image - truth).square() * exact).sum(dim=(1, 2, 3))
-    count = 3 * exact.sum(dim=(1, 2, 3))
-    mean = squares / count.clamp(min=1)
-    return (mean / (mean + CLOSE) * (1 if weight is None else weight)).mean()
+    mean = squares / (3 * exact.sum(dim=(1, 2, 3))).clamp(min=1)
+    beside = SURVEYED * (1 + mean / (CLOSE / 40)).log()
+    return torch.where(surveyed.amax(dim=(1, 2, 3)) > 0, beside, mean / (mean + CLOSE)).mean()
 
 
 PERIOD = 8

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from model.data.pairs import Pixels
 from model.palette import CLASSES, COLOURS, PALETTE, classify
-from model.sgdm.autoencoder import PaletteAutoencoder
+from model.sgdm.autoencoder import Draft, PaletteAutoencoder
 from model.sgdm.mf_encoder import BackboneBranch
 from model.sgdm.network import SGDM
 from model.sgdm.prior import PalettePrior
@@ -106,7 +106,7 @@ class AutoencoderTask:
         logits, keep = self.module.decode_logits(latent, draft)
         image = self.module.shown(logits, keep, draft)
         drawn, comb = label_loss(logits, batch.labels), comb_loss(image)
-        colour = colour_loss(image, batch.map, batch.labels)
+        colour = colour_loss(image, batch.map, batch.labels, batch.surveyed)
         exact = batch.labels[(batch.labels < len(PALETTE)).flatten(1).any(1)][: max(1, len(latent) // 4)]
         latent = true_latent(self.module, exact)
         rebuilt = label_loss(self.module.decode_logits(latent + some_noise(latent, generator))[0], exact)
@@ -135,9 +135,6 @@ def frozen(network: SGDM, *names: str) -> dict[str, nn.Module]:
 
 COLOUR = 0.5
 """Weight of `colour_loss`."""
-
-SURVEYED = 2.0
-"""How much more `colour_loss` counts where the reference is a surveyed map: there colours can be right."""
 
 COMB = 1.0
 """Weight of `comb_loss`: a comb of a tenth costs 0.01."""
@@ -241,15 +238,12 @@ class RefineTask:
         exact = (batch.labels < len(PALETTE)).flatten(1).any(1).view(-1, 1, 1, 1)
         latent = draft.mean + towards * exact * (true_latent(auto, batch.labels) - draft.mean)
         latent = latent + some_noise(latent, generator)
-        cells = latent.shape[-1] // 2
-        top, left = (int(torch.randint(0, cells + 1, (), generator=generator)) for _ in range(2))
-        draft, latent = draft.part(top, left, cells), latent[..., top : top + cells, left : left + cells]
-        box = (..., slice(8 * top, 8 * (top + cells)), slice(8 * left, 8 * (left + cells)))
+        latent, draft, box = quarter(latent, draft, generator)
         labels = batch.labels[box]
         drawn, keep = auto.decode_logits(latent, draft)
         image = auto.shown(drawn, keep, draft)
         decoded, comb = label_loss(drawn, labels), comb_loss(image)
-        colour = colour_loss(image, batch.map[box], labels, 1 + SURVEYED * batch.surveyed.amax(dim=(1, 2, 3)))
+        colour = colour_loss(image, batch.map[box], labels, batch.surveyed[box])
         guessed = cell_loss(logits, batch.labels)
         logged = {"decoded": decoded, "guessed": guessed, "colour": colour, "comb": comb}
         total = decoded + 0.5 * guessed + COLOUR * colour + COMB * comb
@@ -268,6 +262,15 @@ class RefineTask:
         scores |= {"psnr": psnr(drawn[0], truth), "with_true": mean_iou(drawn[1], truth)["miou"]}
         scores |= {"psnr_true": psnr(drawn[1], truth)}
         return scores, grid([seen[::3], drawn[0][::3], drawn[1][::3], truth[::3]])
+
+
+def quarter(latent: Tensor, draft: Draft, generator: torch.Generator) -> tuple[Tensor, Draft, tuple[Any, ...]]:
+    """A square of half the edge of latents and drafts, and the index of the same pixels in an image."""
+    cells = latent.shape[-1] // 2
+    top, left = (int(torch.randint(0, cells + 1, (), generator=generator)) for _ in range(2))
+    inner = latent[..., top : top + cells, left : left + cells]
+    pixels = slice(8 * top, 8 * (top + cells)), slice(8 * left, 8 * (left + cells))
+    return inner, draft.part(top, left, cells), (..., *pixels)
 
 
 def guess(parts: Any, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
