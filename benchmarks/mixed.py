@@ -76,7 +76,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("scene", type=Path)
     parser.add_argument("--zoom", type=int, default=19, help="drawn whatever the scene's resolution")
-    parser.add_argument("--seconds", type=float, default=12)
+    parser.add_argument("--seconds", type=float, default=7)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--edge", type=int, default=16, help="blocks along the area's edge")
     given = parser.parse_args()
