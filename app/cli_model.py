@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import click
 
@@ -18,13 +18,20 @@ from app.settings import SettingsError, load_settings
 @click.option("--pairs", type=click.Path(path_type=Path), help="Folder of pairs to draw with true references.")
 @click.option("--split", help="Split of the manifest.")
 @click.option("--source", default="snezhinsk_osm", show_default=True, help="Source of the manifest.")
-@click.option("--span", default=1, show_default=True, type=click.IntRange(1, 2), help="With --pairs: 1 = 2X, 2 = 4X.")
+@click.option(
+    "--span", default=1, show_default=True, type=click.IntRange(0, 2), help="1 = 2X, 2 = 4X, 0 = no reference."
+)
 @click.option("--strange", is_flag=True, help="With --pairs: draw once more with the imagery of other places.")
 @click.option("--seams", is_flag=True, help="Look for borders in a mosaic of the scenes; needs no truth.")
 @click.option("--edge", default=16, show_default=True, type=click.IntRange(2, 64), help="Mosaic's edge in tiles.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for metrics and pictures.")
 @click.option("--weights", type=click.Path(path_type=Path), help="Network to use instead of the shipped one.")
 @click.option("--baselines", type=click.Path(path_type=Path), help="Folder of trained baselines to compare with.")
+@click.option(
+    "--against", multiple=True, type=click.Path(path_type=Path), help="Folder of an earlier evaluation; repeatable."
+)
+@click.option("--inception", type=click.Path(path_type=Path), help="Weights of FID's Inception v3, for KID and FID.")
+@click.option("--dino", type=click.Path(path_type=Path), help="Weights of a DINO ViT-S or ViT-B, for MFP's two parts.")
 @click.option("--zooms", help="Zooms to compare, or to draw mosaics of; 14-17, with --pairs 14-18.")
 def evaluate(
     scene: tuple[Path, ...],
@@ -32,13 +39,16 @@ def evaluate(
     pairs: Path | None,
     split: str | None,
     source: str,
-    span: int,
+    span: Literal[0, 1, 2],
     strange: bool,
     seams: bool,
     edge: int,
     out: Path,
     weights: Path | None,
     baselines: Path | None,
+    against: tuple[Path, ...],
+    inception: Path | None,
+    dino: Path | None,
     zooms: str | None,
 ) -> None:
     """Measure what a network draws, in one of three ways.
@@ -51,19 +61,19 @@ def evaluate(
     """
     settings = load_settings(weights=weights, data_dir=out / "data", redis_url="none")
     wanted = parse_zooms(zooms or ("14-18" if pairs else "14-17"))
-    drawers: dict[str, Any] = {}
-    if baselines is not None:
-        from model.evaluation.baselines import load_baselines
+    from model.evaluation.baselines import load_baselines
+    from model.evaluation.report import find_judges
 
-        try:
-            drawers = load_baselines(baselines)
-        except ValueError as error:
-            raise SettingsError(str(error)) from None
+    try:
+        drawers = {} if baselines is None else load_baselines(baselines)
+        judges = find_judges(inception, dino)
+    except ValueError as error:
+        raise SettingsError(str(error)) from None
     if pairs is not None and split is not None and not scene:
         from model.evaluation.forced import run_forced
 
         try:
-            run_forced(settings.weights, pairs, source, split, wanted, span, out, drawers, strange)
+            run_forced(settings.weights, pairs, source, split, wanted, span, out, drawers, strange, against, judges)
         except (ValueError, FileNotFoundError) as error:
             raise SettingsError(str(error)) from None
     elif scene and seams:
@@ -73,7 +83,9 @@ def evaluate(
     elif scene and truth is not None and split is not None:
         from app.evaluate import run_evaluation
 
-        asyncio.run(run_evaluation(settings, list(scene), truth, source, split, wanted, out, drawers))
+        asyncio.run(
+            run_evaluation(settings, list(scene), truth, source, split, wanted, span, out, drawers, against, judges)
+        )
     else:
         raise SettingsError("give --scene with --truth and --split, or --scene with --seams, or --pairs with --split")
 

@@ -8,10 +8,10 @@ only, never from what was drawn.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from mercantile import Tile
@@ -26,8 +26,7 @@ from model.cascade import Pixels
 from model.data.alignment import estimate_offsets
 from model.data.pairs import Pair, read_pairs
 from model.evaluation.baselines import Drawer
-from model.evaluation.features import offline_network
-from model.evaluation.report import Compared, median_tile, score, table, write_report
+from model.evaluation.report import Compared, Judges, add_earlier, median_tile, score, table, write_report
 from model.palette import LAND
 
 
@@ -68,19 +67,22 @@ async def run_evaluation(
     source: str,
     split: str,
     zooms: range,
+    span: Literal[0, 1, 2],
     out: Path,
     baselines: Mapping[str, Drawer] = MappingProxyType({}),
+    earlier: Iterable[Path] = (),
+    judges: Judges | None = None,
 ) -> dict[str, Any]:
     """Evaluate and write metrics.json, metrics.md and sheet.png to `out`. Returns the metrics.
 
-    Raises SettingsError if nothing can be compared.
+    earlier: folders of earlier evaluations to compare with. Raises SettingsError if nothing can be compared.
     """
     try:
         pairs = read_pairs(truth, source, split, range(14, max(zooms[-1], 17) + 1))
     except ValueError as error:
         raise SettingsError(str(error)) from None
     offsets = estimate_offsets(pairs)
-    service = Service(settings, [LayerSettings(name=f"scene{i}", scenes=[s]) for i, s in enumerate(scenes)])
+    service = Service(settings, [LayerSettings(name=f"scene{i}", scenes=[s], span=span) for i, s in enumerate(scenes)])
     await asyncio.to_thread(service.start)
     compared: list[Compared] = []
     try:
@@ -102,7 +104,11 @@ async def run_evaluation(
     if not compared:
         raise SettingsError("no truth tile lies on these scenes; check --scene, --truth and --split")
     compared.sort(key=lambda c: (c.pair.zoom, c.pair.x, c.pair.y))
-    metrics = score("as served", compared, offsets, offline_network())
+    try:
+        add_earlier(compared, earlier)
+    except ValueError as error:
+        raise SettingsError(str(error)) from None
+    metrics = score("as served", compared, offsets, judges)
     await asyncio.to_thread(write_report, out, metrics, compared)
     print(table(metrics))
     return metrics

@@ -182,12 +182,9 @@ class TileResolver:
             return True
 
     async def nearest_ancestor(self, tile: Tile) -> tuple[Tile, bytes] | None:
-        """The closest cached tile on the canonical chain above `tile` (for placeholders)."""
-        if tile.z <= self.layer.ladder.root:
-            return None
-        for zoom in reversed(self.layer.ladder.chain(tile.z)[:-1]):
-            shift = tile.z - zoom
-            ancestor = Tile(tile.x >> shift, tile.y >> shift, zoom)
+        """The closest cached tile above `tile` (for placeholders)."""
+        for levels in range(1, tile.z - self.layer.ladder.root + 1):
+            ancestor = Tile(tile.x >> levels, tile.y >> levels, tile.z - levels)
             found = await self.cached(ancestor)
             if found is not None:
                 return ancestor, found.png

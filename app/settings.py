@@ -33,6 +33,7 @@ class LayerSettings(BaseModel, extra="forbid"):
 
     `max_zoom` defaults to the imagery's own resolution. base_map: existing map tiles that the cascade begins with, a
     file (.mbtiles, .pmtiles, .tif) or a URL with {z}, {x}, {y}; base_max_zoom: the last zoom to take from it.
+    span: zooms between a tile and its reference (1: 2X, 2: 4X; 0: none, every zoom is drawn from imagery alone).
     """
 
     name: str = Field(default="map", pattern=r"^[a-z][a-z0-9_-]{0,31}$")
@@ -40,7 +41,7 @@ class LayerSettings(BaseModel, extra="forbid"):
     country: int | None = Field(default=None, ge=0, lt=2**32)
     root_zoom: int = Field(default=DEFAULT_ROOT_ZOOM, ge=0, le=MAX_TABLE_ZOOM)
     max_zoom: int | None = Field(default=None, ge=0, le=MAX_TABLE_ZOOM)
-    span: Literal[1, 2] = 1
+    span: Literal[0, 1, 2] = 1
     seed: int = Field(default=0, ge=0, lt=2**64)
     base_map: str | None = None
     base_max_zoom: int | None = Field(default=None, ge=0, le=MAX_TABLE_ZOOM)

@@ -106,7 +106,8 @@ class Ladder:
     """The canonical chain of references of a layer: root zoom, span (levels per stage), and its network's windows.
 
     The root has no reference; above it the reference zoom of z is max(root, z - span). Never "whatever is cached":
-    a tile's ancestors, and with them its bytes, are the same for every order of requests.
+    a tile's ancestors, and with them its bytes, are the same for every order of requests. Span 0 is no cascade: every
+    zoom is drawn from imagery alone.
     """
 
     root: int
@@ -114,24 +115,24 @@ class Ladder:
     windows: WindowConfig = field(default_factory=WindowConfig)
 
     def __post_init__(self) -> None:
-        if self.span not in (1, 2):
-            raise ValueError(f"span must be 1 (2X) or 2 (4X), not {self.span}")
+        if self.span not in (0, 1, 2):
+            raise ValueError(f"span must be 0 (no references), 1 (2X) or 2 (4X), not {self.span}")
 
     def reference_zoom(self, zoom: int) -> int | None:
-        """Zoom of the cascade reference of `zoom`; None at the root. Raises ValueError below the root."""
+        """Zoom of the cascade reference of `zoom`; None where there is none. Raises ValueError below the root."""
         if zoom < self.root:
             raise ValueError(f"zoom {zoom} is below the root zoom {self.root}")
-        return None if zoom == self.root else max(self.root, zoom - self.span)
+        return None if zoom == self.root or not self.span else max(self.root, zoom - self.span)
 
     def chain(self, zoom: int) -> list[int]:
-        """The zooms that lead to `zoom`, root first."""
+        """The zooms that lead to `zoom`, the coarsest first."""
         zooms = [zoom]
         while (reference := self.reference_zoom(zooms[0])) is not None:
             zooms.insert(0, reference)
         return zooms
 
     def block(self, tile: Tile) -> Block:
-        """The block that `tile` is made in: the children of one parent; a single tile at the root."""
+        """The block that `tile` is made in: the children of one parent; a single tile without one."""
         reference = self.reference_zoom(tile.z)
         levels = 0 if reference is None else tile.z - reference
         return Block(tile.z, tile.x >> levels, tile.y >> levels, levels)
@@ -145,7 +146,7 @@ class Ladder:
         return block.footprint().grown(self.margin(block))
 
     def reference_window(self, window: Window) -> Window | None:
-        """What must be known at the reference zoom to draw `window`, margin included; None at the root."""
+        """What must be known at the reference zoom to draw `window`, margin included; None without a reference."""
         reference = self.reference_zoom(window.zoom)
         return None if reference is None else window.above(window.zoom - reference).grown(ENLARGE_MARGIN)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import mercantile
 import numpy as np
 import pytest
+import timm
 import torch
 from PIL import Image
 from scipy import linalg
@@ -16,10 +17,11 @@ from app.imagery import SceneImagery, open_scene, tile_window
 from model.data.pairs import Pair
 from model.evaluation.baselines import BASELINES, load_baselines, save_baseline
 from model.evaluation.boundaries import f_score, match, outline
-from model.evaluation.features import frechet_distance, kernel_distance
+from model.evaluation.features import InceptionFeatures, frechet_distance, kernel_distance
 from model.evaluation.forced import strange_imagery
 from model.evaluation.metrics import CAP, Scores, agreement, luma, psnr, ssim
-from model.evaluation.report import Compared, consistency, interval, pooled_interval
+from model.evaluation.perception import Perception
+from model.evaluation.report import Compared, consistency, find_judges, interval, pooled_interval
 from model.palette import LAND, PALETTE, nearest_colour
 from tests.conftest import PLACE, picture, place_bounds, write_scene
 from tests.test_e2e import run_cli
@@ -180,7 +182,7 @@ def test_the_command_compares_the_served_cascade(truth: Path, tmp_path: Path, ti
         assert metrics["zooms"]["16"]["kid"] > 0
 
 
-@pytest.mark.parametrize("span", [1, 2])
+@pytest.mark.parametrize("span", [0, 1, 2])
 def test_the_command_draws_pairs_with_true_references(
     truth: Path, tmp_path: Path, tiny_weights: Path, span: int
 ) -> None:
@@ -190,7 +192,7 @@ def test_the_command_draws_pairs_with_true_references(
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
-    assert metrics["mode"] == f"teacher-forced {2**span}X"
+    assert metrics["mode"] == (f"teacher-forced {2**span}X" if span else "imagery alone")
     assert {z: m["n"] for z, m in metrics["zooms"].items()} == {"14": 1, "15": 4, "16": 4}
     assert set(metrics["baselines"]) == {"copy_parent", "median"}
     assert metrics["overall"]["drawn"]["n"] == 9
@@ -213,6 +215,80 @@ def test_pairs_are_drawn_with_the_imagery_of_another_place(truth: Path, tmp_path
     assert run_cli(*arguments).returncode == 0
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert metrics["baselines"]["strange_imagery"]["16"]["n"] == metrics["zooms"]["16"]["n"] == 8
+
+
+def test_an_evaluation_is_held_against_earlier_ones(truth: Path, tmp_path: Path, tiny_weights: Path) -> None:
+    arguments = ("evaluate", "--scene", str(truth), "--truth", str(tmp_path), "--split", "val", "--source", "s",
+                 "--weights", str(tiny_weights))  # fmt: skip
+    first, second = tmp_path / "alone", tmp_path / "cascade"
+    assert run_cli(*arguments, "--zooms", "15-16", "--span", "0", "--out", str(first)).returncode == 0
+    both = run_cli(*arguments, "--zooms", "15-16", "--out", str(second), "--against", str(first))
+    assert both.returncode == 0, both.stderr
+    once, again = (json.loads((folder / "metrics.json").read_text()) for folder in (first, second))
+    assert again["baselines"]["alone"] == once["zooms"]
+    assert again["zooms"]["16"] != once["zooms"]["16"]
+    difference = again["zooms"]["16"]["psnr_y"] - once["zooms"]["16"]["psnr_y"]
+    assert again["paired"]["alone"]["16"]["psnr_y"][0] == pytest.approx(difference, abs=2e-3)
+    other = run_cli(*arguments, "--zooms", "14-16", "--out", str(tmp_path / "third"), "--against", str(first))
+    assert other.returncode == 2
+    assert "is not an evaluation of the same tiles" in other.stderr
+
+
+def test_map_feature_perception_is_ideal_for_identical_maps_and_falls_with_noise(
+    truth: Path, tmp_path: Path, tiny_weights: Path
+) -> None:
+    vit = timm.create_model("vit_small_patch16_224", pretrained=False, num_classes=0)
+    torch.save(vit.state_dict(), tmp_path / "dino.pth")
+    perception = Perception(tmp_path / "dino.pth")
+    rng = np.random.default_rng(0)
+    image = map_picture(rng)
+    noise = rng.normal(0, 1, image.shape)
+    noisy = [np.clip(image + level * noise, 0, 255).astype(np.uint8) for level in (0, 5, 20, 60)]
+    alike, apart = zip(*(perception([image], [one]) for one in noisy), strict=True)
+    assert (alike[0], apart[0]) == (pytest.approx(1), pytest.approx(0, abs=1e-3))
+    assert list(alike) == sorted(alike, reverse=True)
+    assert list(apart) == sorted(apart)
+    result = run_cli(
+        "evaluate", "--pairs", str(tmp_path), "--split", "val", "--source", "s", "--zooms", "15-15",
+        "--out", str(tmp_path / "out"), "--weights", str(tiny_weights), "--dino", str(tmp_path / "dino.pth"),
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert metrics["perception"] == "DINO vit_small_patch16_224, keys of the patches"
+    assert metrics["zooms"]["15"]["mfp_global"] < 1
+    assert metrics["zooms"]["15"]["mfp_structure"] > 0
+
+
+def test_inception_is_read_from_the_users_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fidelity = pytest.importorskip("torch_fidelity.feature_extractor_inceptionv3", reason="torch-fidelity is missing")
+    with monkeypatch.context() as patched:  # its layout is only to be had from the class
+        patched.setattr(fidelity, "load_state_dict_from_url", lambda *a, **k: None)
+        patched.setattr(fidelity.FeatureExtractorInceptionV3, "load_state_dict", lambda *a, **k: None)
+        random = fidelity.FeatureExtractorInceptionV3("inception", ["2048"])
+    torch.save(random.state_dict(), tmp_path / "inception.pth")
+    network = InceptionFeatures(tmp_path / "inception.pth")
+    rng = np.random.default_rng(0)
+    images = [map_picture(rng) for _ in range(3)]
+    features = network(images)
+    assert features.shape == (3, 2048)
+    assert (network(images[1:]) == features[1:]).all() or np.allclose(network(images[1:]), features[1:], atol=1e-4)
+    assert frechet_distance(features, features) == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("option", ["inception", "dino"])
+def test_a_file_that_is_not_the_network_is_named(tmp_path: Path, option: str) -> None:
+    torch.save({"x": torch.zeros(1)}, tmp_path / "other.pth")
+    (tmp_path / "text.pth").write_text("no weights")
+    for name in ("other.pth", "text.pth", "missing.pth"):
+        with pytest.raises(ValueError, match=name):
+            find_judges(**{option: tmp_path / name})
+    result = run_cli(
+        "evaluate", "--pairs", str(tmp_path), "--split", "val", "--out", str(tmp_path / "o"),
+        f"--{option}", str(tmp_path / "other.pth"),
+    )  # fmt: skip
+    assert result.returncode == 2
+    assert "other.pth is not " in result.stderr
+    assert len(result.stderr.splitlines()) == 1
 
 
 def test_strange_imagery_is_of_the_same_corner_of_another_area() -> None:

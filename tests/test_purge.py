@@ -40,7 +40,7 @@ def reached(ladder: Ladder, box: tuple[float, float, float, float], block: Block
 @settings(max_examples=25, deadline=None)
 @given(
     st.sampled_from([default().windows, tiny().windows]),
-    st.sampled_from([1, 2]),
+    st.sampled_from([0, 1, 2]),
     st.floats(0, 1),
     st.floats(0, 1),
     st.floats(0.001, 0.6),

@@ -58,7 +58,7 @@ async def fetch_all(resolver: TileResolver, order: list[Tile], parallel: int = 8
     return dict(await asyncio.gather(*(one(tile) for tile in order)))
 
 
-@pytest.mark.parametrize("span", [1, 2])
+@pytest.mark.parametrize("span", [0, 1, 2])
 def test_any_order_gives_the_same_bytes(make_settings: MakeSettings, layer_settings: LayerSettings, span: int) -> None:
     layer = layer_settings.model_copy(update={"span": span})
     settings = make_settings()

