@@ -22,6 +22,7 @@ from app.settings import SettingsError, load_settings
     "--span", default=1, show_default=True, type=click.IntRange(0, 2), help="1 = 2X, 2 = 4X, 0 = no reference."
 )
 @click.option("--strange", is_flag=True, help="With --pairs: draw once more with the imagery of other places.")
+@click.option("--unsurveyed", is_flag=True, help="With --pairs: let references pass for the network's own drawings.")
 @click.option("--seams", is_flag=True, help="Look for borders in a mosaic of the scenes; needs no truth.")
 @click.option("--edge", default=16, show_default=True, type=click.IntRange(2, 64), help="Mosaic's edge in tiles.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for metrics and pictures.")
@@ -41,6 +42,7 @@ def evaluate(
     source: str,
     span: Literal[0, 1, 2],
     strange: bool,
+    unsurveyed: bool,
     seams: bool,
     edge: int,
     out: Path,
@@ -73,7 +75,20 @@ def evaluate(
         from model.evaluation.forced import run_forced
 
         try:
-            run_forced(settings.weights, pairs, source, split, wanted, span, out, drawers, strange, against, judges)
+            run_forced(
+                settings.weights,
+                pairs,
+                source,
+                split,
+                wanted,
+                span,
+                out,
+                drawers,
+                strange,
+                against,
+                judges,
+                not unsurveyed,
+            )
         except (ValueError, FileNotFoundError) as error:
             raise SettingsError(str(error)) from None
     elif scene and seams:

@@ -215,6 +215,9 @@ def test_pairs_are_drawn_with_the_imagery_of_another_place(truth: Path, tmp_path
     assert run_cli(*arguments).returncode == 0
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert metrics["baselines"]["strange_imagery"]["16"]["n"] == metrics["zooms"]["16"]["n"] == 8
+    other = tmp_path / "unsurveyed"
+    assert run_cli(*arguments[:-4], "--out", str(other), *arguments[-2:], "--unsurveyed").returncode == 0
+    assert json.loads((other / "metrics.json").read_text())["zooms"]["16"] != metrics["zooms"]["16"]
 
 
 def test_an_evaluation_is_held_against_earlier_ones(truth: Path, tmp_path: Path, tiny_weights: Path) -> None:

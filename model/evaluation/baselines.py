@@ -117,7 +117,7 @@ def drawer(network: nn.Module, needs_reference: bool) -> Drawer:
         if needs_reference and reference is None:
             return np.broadcast_to(COLOURS[0].astype(np.uint8), imagery.shape).copy()
         images = [imagery, imagery if reference is None else reference]
-        tensors = [torch.from_numpy(np.ascontiguousarray(i)).permute(2, 0, 1)[None].float() / 127.5 - 1 for i in images]
+        tensors = [torch.from_numpy(np.array(i)).permute(2, 0, 1)[None].float() / 127.5 - 1 for i in images]
         out = colours_of(network(*tensors, torch.tensor([zoom])))[0]
         return ((out + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
 

@@ -37,18 +37,22 @@ def draw_forced(
     span: int,
     baselines: Mapping[str, Drawer] = MappingProxyType({}),
     strange: bool = False,
+    surveyed: bool = True,
 ) -> list[Compared]:
     """Draw every pair that has a true reference `span` levels up (at the root, and with span 0, all, without one).
 
     Imagery is aligned by `offsets` first. Neighbouring pairs are each other's context; where there is none, the window
-    is unknown. strange: draw them once more with the imagery of other places, as method `strange_imagery`.
+    is unknown. strange: draw them once more with the imagery of other places, as method `strange_imagery`. surveyed:
+    tell the network that the references are; else it takes them for its own drawings.
     """
     ladder = Ladder(ROOT_ZOOM, span, pipeline.windows)
     imagery = {Tile(p.x, p.y, p.zoom): opaque(shift(p.imagery, *offset_of(p, offsets))) for p in pairs}
     maps = {Tile(p.x, p.y, p.zoom): opaque(p.map) for p in pairs}
     maps |= {Tile(p.x >> 1, p.y >> 1, p.zoom - 1): opaque(p.parent) for p in pairs if p.parent is not None}
-    drawn = _draw_all(pipeline, ladder, imagery, maps, f"{2**span}X" if span else "imagery alone")
-    elsewhere = _draw_all(pipeline, ladder, strange_imagery(imagery), maps, "strange imagery") if strange else {}
+    drawn = _draw_all(pipeline, ladder, imagery, maps, f"{2**span}X" if span else "imagery alone", surveyed)
+    elsewhere = {}
+    if strange:
+        elsewhere = _draw_all(pipeline, ladder, strange_imagery(imagery), maps, "strange imagery", surveyed)
     compared = []
     for pair in pairs:
         tile = Tile(pair.x, pair.y, pair.zoom)
@@ -70,12 +74,17 @@ def draw_forced(
 
 
 def _draw_all(
-    pipeline: CascadePipeline, ladder: Ladder, imagery: dict[Tile, Pixels], maps: dict[Tile, Pixels], name: str
+    pipeline: CascadePipeline,
+    ladder: Ladder,
+    imagery: dict[Tile, Pixels],
+    maps: dict[Tile, Pixels],
+    name: str,
+    surveyed: bool,
 ) -> dict[Tile, Pixels]:
     """All blocks whose reference is known. name: of the imagery, so that nothing drawn of another is used again."""
 
     def draw(block: Block) -> dict[Tile, Pixels]:
-        conditions = _conditions(ladder, block, imagery, maps)
+        conditions = _conditions(ladder, block, imagery, maps, surveyed)
         if conditions is None:
             return {}
         stage = Stage(block.zoom, ladder.reference_zoom(block.zoom), block.footprint().width, fields=name)
@@ -115,7 +124,7 @@ def strange_imagery(imagery: Mapping[Tile, Pixels]) -> dict[Tile, Pixels]:
 
 
 def _conditions(
-    ladder: Ladder, block: Block, imagery: dict[Tile, Pixels], maps: dict[Tile, Pixels]
+    ladder: Ladder, block: Block, imagery: dict[Tile, Pixels], maps: dict[Tile, Pixels], surveyed: bool
 ) -> Conditions | None:
     window = ladder.window(block)
     seen, known = assemble(window, imagery)
@@ -126,7 +135,7 @@ def _conditions(
     if parent not in maps:
         return None
     reference, reference_known = enlarge(*assemble(field, maps), window.zoom - field.zoom, LAND)
-    return Conditions(window, seen, known, reference, reference_known, reference_known)
+    return Conditions(window, seen, known, reference, reference_known, reference_known if surveyed else None)
 
 
 def run_forced(
@@ -141,11 +150,12 @@ def run_forced(
     strange: bool = False,
     earlier: Iterable[Path] = (),
     judges: Judges | None = None,
+    surveyed: bool = True,
 ) -> dict[str, Any]:
     """Evaluate a network on pairs and write the report. Raises ValueError or FileNotFoundError with a sentence."""
     pairs = read_pairs(root, source, split, zooms)
     pipeline = CascadePipeline(load_network(weights))
-    compared = draw_forced(pipeline, pairs, estimate_offsets(pairs), span, baselines, strange)
+    compared = draw_forced(pipeline, pairs, estimate_offsets(pairs), span, baselines, strange, surveyed)
     if not compared:
         raise ValueError(f"no pair of zooms {zooms[0]} to {zooms[-1]} has a true map {span} levels up")
     add_earlier(compared, earlier)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from model.data.pairs import Pixels
@@ -16,6 +17,17 @@ from model.training.loop import run
 from model.training.losses import LABEL_WEIGHT, label_loss
 from model.training.samples import Batch, SampleSource
 from model.training.stages import backbone_of, grid, load_backbone, mean_iou, psnr, to_pixels, validation_batch
+
+
+def imagery_branch(stem: Path) -> dict[str, Tensor]:
+    """The tensors of a network's imagery branch. Raises ValueError if there are none."""
+    path, prefix = stem.with_suffix(".safetensors"), "encoder.imagery."
+    if not path.is_file():
+        raise ValueError(f"init {path} does not exist")
+    own = {k.removeprefix(prefix): v.float() for k, v in load_file(path).items() if k.startswith(prefix)}
+    if not own:
+        raise ValueError(f"{path} has no imagery branch")
+    return own
 
 
 class BaselineTask:
@@ -57,13 +69,18 @@ class BaselineTask:
 
 
 def train_baselines(config: TrainConfig) -> Path:
-    """Run the stages of a configuration that are named after baselines; returns the folder of their weights."""
+    """Run the stages of a configuration that are named after baselines; returns the folder of their weights.
+
+    With `init`, imagery branches begin as that network's own, so that they have seen as much as it has.
+    """
     torch.manual_seed(config.seed)
     data, val = SampleSource(config, "train"), SampleSource(config, "val")
     for stage in config.stages:
         task = BaselineTask(stage.name, data, val, stage)
         if config.backbone is not None and isinstance(task.module, ImageryNetwork):
             load_backbone(task.module.imagery, config.backbone)
+        if config.init is not None and isinstance(task.module, ImageryNetwork):
+            task.module.imagery.load_state_dict(imagery_branch(config.init))
         average = run(task, stage, config.out, config.seed)
         save_baseline(average, config.out / f"{stage.name}.safetensors")
     return config.out
