@@ -68,7 +68,7 @@ def evaluate(
 
     try:
         drawers = {} if baselines is None else load_baselines(baselines)
-        judges = find_judges(inception, dino)
+        judges = None if seams else find_judges(inception, dino)
     except ValueError as error:
         raise SettingsError(str(error)) from None
     if pairs is not None and split is not None and not scene:
