@@ -283,6 +283,27 @@ def test_decoding_in_pieces_is_the_mean_of_the_likely_colours() -> None:
         assert torch.allclose(auto.decode(latent), whole, atol=1e-5)
 
 
+def test_what_is_likelier_than_around_it_stands_out() -> None:
+    """Two houses, likely everywhere, but less between them: one ground without contrast."""
+    auto = PaletteAutoencoder(tiny().autoencoder)
+    names = [entry[0] for entry in PALETTE]
+    house, land, wood = names.index("building"), names.index("land"), names.index("forest")
+    logits = torch.full((1, len(PALETTE), 32, 64), -20.0)
+    logits[:, land], logits[:, house], logits[:, house, :, 30:34] = 0.0, 2.0, 0.3
+    keep = torch.zeros(1, 1, 32, 64)
+
+    def land_between(kind: int) -> bool:
+        """Whether columns 31 and 32 are nearer to land than to `kind`, which the ends must show."""
+        drawn = auto.shown(logits, keep)
+        far = [(drawn - auto.colours[index].view(3, 1, 1)).abs().sum(1)[0] for index in (kind, land)]
+        assert (far[0] < far[1])[:, 5:25].all()
+        return bool((far[1] < far[0])[:, 31:33].all())
+
+    assert land_between(house)
+    logits[:, wood], logits[:, house] = logits[:, house].clone(), -20.0
+    assert not land_between(wood), "woods have no gaps to be kept"
+
+
 def test_the_text_and_the_details_change_what_is_drawn() -> None:
     network = random_network(tiny())
     auto, prior = network.autoencoder, network.prior
