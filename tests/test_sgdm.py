@@ -285,14 +285,15 @@ def test_decoding_in_pieces_is_the_mean_of_the_likely_colours() -> None:
 
 def test_what_is_likelier_than_around_it_stands_out() -> None:
     """Two houses, likely everywhere, but less between them: one ground without contrast."""
-    auto = PaletteAutoencoder(tiny().autoencoder)
+    config = tiny().autoencoder
+    auto, plain = PaletteAutoencoder(config), PaletteAutoencoder(replace(config, building_contrast=0.0))
     names = [entry[0] for entry in PALETTE]
     house, land, wood = names.index("building"), names.index("land"), names.index("forest")
     logits = torch.full((1, len(PALETTE), 32, 64), -20.0)
     logits[:, land], logits[:, house], logits[:, house, :, 30:34] = 0.0, 2.0, 0.3
     keep = torch.zeros(1, 1, 32, 64)
 
-    def land_between(kind: int) -> bool:
+    def land_between(kind: int, auto: PaletteAutoencoder = auto) -> bool:
         """Whether columns 31 and 32 are nearer to land than to `kind`, which the ends must show."""
         drawn = auto.shown(logits, keep)
         far = [(drawn - auto.colours[index].view(3, 1, 1)).abs().sum(1)[0] for index in (kind, land)]
@@ -300,6 +301,7 @@ def test_what_is_likelier_than_around_it_stands_out() -> None:
         return bool((far[1] < far[0])[:, 31:33].all())
 
     assert land_between(house)
+    assert not land_between(house, plain)
     logits[:, wood], logits[:, house] = logits[:, house].clone(), -20.0
     assert not land_between(wood), "woods have no gaps to be kept"
 

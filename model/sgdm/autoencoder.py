@@ -67,18 +67,8 @@ IMAGES = 7
 DRAFT_CHANNELS = 48
 """Channels of the features that the prior reads its palette colours from."""
 
-SHARPNESS = 2.7
-"""What decoded logits are multiplied by. They are trained to say how likely a colour is; a map shows the likeliest, and
-a mixture of two is often a third (validation mIoU 0.44 at 1, 0.50 at 2, 0.51 at 4; PSNR 24.9, 24.3, 24.0)."""
-
-
-CONTRAST = {"building": 1.5, "road": 0.5}
-"""How far a class's logits are moved away from their mean around. Where houses stand close, or a street is one among
-many, each is likely nearly everywhere and the drawing one ground: what is likelier than around it is the house. More of
-it makes a lattice of dots of what the decoder leaves of period two, which counts as outlines and is none."""
-
 AROUND, RADIUS = 2.0, 5
-"""Deviation of the Gaussian that says what is around, and how far it is taken, in pixels."""
+"""Deviation of the Gaussian that says what is around a pixel, for contrast, and how far it is taken, in pixels."""
 
 
 SMOOTH = 4
@@ -194,7 +184,9 @@ class PaletteAutoencoder(nn.Module):
 
     def __init__(self, config: AutoencoderConfig) -> None:
         super().__init__()
-        amounts = torch.tensor([CONTRAST.get(CLASSES[kind], 0.0) for kind in CLASS_OF_COLOUR])
+        self.logit_scale = config.logit_scale
+        contrast = {"building": config.building_contrast, "road": config.road_contrast}
+        amounts = torch.tensor([contrast.get(CLASSES[kind], 0.0) for kind in CLASS_OF_COLOUR])
         self.contrasted = amounts.nonzero().flatten().tolist()
         self.register_buffer("contrast", amounts[self.contrasted].view(-1, 1, 1), persistent=False)
         bell = torch.exp(-(torch.arange(-RADIUS, RADIUS + 1) ** 2) / (2 * AROUND**2))
@@ -296,7 +288,7 @@ class PaletteAutoencoder(nn.Module):
         return shares, 1 - images[:, 6:].float() * keep.sigmoid()
 
     def standing_out(self, logits: Tensor) -> Tensor:
-        """Logits of the colours in `self.contrasted`, N x K x H x W -> what CONTRAST adds to them."""
+        """Logits of the colours in `self.contrasted`, N x K x H x W -> what contrast adds to them."""
         planes = F.pad(logits.flatten(0, 1).unsqueeze(1), (RADIUS,) * 4, mode="replicate")
         mean = F.conv2d(F.conv2d(planes, self.around), self.around.transpose(2, 3))
         return self.contrast * (logits - mean.view_as(logits))
@@ -306,7 +298,7 @@ class PaletteAutoencoder(nn.Module):
         with torch.autocast(logits.device.type, enabled=False):
             more = torch.zeros_like(logits, dtype=torch.float32)
             more[:, self.contrasted] = self.standing_out(logits[:, self.contrasted].float())
-            shares = (SHARPNESS * (logits + more)).softmax(dim=1)
+            shares = (self.logit_scale * (logits + more)).softmax(dim=1)
             image = torch.einsum("nphw,pc->nchw", shares, self.colours)
         return image if draft is None else kept(image, keep, draft.images)
 
@@ -331,7 +323,7 @@ class PaletteAutoencoder(nn.Module):
                 piece = slice(start, start + self.PIECE)
                 logits = torch.addmm(bias, flat[piece], weight) + more[piece]
                 logits[:, self.contrasted] += some[piece]
-                image[piece] = (SHARPNESS * logits).softmax(dim=1) @ self.colours
+                image[piece] = (self.logit_scale * logits).softmax(dim=1) @ self.colours
         image = image.view(count, height, width, 3).permute(0, 3, 1, 2)
         return image if draft is None else kept(image, decoded[:, -1:].float(), draft.images)
 

@@ -12,7 +12,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from model.data.pairs import Pixels
 from model.palette import PALETTE
-from model.sgdm.autoencoder import SHARPNESS, Draft
+from model.sgdm.autoencoder import Draft
 from model.sgdm.network import SGDM
 from model.sgdm.sampler import TRAIN_STEPS, Sampler
 from model.training.config import StageConfig
@@ -196,7 +196,7 @@ class AdversarialTask:
         logits, keep = auto.decode_logits(latent, draft)
         image = auto.shown(logits, keep, draft)
         colour, comb = colour_loss(image, batch.map[box], labels, batch.surveyed[box]), comb_loss(image)
-        shares = (SHARPNESS * logits).softmax(dim=1)
+        shares = (auto.logit_scale * logits).softmax(dim=1)
         drawn = torch.einsum("nphw,pd->ndhw", shares, auto.embedding)
         known = (labels < len(PALETTE)).unsqueeze(1)
         drawn = torch.where(known, drawn, 0)
