@@ -25,7 +25,7 @@ from model.sgdm.network import load_network, random_network, save_network
 from model.training.augment import degrade_reference, scene_edge, symmetry
 from model.training.baselines import train_baselines
 from model.training.config import BASELINE_PRESET, STAGES, DataConfig, StageConfig, TrainConfig, read_config
-from model.training.losses import CLOSE, LABEL_WEIGHT, SURVEYED, colour_loss, comb_loss, label_loss
+from model.training.losses import CLOSE, LABEL_WEIGHT, SURVEYED, colour_loss, comb_loss, label_loss, lattice_loss
 from model.training.run import train
 from model.training.samples import SampleSource
 
@@ -278,6 +278,18 @@ def test_the_comb_loss_sees_cells_and_nothing_else() -> None:
     assert float(comb_loss(cells.roll(3, dims=3))) > 1
     assert float(comb_loss(smooth + 0.05 * cells)) > 2 * float(comb_loss(smooth))
     assert float(comb_loss(torch.zeros(1, 3, 64, 64))) == pytest.approx(1)
+
+
+def test_the_lattice_loss_sees_what_keeps_its_phase_and_neither_edges_nor_slopes() -> None:
+    rows, columns = torch.meshgrid(torch.arange(64), torch.arange(64), indexing="ij")
+    chequered, striped = 0.1 * ((rows + columns) % 2), 0.1 * (columns % 2)
+    slope = torch.stack([rows, columns, rows + columns]).float()[None] / 64
+    assert float(lattice_loss(slope)) == pytest.approx(0, abs=1e-6)
+    for lattice in (chequered, striped, striped.T):
+        assert float(lattice_loss(slope + lattice)) > 100
+    blocks = torch.rand(1, 3, 10, 10, generator=torch.Generator().manual_seed(1))
+    edges = torch.nn.functional.interpolate(blocks, size=(64, 64), mode="nearest-exact")  # of 6 and 7 pixels
+    assert float(lattice_loss(0.3 * edges)) < 0.1 * float(lattice_loss(edges + chequered))
 
 
 def test_maps_of_other_styles_are_read_as_far_as_they_can_be_trusted() -> None:

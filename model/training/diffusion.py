@@ -16,11 +16,12 @@ from model.sgdm.autoencoder import Draft
 from model.sgdm.network import SGDM
 from model.sgdm.sampler import TRAIN_STEPS, Sampler
 from model.training.config import StageConfig
-from model.training.losses import colour_loss, comb_loss, label_loss
+from model.training.losses import colour_loss, comb_loss, label_loss, lattice_loss
 from model.training.samples import Batch, SampleSource
 from model.training.stages import (
     COLOUR,
     COMB,
+    LATTICE,
     condition_images,
     frozen,
     grid,
@@ -212,7 +213,7 @@ class AdversarialTask:
         logged = {"truth": truth, "match": match, "score": score.mean(), "hinge": hinge, "comb": comb}
         judged = self.HINGE * -score.mean() + self.MATCH * match
         total = self.TRUTH * truth + self.stage.critic * judged + hinge
-        total = total + COLOUR * colour + COMB * comb
+        total = total + COLOUR * colour + COMB * comb + LATTICE * lattice_loss(image)
         return total, {name: round(float(value.detach()), 4) for name, value in logged.items()}
 
     def validate(self, module: Any) -> tuple[dict[str, float], Pixels]:

@@ -86,3 +86,27 @@ def comb_loss(image: Tensor) -> Tensor:
         phases = torch.stack([step[phase::PERIOD].mean() for phase in range(PERIOD)])
         total = total + (phases / phases.mean().clamp(min=1e-6) - 1).square().mean()
     return total / 2
+
+
+FAINT = 0.01
+"""Amplitude of a lattice, in [-1, 1], that costs 1: about one level of 255."""
+
+REGION = 8
+"""Cells of two pixels over which a lattice must keep its phase to count as one."""
+
+
+def lattice_loss(image: Tensor) -> Tensor:
+    """How much of a lattice of period two is in the image: the decoder draws four pixels at once from one position, and
+    where it doubts each of the four doubts differently.
+
+    image: N x C x H x W, its cells of two pixels begin at 0. The step within a cell less the mean of the steps on both
+    sides of it, which is nothing on any slope; averaged over regions of 16 pixels, so that edges, which have no phase,
+    cancel; squared. Every second row by itself, or a chequered lattice would cancel too.
+    """
+    total = image.new_zeros(())
+    for x in (image, image.transpose(2, 3)):
+        step = x[..., 1:] - x[..., :-1]
+        within = step[..., 2:-1:2] - (step[..., 1:-2:2] + step[..., 3::2]) / 2
+        for rows in (within[..., 0::2, :], within[..., 1::2, :]):
+            total = total + (F.avg_pool2d(rows, REGION) / FAINT).square().mean()
+    return total / 4
