@@ -9,8 +9,8 @@ import torch
 from diffusers import DDIMScheduler, DDPMScheduler
 
 from model.palette import PALETTE
-from model.sgdm.autoencoder import DRAFT_CHANNELS, IMAGES, SMOOTH, Draft, PaletteAutoencoder, enlarge
-from model.sgdm.config import AutoencoderConfig, DiffusionConfig, SGDMConfig, default, sd21, tiny
+from model.sgdm.autoencoder import DRAFT_CHANNELS, IMAGES, Draft, PaletteAutoencoder, enlarge
+from model.sgdm.config import LATENT_STRIDE, AutoencoderConfig, DiffusionConfig, SGDMConfig, default, sd21, tiny
 from model.sgdm.layers import cut
 from model.sgdm.mf_encoder import BackboneBranch
 from model.sgdm.network import SGDM, load_network, random_network, save_network, weights_hash
@@ -372,7 +372,7 @@ def test_the_latent_only_changes_the_draft() -> None:
         assert torch.allclose(auto.decode_embedded(draft.mean, draft), enlarge(embedded), atol=1e-5)
         changed = auto.decode_embedded(draft.mean + 1, draft) - auto.decode_embedded(draft.mean, draft)
         alone = auto.decode_linear(draft.mean + 1) - auto.decode_linear(draft.mean)
-        means = torch.nn.functional.avg_pool2d(alone, SMOOTH)
-        smooth = torch.nn.functional.interpolate(means, scale_factor=float(SMOOTH), mode="bilinear")
+        means = torch.nn.functional.avg_pool2d(alone, LATENT_STRIDE)
+        smooth = torch.nn.functional.interpolate(means, scale_factor=float(LATENT_STRIDE), mode="bilinear")
         assert torch.allclose(changed, smooth, atol=1e-4)
         assert (changed - alone).abs().mean() > 0.01
