@@ -285,9 +285,12 @@ class PaletteAutoencoder(nn.Module):
 
     def standing_out(self, logits: Tensor) -> Tensor:
         """Logits of the colours in `self.contrasted`, N x K x H x W -> what contrast adds to them."""
-        planes = F.pad(logits.flatten(0, 1).unsqueeze(1), (RADIUS,) * 4, mode="replicate")
-        mean = F.conv2d(F.conv2d(planes, self.around), self.around.transpose(2, 3))
-        return self.contrast * (logits - mean.view_as(logits))
+        planes = F.pad(logits, (RADIUS,) * 4, mode="replicate")
+        # by groups: one plane a sample gives the same bytes and takes nine times as long on a processor
+        groups = len(self.contrasted)
+        kernel = self.around.expand(groups, -1, -1, -1)
+        mean = F.conv2d(F.conv2d(planes, kernel, groups=groups), kernel.transpose(2, 3), groups=groups)
+        return self.contrast * (logits - mean)
 
     def shown(self, logits: Tensor, keep: Tensor, draft: Draft | None = None) -> Tensor:
         """What `decode_logits` gave -> N x 3 x H x W in [-1, 1]: the likely colours' mean, or a surveyed reference."""
