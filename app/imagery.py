@@ -269,11 +269,12 @@ class SceneImagery:
         for scene in self.scenes:
             if not _meets(scene.bounds, box):
                 continue
-            colours, mask = _read_scene(self._reader(scene), scene, window, box)
-            fresh = mask[inner] & (pixels[..., 3] == 0)
+            colours, mask = (whole[inner] for whole in _read_scene(self._reader(scene), scene, window, box))
+            fresh = mask & (pixels[..., 3] == 0)
             if fresh.any():
                 sources.append(scene.id)
-            pixels[fresh] = np.dstack([colours, np.full_like(colours[..., :1], 255)])[inner][fresh]
+            np.copyto(pixels[..., :3], colours, where=fresh[..., None])
+            np.copyto(pixels[..., 3], np.uint8(255), where=fresh)
             if pixels[..., 3].all():
                 break
         with self._lock:

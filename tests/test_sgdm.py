@@ -9,7 +9,7 @@ import torch
 from diffusers import DDIMScheduler, DDPMScheduler
 
 from model.palette import PALETTE
-from model.sgdm.autoencoder import DRAFT_CHANNELS, IMAGES, Draft, PaletteAutoencoder, enlarge
+from model.sgdm.autoencoder import DRAFT_CHANNELS, IMAGES, JOIN, Draft, PaletteAutoencoder, enlarge, join_cells
 from model.sgdm.config import LATENT_STRIDE, AutoencoderConfig, DiffusionConfig, SGDMConfig, default, sd21, tiny
 from model.sgdm.layers import cut
 from model.sgdm.mf_encoder import BackboneBranch
@@ -273,14 +273,31 @@ def test_folding_batch_norm_changes_nothing_but_the_time() -> None:
         assert float((a - b).abs().max()) < 1e-4 * float(a.abs().max())
 
 
-def test_decoding_in_pieces_is_the_mean_of_the_likely_colours() -> None:
-    auto = random_network(tiny()).autoencoder
-    assert isinstance(auto, PaletteAutoencoder)
+@pytest.mark.parametrize("contrast", [0.0, 4.0])
+def test_decoding_in_pieces_is_the_mean_of_the_likely_colours(contrast: float) -> None:
+    auto = PaletteAutoencoder(replace(tiny().autoencoder, building_contrast=contrast, road_contrast=contrast / 4))
     latent = torch.randn(2, 4, 12, 9)
     with torch.no_grad():
         whole = auto.shown(*auto.decode_logits(latent))
-        auto.PIECE = 1000
+        auto.PIECE = 100
         assert torch.allclose(auto.decode(latent), whole, atol=1e-5)
+
+
+def test_joining_softens_edges_between_cells_and_only_those() -> None:
+    edges = torch.zeros(2, 1, 3, 8, 12)
+    edges[0, ..., 6:] = 1  # between two cells of two pixels
+    edges[1, ..., 5:] = 1  # within one
+    for turned in (edges, edges.transpose(3, 4)):
+        between, within = (join_cells(image) for image in turned)
+        assert torch.equal(within.sum(), turned[1].sum())
+        assert torch.allclose(between.sum(), turned[0].sum())
+        row = (between if turned is edges else between.transpose(2, 3))[0, 0, 0]
+        expected = torch.tensor([0.0] * 5 + [JOIN, 1 - JOIN] + [1.0] * 5)
+        assert torch.allclose(row, expected)
+        inner = (within if turned is edges else within.transpose(2, 3))[0, 0, 0]
+        assert torch.equal(inner, edges[1, 0, 0, 0])
+    noise = torch.rand(1, 3, 16, 16)
+    assert torch.allclose(join_cells(noise)[..., 2:-2, 4:-2], join_cells(noise[..., 2:])[..., 2:-2, 2:-2])
 
 
 def test_what_is_likelier_than_around_it_stands_out() -> None:
@@ -359,6 +376,15 @@ def test_only_a_surveyed_reference_can_be_kept() -> None:
             assert (drawn[..., 32:] - reference[..., 32:]).abs().mean() > 0.1
         features = network.condition(imagery, reference, torch.zeros_like(surveyed), text_of(network)).features
         assert not torch.equal(features[0], encoded.features[0]), "the encoder is told, too"
+
+
+def test_a_draft_is_encoded_as_if_enlarged() -> None:
+    auto = random_network(tiny()).autoencoder
+    assert isinstance(auto, PaletteAutoencoder)
+    auto.mean.normal_()
+    auto.gain.uniform_(0.5, 2)
+    embedded = torch.randn(2, 8, 20, 32)
+    assert torch.allclose(auto.encode_draft(embedded), auto.encode_embedded(enlarge(embedded)), atol=1e-4)
 
 
 def test_the_latent_only_changes_the_draft() -> None:

@@ -102,7 +102,7 @@ class AutoencoderConfig:
     scale: float = 0.18215
     logit_scale: float = 3.4
     building_contrast: float = 4.0
-    road_contrast: float = 1.0
+    road_contrast: float = 1.75
 
 
 @dataclass(frozen=True)

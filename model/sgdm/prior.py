@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model.palette import PALETTE
-from model.sgdm.autoencoder import DRAFT_CHANNELS, FINE_STRIDE, Draft, PaletteAutoencoder, enlarge
+from model.sgdm.autoencoder import DRAFT_CHANNELS, FINE_STRIDE, Draft, PaletteAutoencoder
 from model.sgdm.config import LATENT_STRIDE
 
 SHARPNESS = 2.0
@@ -64,4 +64,4 @@ class PalettePrior(nn.Module):
             flat = logits.permute(0, 2, 3, 1).reshape(-1, colours)
             share = (SHARPNESS * flat.float()).softmax(dim=1)
             embedded = (share @ autoencoder.embedding).view(count, height, width, -1).permute(0, 3, 1, 2)
-            return Draft(autoencoder.encode_embedded(enlarge(embedded)), embedded, hidden, images)
+            return Draft(autoencoder.encode_draft(embedded), embedded, hidden, images)

@@ -55,11 +55,15 @@ def imagery_colours(image: Pixels, rng: np.random.Generator) -> Pixels:
     return np.asarray(picture)
 
 
+def smooth_field(size: int, rng: np.random.Generator) -> Floats:
+    """size x size values of about a standard normal distribution that change over a sixth of the edge to half of it."""
+    coarse = rng.normal(0, 1, (rng.integers(2, 7),) * 2).astype(np.float32)
+    return np.asarray(Image.fromarray(coarse).resize((size, size), Image.Resampling.BICUBIC))
+
+
 def cast_shadows(image: Pixels, rng: np.random.Generator) -> Pixels:
     """Darken a part with a soft, irregular edge and a bluish tint, as a mountain's or a cloud's shadow does."""
-    size = image.shape[0]
-    coarse = rng.normal(0, 1, (rng.integers(2, 7),) * 2).astype(np.float32)
-    field = np.asarray(Image.fromarray(coarse).resize((size, size), Image.Resampling.BICUBIC))
+    field = smooth_field(image.shape[0], rng)
     edge = np.float32(rng.uniform(0.02, 0.3))
     depth = np.clip((field - np.float32(rng.normal(0.3, 0.5))) / edge, 0, 1)[..., None]
     dark = np.float32(rng.uniform(0.2, 0.6)) * np.array([0.9, 1.0, 1.15], dtype=np.float32)
@@ -95,6 +99,19 @@ def degrade_reference(reference: Pixels, other: Pixels, rng: np.random.Generator
             picture = picture.resize((size, size), Image.Resampling.BICUBIC)
         out = np.asarray(picture.filter(ImageFilter.GaussianBlur(rng.uniform(0, 2.5))))
     return out
+
+
+def outdate_reference(reference: Pixels, other: Pixels, rng: np.random.Generator) -> Pixels:
+    """Make a true reference one that the imagery contradicts: a survey of another day, or laid over another place.
+
+    A third is `other` altogether. Else what was built or grown since is missing, or something else stood there, in
+    irregular parts: all pixels are a map's own, so that only the imagery can tell.
+    """
+    if rng.random() < 1 / 3:
+        return other
+    then = np.broadcast_to(np.array(LAND, dtype=np.uint8), reference.shape) if rng.random() < 0.3 else other
+    changed = smooth_field(reference.shape[0], rng) > rng.uniform(-0.3, 0.8)
+    return np.where(changed[..., None], then, reference)
 
 
 def to_unit(image: Pixels) -> Floats:

@@ -25,6 +25,8 @@ class StageConfig:
     self_reference: probability that a sample's reference is the network's own earlier drawing instead of the true map.
     degraded: probability that a true reference is made soft, shifted and wrong in places; as it is, the network learns
         how far to trust a good one.
+    outdated: probability that a reference that is marked as surveyed contradicts the imagery, as a map of another day
+        does; without such samples the network never looks whether it does.
     critic: weight of what the discriminator of the adversarial stage says; 0 leaves the losses of the refining stage.
     all_sources: draw from every source, not only from the first, whose style the network draws.
     """
@@ -45,6 +47,7 @@ class StageConfig:
     text_dropout: float = 0.0
     self_reference: float = 0.0
     degraded: float = 0.8
+    outdated: float = 0.0
     critic: float = 1.0
     all_sources: bool = False
 

@@ -16,16 +16,14 @@ from model.sgdm.autoencoder import Draft
 from model.sgdm.network import SGDM
 from model.sgdm.sampler import TRAIN_STEPS, Sampler
 from model.training.config import StageConfig
-from model.training.losses import colour_loss, comb_loss, label_loss, lattice_loss
+from model.training.losses import drawing_loss
 from model.training.samples import Batch, SampleSource
 from model.training.stages import (
-    COLOUR,
-    COMB,
-    LATTICE,
     condition_images,
     frozen,
     grid,
     guess,
+    logged,
     mean_iou,
     need_palette,
     psnr,
@@ -155,7 +153,7 @@ class AdversarialTask:
     adversarial distillation is an idea of Sauer et al. (2023).
     """
 
-    TRUTH, HINGE, MATCH = 1.0, 0.1, 1.0
+    HINGE, MATCH = 0.1, 1.0
 
     def __init__(self, network: SGDM, train: SampleSource, val: SampleSource, stage: StageConfig) -> None:
         self.sampler = Sampler(network.config.diffusion)
@@ -196,7 +194,7 @@ class AdversarialTask:
         labels = batch.labels[box]
         logits, keep = auto.decode_logits(latent, draft)
         image = auto.shown(logits, keep, draft)
-        colour, comb = colour_loss(image, batch.map[box], labels, batch.surveyed[box]), comb_loss(image)
+        total, parts = drawing_loss(logits, image, batch.map[box], labels, batch.surveyed[box])
         shares = (auto.logit_scale * logits).softmax(dim=1)
         drawn = torch.einsum("nphw,pd->ndhw", shares, auto.embedding)
         known = (labels < len(PALETTE)).unsqueeze(1)
@@ -208,13 +206,10 @@ class AdversarialTask:
             _, wanted = critic(real)
         critic.requires_grad_(True)
         match = torch.stack([F.l1_loss(a, b) for a, b in zip(features, wanted, strict=True)]).mean()
-        truth = label_loss(logits, labels)
         hinge = F.relu(1 - critic(real)[0]).mean() + F.relu(1 + critic(drawn.detach())[0]).mean()
-        logged = {"truth": truth, "match": match, "score": score.mean(), "hinge": hinge, "comb": comb}
         judged = self.HINGE * -score.mean() + self.MATCH * match
-        total = self.TRUTH * truth + self.stage.critic * judged + hinge
-        total = total + COLOUR * colour + COMB * comb + LATTICE * lattice_loss(image)
-        return total, {name: round(float(value.detach()), 4) for name, value in logged.items()}
+        parts |= {"match": match, "score": score.mean(), "hinge": hinge}
+        return total + self.stage.critic * judged + hinge, logged(parts)
 
     def validate(self, module: Any) -> tuple[dict[str, float], Pixels]:
         """IoU of one-step maps from imagery alone, and the grid imagery / draft / drawn / truth."""

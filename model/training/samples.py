@@ -17,6 +17,7 @@ from model.training.augment import (
     cast_shadows,
     degrade_reference,
     imagery_colours,
+    outdate_reference,
     scene_edge,
     symmetry,
     to_unit,
@@ -105,10 +106,14 @@ class SampleSource:
             reference = None
         text = scale_text(pair.zoom, pair.zoom - span if reference is not None else None)
         surveyed = reference is not None and not own
-        if reference is not None and not own and rng.random() < stage.degraded:
-            surveyed = False
+        if reference is not None and not own:
             other = self.reference(self.pairs[rng.integers(len(self.pairs))], 1)
-            reference = degrade_reference(reference, reference if other is None else other, rng)
+            other = reference if other is None else other
+            if rng.random() < stage.degraded:
+                surveyed = False
+                reference = degrade_reference(reference, other, rng)
+            elif rng.random() < stage.outdated:
+                reference = outdate_reference(reference, other, rng)
         valid = scene_edge(size, rng) if rng.random() < 0.15 else np.ones((size, size), dtype=np.bool_)
         seen = self.coarser.get((pair.zoom, pair.x, pair.y)) if rng.random() < 0.5 else None
         imagery = imagery_colours(crop(pair.imagery if seen is None else seen), rng)

@@ -16,7 +16,7 @@ from model.sgdm.mf_encoder import BackboneBranch
 from model.sgdm.network import SGDM
 from model.sgdm.prior import PalettePrior
 from model.training.config import StageConfig
-from model.training.losses import cell_loss, colour_loss, comb_loss, label_loss, lattice_loss
+from model.training.losses import cell_loss, drawing_loss, label_loss
 from model.training.samples import Batch, SampleSource, collate
 
 
@@ -105,14 +105,11 @@ class AutoencoderTask:
         latent = draft.mean + some_noise(draft.mean, generator)
         logits, keep = self.module.decode_logits(latent, draft)
         image = self.module.shown(logits, keep, draft)
-        drawn, comb, lattice = label_loss(logits, batch.labels), comb_loss(image), lattice_loss(image)
-        colour = colour_loss(image, batch.map, batch.labels, batch.surveyed)
+        total, parts = drawing_loss(logits, image, batch.map, batch.labels, batch.surveyed)
         exact = batch.labels[(batch.labels < len(PALETTE)).flatten(1).any(1)][: max(1, len(latent) // 4)]
         latent = true_latent(self.module, exact)
         rebuilt = label_loss(self.module.decode_logits(latent + some_noise(latent, generator))[0], exact)
-        logged = {"drawn": drawn, "colour": colour, "comb": comb, "lattice": lattice}
-        total = drawn + 0.5 * rebuilt + COLOUR * colour + COMB * comb + LATTICE * lattice
-        return total, {name: round(float(value.detach()), 5) for name, value in logged.items()}
+        return total + 0.5 * rebuilt, logged({**parts, "rebuilt": rebuilt})
 
     def validate(self, module: Any) -> tuple[dict[str, float], Pixels]:
         """PSNR and IoU with the original: of the reconstruction, and drawn from imagery alone."""
@@ -125,6 +122,11 @@ class AutoencoderTask:
         return scores | {"drawn": mean_iou(drawn, truth)["miou"]}, grid([truth[::3], rebuilt[::3], drawn[::3]])
 
 
+def logged(losses: dict[str, Tensor]) -> dict[str, float]:
+    """Losses as numbers for the log."""
+    return {name: round(float(value.detach()), 5) for name, value in losses.items()}
+
+
 def frozen(network: SGDM, *names: str) -> dict[str, nn.Module]:
     """Parts of the network, out of training."""
     parts = {name: getattr(network, name) for name in names}
@@ -132,15 +134,6 @@ def frozen(network: SGDM, *names: str) -> dict[str, nn.Module]:
         part.eval().requires_grad_(False)
     return parts
 
-
-COLOUR = 0.5
-"""Weight of `colour_loss`."""
-
-COMB = 1.0
-"""Weight of `comb_loss`: a comb of a tenth costs 0.01."""
-
-LATTICE = 0.05
-"""Weight of `lattice_loss`. Without it drawings had lattices of 2.2 FAINT on the mean, several times that in doubt."""
 
 LATENT_NOISE = 0.2
 """Most noise that the decoder's latents get in training, as the diffusion's will have some."""
@@ -194,7 +187,7 @@ class ConditionTask:
         seen = self.module["seen"]
         through = cell_loss(self.module["prior"](condition, fine, self.module["text"](batch.texts))[0], batch.labels)
         alone = label_loss(seen(fine[:, : seen.in_channels]), batch.labels[:, ::2, ::2])
-        return through + 0.5 * alone, {"through": round(float(through.detach()), 4)}
+        return through + 0.5 * alone, logged({"through": through})
 
     def validate(self, module: Any) -> tuple[dict[str, float], Pixels]:
         """IoU of the most likely palette colours, imagery alone."""
@@ -243,14 +236,11 @@ class RefineTask:
         latent = latent + some_noise(latent, generator)
         latent, draft, box = quarter(latent, draft, generator)
         labels = batch.labels[box]
-        drawn, keep = auto.decode_logits(latent, draft)
-        image = auto.shown(drawn, keep, draft)
-        decoded, comb, lattice = label_loss(drawn, labels), comb_loss(image), lattice_loss(image)
-        colour = colour_loss(image, batch.map[box], labels, batch.surveyed[box])
+        decoded, keep = auto.decode_logits(latent, draft)
+        image = auto.shown(decoded, keep, draft)
+        total, parts = drawing_loss(decoded, image, batch.map[box], labels, batch.surveyed[box])
         guessed = cell_loss(logits, batch.labels)
-        logged = {"decoded": decoded, "guessed": guessed, "colour": colour, "comb": comb, "lattice": lattice}
-        total = decoded + 0.5 * guessed + COLOUR * colour + COMB * comb + LATTICE * lattice
-        return total, {name: round(float(value.detach()), 5) for name, value in logged.items()}
+        return total + 0.5 * guessed, logged({**parts, "guessed": guessed})
 
     def validate(self, module: Any) -> tuple[dict[str, float], Pixels]:
         """IoU of what is decoded from imagery alone, and with true references."""
