@@ -9,9 +9,11 @@ Sixteen-bit and float scenes are stretched from their 2nd to 98th percentile, ta
 from __future__ import annotations
 
 import hashlib
+import os
 import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -226,7 +228,8 @@ class SceneImagery:
         self._sources: LRUCache[Tile, tuple[str, ...]] = LRUCache(maxsize=100_000)
         self._tiles: LRUCache[Tile, tuple[Pixels, tuple[str, ...]]] = LRUCache(maxsize=KEPT_TILES)
         self._lock = threading.Lock()
-        self._open = threading.local()
+        self._readers: dict[Path, list[Reader]] = {scene.path: [] for scene in self.scenes}
+        self._turns = threading.BoundedSemaphore(os.cpu_count() or 1)
 
     def read(self, window: Window) -> tuple[Pixels, Mask]:
         """See Imagery. Unknown pixels are 0. Overlapping windows agree to the bit."""
@@ -246,14 +249,23 @@ class SceneImagery:
             known = self._sources.get(tile)
         return self._tile(tile)[1] if known is None else known
 
-    def _reader(self, scene: Scene) -> Reader:
-        """This thread's open reader of a scene: opening costs as much as reading a tile, sharing one is not allowed."""
-        readers: dict[Path, Reader] = self._open.__dict__.setdefault("readers", {})
-        if scene.path not in readers:
-            with rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR"), warnings.catch_warnings():
-                warnings.simplefilter("ignore", NoOverviewWarning)
-                readers[scene.path] = Reader(str(scene.path))
-        return readers[scene.path]
+    @contextmanager
+    def _reader(self, scene: Scene) -> Iterator[Reader]:
+        """A reader of a scene for one thread at a time: opening costs as much as reading a tile.
+
+        There are no more than cores, and the last one used is taken first: each decodes the file's blocks for itself.
+        """
+        with self._turns:
+            with self._lock:
+                idle = self._readers[scene.path]
+                reader = idle.pop() if idle else None
+            if reader is None:
+                with rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR"), warnings.catch_warnings():
+                    warnings.simplefilter("ignore", NoOverviewWarning)
+                    reader = Reader(str(scene.path))
+            yield reader
+            with self._lock:
+                idle.append(reader)
 
     def _tile(self, tile: Tile) -> tuple[Pixels, tuple[str, ...]]:
         """The scenes over one tile, 256 x 256 x 4 RGBA, and their ids; kept for the windows that share it."""
@@ -269,7 +281,8 @@ class SceneImagery:
         for scene in self.scenes:
             if not _meets(scene.bounds, box):
                 continue
-            colours, mask = (whole[inner] for whole in _read_scene(self._reader(scene), scene, window, box))
+            with self._reader(scene) as reader:
+                colours, mask = (whole[inner] for whole in _read_scene(reader, scene, window, box))
             fresh = mask & (pixels[..., 3] == 0)
             if fresh.any():
                 sources.append(scene.id)

@@ -114,6 +114,8 @@ def kept(image: Tensor, keep: Tensor, images: Tensor) -> Tensor:
     image: N x 3 x H x W; keep: N x 1 x H x W; images: N x IMAGES x H x W.
     """
     reference, surveyed = images[:, 3:6].float(), images[:, 6:].float()
+    if not surveyed.any():
+        return image
     return image + surveyed * keep.sigmoid() * (reference - image)
 
 
@@ -343,20 +345,21 @@ class PaletteAutoencoder(nn.Module):
         26 colours take longer than the decoder.
         """
         embedded = self.decode_embedded(latent, draft)
-        decoded = self.decoder(embedded, draft)
+        decoded = self.decoder(embedded, draft).permute(0, 2, 3, 1)
         count, depth, height, width = embedded.shape
         weight = self.sharpness * 2 * self.embedding.T
         bias = -self.sharpness * self.embedding.square().sum(1)
         with torch.autocast(latent.device.type, enabled=False):
             flat = torch.addmm(bias, embedded.permute(0, 2, 3, 1).reshape(-1, depth), weight)
-            flat += decoded.permute(0, 2, 3, 1).flatten(0, 2)[:, :-1]
+            pieces = flat.split(self.PIECE)
+            for piece, more in zip(pieces, decoded.flatten(0, 2).split(self.PIECE), strict=True):
+                piece += more.float()[:, :-1]
             if len(self.contrast):
                 logits = flat.view(count, height, width, -1).permute(0, 3, 1, 2)
                 logits[:, self.contrasted] += self.standing_out(logits)
-            flat *= self.logit_scale
-            image = [F.linear(piece.softmax(dim=1), self.colours.T) for piece in flat.split(self.PIECE)]
-        whole = join_cells(torch.cat(image).view(count, height, width, 3).permute(0, 3, 1, 2))
-        return whole if draft is None else kept(whole, decoded[:, -1:].float(), draft.images)
+            colours = [F.linear(piece.mul_(self.logit_scale).softmax(dim=1), self.colours.T) for piece in pieces]
+            image = join_cells(torch.cat(colours).view(count, height, width, 3).permute(0, 3, 1, 2))
+        return image if draft is None else kept(image, decoded[..., -1].unsqueeze(1).float(), draft.images)
 
 
 Autoencoder = KLAutoencoder | PaletteAutoencoder
