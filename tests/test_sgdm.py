@@ -323,6 +323,21 @@ def test_what_is_likelier_than_around_it_stands_out() -> None:
     assert not land_between(wood), "woods have no gaps to be kept"
 
 
+def test_where_the_reference_is_surveyed_less_stands_out() -> None:
+    config = replace(tiny().autoencoder, surveyed_contrast=0.0)
+    auto = PaletteAutoencoder(config)
+    plain = PaletteAutoencoder(replace(config, building_contrast=0.0, road_contrast=0.0))
+    logits, keep = 3 * torch.randn(1, len(PALETTE), 16, 32), torch.full((1, 1, 16, 32), -50.0)
+    images = torch.zeros(1, IMAGES, 16, 32)
+    images[:, 6:, :, :16] = 1
+    draft = Draft(torch.zeros(1, 4, 2, 4), torch.zeros(1, 8, 8, 16), torch.zeros(1, DRAFT_CHANNELS, 8, 16), images)
+    drawn, without, everywhere = (a.shown(logits, keep, d) for a, d in ((auto, draft), (plain, draft), (auto, None)))
+    # joined to its neighbour, the last column knows both
+    assert torch.allclose(drawn[..., :15], without[..., :15], atol=1e-5)
+    assert torch.allclose(drawn[..., 17:], everywhere[..., 17:], atol=1e-5)
+    assert (without - everywhere).abs().mean() > 0.05
+
+
 def test_the_text_and_the_details_change_what_is_drawn() -> None:
     network = random_network(tiny())
     auto, prior = network.autoencoder, network.prior

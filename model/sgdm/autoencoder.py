@@ -197,7 +197,7 @@ class PaletteAutoencoder(nn.Module):
 
     def __init__(self, config: AutoencoderConfig) -> None:
         super().__init__()
-        self.logit_scale = config.logit_scale
+        self.logit_scale, self.surveyed_contrast = config.logit_scale, config.surveyed_contrast
         contrast = {"building": config.building_contrast, "road": config.road_contrast}
         amounts = torch.tensor([contrast.get(CLASSES[kind], 0.0) for kind in CLASS_OF_COLOUR])
         some = amounts.nonzero().flatten().tolist()
@@ -316,15 +316,19 @@ class PaletteAutoencoder(nn.Module):
         shares = torch.einsum("nphw,pk->nkhw", logits.float().softmax(dim=1), kinds)
         return shares, 1 - images[:, 6:].float() * keep.sigmoid()
 
-    def standing_out(self, logits: Tensor) -> Tensor:
-        """Logits, N x P x H x W -> what contrast adds to those in `self.contrasted`, N x K x H x W."""
+    def standing_out(self, logits: Tensor, draft: Draft | None) -> Tensor:
+        """Logits, N x P x H x W -> what contrast adds to those in `self.contrasted`, N x K x H x W: less where the
+        reference is surveyed."""
         logits = logits[:, self.contrasted]
         planes = F.pad(logits, (RADIUS,) * 4, mode="replicate")
         # by groups: one plane a sample gives the same bytes and takes nine times as long on a processor
         groups = logits.shape[1]
         kernel = self.around.expand(groups, -1, -1, -1)
         mean = F.conv2d(F.conv2d(planes, kernel, groups=groups), kernel.transpose(2, 3), groups=groups)
-        return self.contrast * (logits - mean)
+        more = self.contrast * (logits - mean)
+        if draft is None or not draft.images[:, 6:].any():
+            return more
+        return more * (1 - (1 - self.surveyed_contrast) * draft.images[:, 6:].float())
 
     def shown(self, logits: Tensor, keep: Tensor, draft: Draft | None = None) -> Tensor:
         """What `decode_logits` gave -> N x 3 x H x W in [-1, 1]: the likely colours' mean, or a surveyed reference."""
@@ -332,7 +336,7 @@ class PaletteAutoencoder(nn.Module):
             logits = logits.float()
             if len(self.contrast):
                 first, last = self.contrasted.start, self.contrasted.stop
-                more = self.standing_out(logits)
+                more = self.standing_out(logits, draft)
                 logits = logits + F.pad(more, (0, 0, 0, 0, first, logits.shape[1] - last))
             shares = (self.logit_scale * logits).softmax(dim=1)
             image = join_cells(torch.einsum("nphw,pc->nchw", shares, self.colours))
@@ -356,7 +360,7 @@ class PaletteAutoencoder(nn.Module):
                 piece += more.float()[:, :-1]
             if len(self.contrast):
                 logits = flat.view(count, height, width, -1).permute(0, 3, 1, 2)
-                logits[:, self.contrasted] += self.standing_out(logits)
+                logits[:, self.contrasted] += self.standing_out(logits, draft)
             colours = [F.linear(piece.mul_(self.logit_scale).softmax(dim=1), self.colours.T) for piece in pieces]
             image = join_cells(torch.cat(colours).view(count, height, width, 3).permute(0, 3, 1, 2))
         return image if draft is None else kept(image, decoded[..., -1].unsqueeze(1).float(), draft.images)
