@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
+from hypothesis import settings
 from mercantile import Tile
 from rasterio.transform import from_bounds
 from rasterio.warp import transform_bounds
@@ -17,6 +18,10 @@ from app.settings import LayerSettings, Settings
 from cache.redis import EmbeddedRedis, find_server
 from model.sgdm.config import tiny
 from model.sgdm.network import random_network, save_network
+
+# no example is timed: a busy machine is no fault of the code
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 PLACE = Tile(8703, 5612, 14)
 """The z14 tile that test scenes lie in."""

@@ -183,7 +183,7 @@ def test_a_hit_fills_the_nearer_tiers(tmp_path: Path) -> None:
     assert tiers.get(KEY) == (b"x", "memory")
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.tuples(st.sampled_from(["put", "delete", "get"]), st.integers(0, 5), st.binary(max_size=30))))
 def test_tiers_never_answer_with_other_bytes(tmp_path_factory: pytest.TempPathFactory, steps: list) -> None:
     tiers = TieredStore([MemoryStore(60), DiskStore(tmp_path_factory.mktemp("t"), 100, intact=lambda value: True)])

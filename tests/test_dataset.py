@@ -99,7 +99,7 @@ def test_cleaning_follows_the_thesis_rule(tmp_path: Path) -> None:
         clean_manifest(tmp_path / "none.csv")
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(200, 1700), st.integers(200, 1700), st.floats(0.05, 30))
 def test_standard_images_cover_what_they_say(height: int, width: int, gsd: float) -> None:
     image = np.zeros((height, width, 3), dtype=np.uint8)

@@ -114,7 +114,7 @@ def test_mistakes_get_a_sentence_and_cors(client: TestClient, path: str, status:
     assert answer.headers["access-control-allow-origin"] == "*"
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.text(max_size=12), min_size=1, max_size=4))
 def test_no_path_is_a_server_error(client: TestClient, parts: list[str]) -> None:
     from urllib.parse import quote

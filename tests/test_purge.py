@@ -37,7 +37,7 @@ def reached(ladder: Ladder, box: tuple[float, float, float, float], block: Block
     return field is not None and any(reached(ladder, box, ladder.block(tile)) for tile in field.tiles())
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     st.sampled_from([default().windows, tiny().windows]),
     st.sampled_from([0, 1, 2]),

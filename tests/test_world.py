@@ -48,7 +48,7 @@ some_tiles = st.builds(
     st.floats(-1500, 1500),
     st.integers(14, 18),
 )
-few = settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
+few = settings(max_examples=12, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
 
 
 def pair_of_tiles(draw: object, tile: Tile) -> tuple[Pixels, Pixels]:
