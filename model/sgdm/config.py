@@ -105,7 +105,7 @@ class AutoencoderConfig:
     scale: float = 0.18215
     logit_scale: float = 3.4
     building_contrast: float = 4.0
-    road_contrast: float = 1.75
+    road_contrast: float = 2.4
     surveyed_contrast: float = 0.5
 
 
