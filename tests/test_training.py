@@ -15,7 +15,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from model.data.alignment import estimate_offsets, offset_of, shift
-from model.data.labels import ANYTHING, LABEL_OF, READERS
+from model.data.labels import ANYTHING, LABEL_OF, READERS, buildings
 from model.data.pairs import Pair, quadrant, read_pairs
 from model.evaluation.baselines import BASELINES, load_baselines
 from model.palette import COLOURS, LAND, PALETTE, classify, nearest_colour
@@ -26,10 +26,15 @@ from model.training.augment import degrade_reference, outdate_reference, scene_e
 from model.training.baselines import train_baselines
 from model.training.config import BASELINE_PRESET, STAGES, DataConfig, StageConfig, TrainConfig, read_config
 from model.training.losses import CLOSE, LABEL_WEIGHT, SURVEYED, colour_loss, comb_loss, label_loss, lattice_loss
+from model.training.objects import halved, object_planes
+from model.training.perceive import CAP, capped_cell_loss
 from model.training.run import train
 from model.training.samples import SampleSource
 
 X, Y = 8703, 5612
+
+
+BUILDING_AND_ROAD = ("building", "building outline", "road")
 
 
 def map_picture(rng: np.random.Generator) -> np.ndarray:
@@ -85,6 +90,7 @@ def config(pairs: Path, out: Path, steps: int, **changes: object) -> TrainConfig
         stage,
         replace(stage, name="autoencoder", all_sources=False),
         replace(stage, name="refine", crop=64, batch=2, self_reference=0.5, all_sources=True),
+        replace(stage, name="perceive", objects=1.0),
         replace(stage, name="diffusion", crop=64, batch=2, all_sources=False),
         replace(stage, name="adversarial", crop=64, batch=2, all_sources=False),
     )
@@ -107,6 +113,45 @@ def test_an_interrupted_run_is_the_run_that_was_not(pairs_dir: Path, tmp_path: P
     again = load_network(tmp_path / "b" / "network")
     for (name, a), b in zip(whole.state_dict().items(), again.state_dict().values(), strict=True):
         assert torch.equal(a, b), name
+
+
+def test_objects_of_a_map_are_outlines_gaps_and_centrelines() -> None:
+    image = np.full((64, 64, 3), LAND, dtype=np.uint8)
+    fill, outline, white = (COLOURS[[name for name, *_ in PALETTE].index(n)] for n in BUILDING_AND_ROAD)
+    for left in (6, 22):  # two houses, three pixels apart
+        image[8:22, left : left + 13] = outline
+        image[9:21, left + 1 : left + 12] = fill
+    image[40:46, :] = white
+    image[40:, 30:36] = white
+    boundary, contact, centreline, junction = object_planes(image)
+    assert boundary[8, 6:19].all()
+    assert not boundary[9:21, 7:18].any()
+    assert contact[10:20, 20].all()
+    assert not contact[30:].any()
+    assert centreline[42:44].any(0)[4:-4].all()
+    assert 60 < centreline.sum() < 100
+    assert junction[40:46, 28:38].any()
+    assert not junction[:, :20].any()
+    assert halved(object_planes(image)).shape == (4, 32, 32)
+
+
+def test_quarries_and_casings_are_no_buildings() -> None:
+    image = np.full((64, 64, 3), LAND, dtype=np.uint8)
+    image[:30] = (197, 195, 195)
+    image[40:46] = (196, 182, 171)  # a casing: no fill beside it
+    image[42:44] = 255
+    labels = READERS["exact"](image)
+    assert (labels[2:28] == LABEL_OF["land"]).all()
+    assert (labels[40] == LABEL_OF["casing"]).all()
+    assert not buildings(image).any()
+
+
+def test_unmapped_ground_costs_no_more_than_a_bound() -> None:
+    logits = torch.full((1, len(PALETTE), 4, 4), -20.0)
+    logits[:, 10] = 20.0  # sure of a wood
+    land, water = (torch.full((1, 8, 8), index) for index in (0, 19))
+    assert float(capped_cell_loss(logits, land)) == pytest.approx(CAP)
+    assert float(capped_cell_loss(logits, water)) > 30
 
 
 def stopping_at(step: int, settings: TrainConfig, stage: str) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from model.palette import CLASS_OF_COLOUR, CLASSES, COLOURS, PALETTE, nearest_colour
 
@@ -17,6 +18,8 @@ Pixels = NDArray[np.uint8]
 Labels = NDArray[np.uint8]
 
 _NAMES = [name for name, _, _ in PALETTE]
+FILL, OUTLINE = _NAMES.index("building"), _NAMES.index("building outline")
+"""Palette indices of buildings' two colours."""
 
 
 def _sets() -> dict[str, NDArray[np.bool_]]:
@@ -28,6 +31,7 @@ def _sets() -> dict[str, NDArray[np.bool_]]:
         "neither road nor water": ~(of["road"] | of["water"]),
         "wooded": dense,
         "open": ~(dense | of["water"]),
+        "casing": of["road"] | np.array([name == "building outline" for name in _NAMES]),
         "anything": np.ones(len(PALETTE), dtype=np.bool_),
     }
 
@@ -41,13 +45,49 @@ LABEL_OF = {name: len(PALETTE) + i for i, name in enumerate(_SETS)}
 
 ANYTHING = LABEL_OF["anything"]
 
+UNLISTED: dict[tuple[int, int, int], str] = {
+    (197, 195, 195): "land",  # quarry
+    (182, 181, 146): "land",  # landfill
+    (199, 199, 180): "land",  # brownfield and construction sites
+    (243, 227, 221): "land",  # unidentified land use
+    (223, 252, 226): "anything",  # sports centres
+}
+"""Area colours of the supplied maps that the palette lacks, and the label that their pixels get instead of the nearest
+palette colour's: quarries, landfills and construction sites would count as buildings, 12 % of all building pixels."""
+
+SAME = 4
+"""Largest difference by channel between two pixels of one area colour."""
+
 FAR = 20.0
 """Distance in RGB from the nearest palette colour beyond which a pixel of a map with letters says nothing."""
 
 
 def exact(image: Pixels) -> Labels:
-    """A map of the default style without labels: each pixel's palette colour."""
-    return nearest_colour(image)
+    """A map of the default style without labels: each pixel's palette colour, or the label of an unlisted one."""
+    out = nearest_colour(image)
+    out[(out == OUTLINE) & ~buildings(image)] = LABEL_OF["casing"]
+    for colour, label in UNLISTED.items():
+        out[_is_area(image, colour)] = LABEL_OF[label]
+    return out
+
+
+def buildings(image: Pixels) -> NDArray[np.bool_]:
+    """Where a map of the default style has buildings: their fill, and outlines beside it.
+
+    The casings of roads have nearly the colour of outlines, and quarries that of the fill.
+    """
+    colours = nearest_colour(image)
+    fill = colours == FILL
+    for colour in UNLISTED:
+        fill &= ~_is_area(image, colour)
+    beside = ndimage.binary_dilation(ndimage.binary_opening(fill, np.ones((2, 2), dtype=np.bool_)), iterations=2)
+    return np.asarray((fill | (colours == OUTLINE)) & beside)
+
+
+def _is_area(image: Pixels, colour: tuple[int, int, int]) -> NDArray[np.bool_]:
+    """Where an area of one colour is, at least 3 x 3 pixels: lines that are smoothed pass through many colours."""
+    same = np.abs(image.astype(np.int16) - np.array(colour, dtype=np.int16)).max(axis=-1) <= SAME
+    return np.asarray(ndimage.binary_opening(same, np.ones((3, 3), dtype=np.bool_))) if same.any() else same
 
 
 def classes(image: Pixels) -> Labels:

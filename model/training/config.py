@@ -10,7 +10,7 @@ from typing import Any
 from model.data.labels import READERS
 from model.evaluation.baselines import BASELINES
 
-STAGES = ("condition", "autoencoder", "refine", "diffusion", "adversarial")
+STAGES = ("condition", "autoencoder", "refine", "perceive", "diffusion", "adversarial")
 
 BASELINE_PRESET = "baselines"
 """The preset whose stages are the networks of `evaluation.baselines`."""
@@ -29,6 +29,7 @@ class StageConfig:
         does; without such samples the network never looks whether it does.
     critic: weight of what the discriminator of the adversarial stage says; 0 leaves the losses of the refining stage.
     all_sources: draw from every source, not only from the first, whose style the network draws.
+    objects: weight of the outlines, contacts and centrelines that the perceiving stage learns beside colours.
     """
 
     name: str
@@ -50,6 +51,7 @@ class StageConfig:
     outdated: float = 0.0
     critic: float = 1.0
     all_sources: bool = False
+    objects: float = 0.0
 
 
 @dataclass(frozen=True)

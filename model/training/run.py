@@ -18,6 +18,7 @@ from model.sgdm.network import SGDM, save_network
 from model.training.config import TrainConfig
 from model.training.diffusion import AdversarialTask, DiffusionTask
 from model.training.loop import Task, run
+from model.training.perceive import PerceiveTask
 from model.training.samples import ROOT_ZOOM, SampleSource
 from model.training.stages import (
     AutoencoderTask,
@@ -30,6 +31,7 @@ from model.training.stages import (
 TASKS: dict[str, tuple[Callable[..., Task], tuple[str, ...]]] = {
     "condition": (ConditionTask, ("encoder", "prior", "text")),
     "autoencoder": (AutoencoderTask, ("autoencoder",)),
+    "perceive": (PerceiveTask, ("encoder", "prior", "text")),
     "refine": (RefineTask, ("encoder", "prior", "text", "autoencoder")),
     "diffusion": (DiffusionTask, ("adapter", "unet")),
     "adversarial": (AdversarialTask, ("adapter", "unet", "autoencoder")),

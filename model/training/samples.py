@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
@@ -23,6 +25,7 @@ from model.training.augment import (
     to_unit,
 )
 from model.training.config import StageConfig, TrainConfig
+from model.training.objects import KINDS, Planes, halved, object_planes
 
 ROOT_ZOOM = 14
 """No reference is ever given at this zoom: the default layer's cascade begins here."""
@@ -33,7 +36,8 @@ class Batch:
     """Tensors of one step. Images are N x 3 x S x S in [-1, 1]; conditions are 0 where unknown.
 
     surveyed: N x 1 x S x S, 1 where the reference is a true map as it is, 0 where it was drawn or degraded.
-    zooms: N.
+    zooms: N. objects: N x len(KINDS) x S/2 x S/2 of `objects.object_planes`, NaN where a map does not tell; only if the
+    stage asks for them.
     labels: N x S x S indices into `labels.ALLOWED`; anything is allowed where the imagery is missing.
     """
 
@@ -44,6 +48,7 @@ class Batch:
     labels: Tensor
     texts: list[str]
     zooms: Tensor
+    objects: Tensor | None = None
 
 
 class SampleSource:
@@ -67,6 +72,7 @@ class SampleSource:
             weights /= np.array([sum(q.zoom == p.zoom for q in pairs) for p in pairs])
             shares.append(data.share * weights / max(float(weights.sum()), 1e-9))
             self.pairs += [self._aligned(pair, offset_of(pair, offsets)) for pair in pairs]
+        self._objects: dict[tuple[int, int, int], Planes] = {}
         self.coarser = finer_imagery(self.pairs[: len(shares[0])])
         self.spans = config.spans
         everything = np.concatenate(shares)
@@ -76,6 +82,15 @@ class SampleSource:
     @staticmethod
     def _aligned(pair: Pair, offset: tuple[int, int]) -> Pair:
         return replace(pair, imagery=shift(pair.imagery, *offset))
+
+    def objects(self, pair: Pair) -> Planes | None:
+        """The object planes of a pair's map, kept; None for a map that is not of the default style."""
+        if pair.reading != "exact":
+            return None
+        key = (pair.zoom, pair.x, pair.y)
+        if key not in self._objects:
+            self._objects[key] = object_planes(pair.map)
+        return self._objects[key]
 
     def reference(self, pair: Pair, span: int, generated: bool = False) -> Pixels | None:
         """The true (or the generated) reference `span` levels up, enlarged; None where that tile is not known."""
@@ -95,7 +110,7 @@ class SampleSource:
         size, turn = stage.crop, int(rng.integers(8))
         top, left = rng.integers(0, 256 - size + 1, 2)
 
-        def crop(image: Pixels) -> Pixels:
+        def crop(image: NDArray[Any]) -> NDArray[Any]:
             return symmetry(image[top : top + size, left : left + size], turn)
 
         span = int(rng.choice(self.spans)) if self.spans else 0
@@ -119,16 +134,17 @@ class SampleSource:
         imagery = imagery_colours(crop(pair.imagery if seen is None else seen), rng)
         if rng.random() < 0.2:
             imagery = cast_shadows(imagery, rng)
-        drawn = crop(pair.map)
+        planes = self.objects(pair) if stage.objects else None
         return Sample(
             imagery,
             valid,
             None if reference is None else crop(reference),
             surveyed,
-            drawn,
+            crop(pair.map),
             text,
             pair.zoom,
             pair.reading,
+            None if planes is None else crop(planes.transpose(1, 2, 0)).transpose(2, 0, 1),
         )
 
     def plain(self, pair: Pair, with_reference: bool, generated: bool = False) -> Sample:
@@ -145,6 +161,7 @@ class SampleSource:
             text,
             pair.zoom,
             pair.reading,
+            self.objects(pair),
         )
 
     def strange(self, pair: Pair, rng: np.random.Generator) -> Sample:
@@ -186,6 +203,7 @@ class Sample:
     text: str
     zoom: int
     reading: str
+    objects: Planes | None = None
 
 
 def collate(samples: list[Sample]) -> Batch:
@@ -195,6 +213,13 @@ def collate(samples: list[Sample]) -> Batch:
     reference = np.stack([blank if s.reference is None else to_unit(s.reference) * s.valid for s in samples])
     surveyed = np.stack([(s.surveyed * s.valid).astype(np.float32)[None] for s in samples])
     labels = np.stack([np.where(s.valid, READERS[s.reading](s.map), ANYTHING).astype(np.int64) for s in samples])
+    size = imagery.shape[-1] // 2
+    untold = np.full((len(KINDS), size, size), np.nan, dtype=np.float32)
+    objects = None
+    if any(s.objects is not None for s in samples):
+        objects = torch.from_numpy(
+            np.stack([untold if s.objects is None else halved(s.objects).astype(np.float32) for s in samples])
+        )
     return Batch(
         torch.from_numpy(imagery).contiguous(memory_format=torch.channels_last),
         torch.from_numpy(reference).contiguous(memory_format=torch.channels_last),
@@ -203,4 +228,5 @@ def collate(samples: list[Sample]) -> Batch:
         torch.from_numpy(labels),
         [s.text for s in samples],
         torch.tensor([s.zoom for s in samples]),
+        objects,
     )
