@@ -4,13 +4,13 @@ FROM python:3.11-slim-bookworm AS build
 
 ARG TORCH_INDEX=""
 WORKDIR /opt/tilecascade
+COPY pyproject.toml README.md LICENSE deploy/constraints.txt ./
 RUN python -m venv .venv \
-    && if [ -n "$TORCH_INDEX" ]; then .venv/bin/pip install --no-cache-dir torch torchvision --index-url "$TORCH_INDEX"; fi
-COPY pyproject.toml README.md LICENSE ./
+    && if [ -n "$TORCH_INDEX" ]; then .venv/bin/pip install --no-cache-dir --constraint constraints.txt torch torchvision --index-url "$TORCH_INDEX"; fi
 COPY app app
 COPY cache cache
 COPY model model
-RUN .venv/bin/pip install --no-cache-dir .
+RUN .venv/bin/pip install --no-cache-dir --constraint constraints.txt .
 
 FROM python:3.11-slim-bookworm
 RUN useradd --system --uid 10001 --create-home tilecascade \

@@ -1,5 +1,9 @@
 # make serve [SCENE=path/to/scene.tif] [PORT=8000]   set everything up and serve
 # make test                                          set everything up and run all checks
+# make test-newest                                   the same with the newest versions of all packages, in .venv-newest
+# make test-oldest                                   the same with the oldest that pyproject.toml allows, in .venv-oldest
+# make lock                                          write the versions of .venv to deploy/constraints.txt
+# make wheel                                         build a wheel and try it in an empty environment
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -8,31 +12,51 @@ PORT ?= 8000
 DATA_DIR ?= tilecascade-data
 SCENE ?=
 
-.PHONY: serve test lint format check clean
+INSTALL ?= pip install --quiet --constraint deploy/constraints.txt
+PYTEST ?= -n 2 --dist worksteal
 
-$(VENV)/.serve: pyproject.toml
+.PHONY: serve test test-newest test-oldest lint format lock wheel clean
+
+$(VENV)/.serve: pyproject.toml deploy/constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet -e .
+	$(BIN)/$(INSTALL) -e .
+	mkdir -p $(VENV)/src/tilecascade
+	for room in app cache model; do ln -sfn $(CURDIR)/$$room $(VENV)/src/tilecascade/$$room; done
 	touch $@
 
 $(VENV)/.test: $(VENV)/.serve
-	$(BIN)/pip install --quiet -e '.[test]'
+	$(BIN)/$(INSTALL) -e '.[test,train]'
 	touch $@
 
 serve: $(VENV)/.serve
 	$(BIN)/tilecascade serve $(SCENE) --host $(HOST) --port $(PORT) --data-dir $(DATA_DIR)
 
 test: lint
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	$(BIN)/python -m pytest $(PYTEST)
+
+test-newest:
+	$(MAKE) test VENV=.venv-newest INSTALL='pip install --quiet --upgrade --upgrade-strategy eager'
+
+test-oldest:
+	$(PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/pip install --quiet uv
+	$(MAKE) test VENV=.venv-oldest INSTALL='uv pip install --quiet --python .venv-oldest --resolution lowest-direct'
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+	MYPYPATH=$(VENV)/src $(BIN)/mypy
 
 format: $(VENV)/.test
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+lock: $(VENV)/.test
+	(echo "# The versions that this project is tested with, Python 3.11. Made by \`make lock\`; used by make, CI and the images."; \
+	$(BIN)/pip freeze --exclude-editable) > deploy/constraints.txt
+
+wheel: $(VENV)/.test
+	$(BIN)/python -m pytest tests/test_wheel.py
+
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf .venv .venv-newest .venv-oldest build dist *.egg-info

@@ -1,86 +1,81 @@
-"""Errors that clients see, and the one table from exception to status."""
+"""Everything that can go wrong and is not a fault of the program: each error's message is one sentence for people.
+
+The commands print it and exit with code 2; `app.api.errors` gives each class its HTTP status.
+"""
 
 from __future__ import annotations
 
-from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
 
-from app.areas import AreaError
-from app.basemap import BaseMapError
-from app.imagery import SceneError
-from app.limits import TooManyError
-from app.resolver import NoTileError, PurgeError
-from app.scenes import SceneRefusedError, SceneTooLargeError
-from model.engine import EngineClosedError, QueueFullError
+class TilecascadeError(Exception):
+    """Base class of all errors that users see. The message says what was wrong, what is allowed, or what to do."""
 
 
-class BadRequestError(ValueError):
+class SettingsError(TilecascadeError):
+    """A setting or a command-line argument that cannot be used."""
+
+
+class SceneError(TilecascadeError):
+    """A file that cannot serve as imagery or as a base map."""
+
+
+class SceneRefusedError(SceneError):
+    """A scene from a place that the operator has not allowed."""
+
+
+class SceneTooLargeError(SceneError):
+    """A scene of more bytes than the server accepts."""
+
+
+class AreaError(TilecascadeError):
+    """Something that is not an area whose tiles could be listed."""
+
+
+class NoTileError(TilecascadeError):
+    """There is no such tile, and there never will be with the present imagery."""
+
+
+class BaseMapError(TilecascadeError):
+    """The base map does not answer, so nothing that depends on it can be generated now."""
+
+
+class PurgeError(TilecascadeError):
+    """Outdated tiles could not be removed from every cache."""
+
+
+class BadRequestError(TilecascadeError):
     """The request itself is wrong."""
 
 
-class NotFoundError(LookupError):
+class NotFoundError(TilecascadeError):
     """There is no such thing."""
 
 
-class NotReadyError(RuntimeError):
-    """It will be there soon."""
+class NotReadyError(TilecascadeError):
+    """It is not there yet, but it will be soon."""
 
 
-class ForbiddenError(PermissionError):
-    """The request may not do that."""
+class ForbiddenError(TilecascadeError):
+    """The request is not allowed to do that."""
 
 
-class NeedsConfirmationError(ValueError):
-    """Something large that the client has to mean."""
+class NeedsConfirmationError(TilecascadeError):
+    """Something so large that the client has to confirm it."""
 
 
-class ClientLeftError(RuntimeError):
-    """Nobody will read the answer."""
+class ClientLeftError(TilecascadeError):
+    """The client has closed the connection, so nobody will read the answer."""
 
 
-STATUS: dict[type[Exception], int] = {
-    BadRequestError: 400,
-    RequestValidationError: 400,
-    AreaError: 400,
-    NeedsConfirmationError: 422,
-    NotFoundError: 404,
-    NoTileError: 404,
-    NotReadyError: 503,
-    ForbiddenError: 403,
-    SceneRefusedError: 403,
-    SceneTooLargeError: 413,
-    SceneError: 422,
-    PurgeError: 503,
-    BaseMapError: 503,
-    ClientLeftError: 499,
-    EngineClosedError: 503,
-    QueueFullError: 503,
-    TooManyError: 429,
-}
-
-RETRY_AFTER = "2"
+class TileFailedError(TilecascadeError):
+    """A tile could not be fetched from a server."""
 
 
-def sentence(error: Exception) -> str:
-    """What to tell the client."""
-    if isinstance(error, RequestValidationError):
-        problem = error.errors()[0]
-        return f"{problem['loc'][-1]}: {problem['msg']}"
-    return str(error)
+class RateLimitedError(TilecascadeError):
+    """A client asks for more new tiles than it may have.
 
+    retry_after: whole seconds until its next request can be accepted.
+    """
 
-def add_exception_handlers(app: FastAPI) -> None:
-    """Answer every known exception with its status and one sentence as JSON."""
-
-    async def handle(request: Request, error: Exception) -> JSONResponse:
-        status = next(code for kind, code in STATUS.items() if isinstance(error, kind))
-        headers = {"Cache-Control": "no-store"}
-        if status == 503:
-            headers["Retry-After"] = RETRY_AFTER
-        if isinstance(error, TooManyError):
-            headers["Retry-After"] = str(error.retry_after)
-        return JSONResponse({"detail": sentence(error)}, status, headers)
-
-    for kind in STATUS:
-        app.add_exception_handler(kind, handle)
+    def __init__(self, retry_after: int) -> None:
+        super().__init__(f"this client asks for new tiles faster than this server allows; try again in {retry_after} s")
+        self.retry_after = retry_after

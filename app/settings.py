@@ -18,22 +18,46 @@ from typing import Literal
 from pydantic import BaseModel, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from model.sgdm.config import WEIGHTS_DIR
-from model.sgdm.scale_text import MAX_TABLE_ZOOM
+from tilecascade.app.errors import SettingsError
+from tilecascade.model.sgdm.config import WEIGHTS_DIR
+from tilecascade.model.sgdm.scale_text import MAX_TABLE_ZOOM
 
 DEFAULT_ROOT_ZOOM = 14
 
 
-class SettingsError(ValueError):
-    """A setting that cannot be used; the message is one sentence."""
+class DataDir:
+    """Every path below the data directory.
+
+    tiles: finished tiles, which web servers may read. scenes: uploaded scenes. layers: what each layer's scenes and
+    tiles are. jobs: prefetch jobs. leases: locks between processes. base_maps: tiles fetched from a base map's server.
+    api_key: the key, if the server has made one up.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.tiles = root / "tiles"
+        self.scenes = root / "scenes"
+        self.layers = root / "layers"
+        self.jobs = root / "jobs"
+        self.leases = root / "leases"
+        self.base_maps = root / "base"
+        self.api_key = root / "api-key"
+
+    def scene_set(self, layer: str) -> Path:
+        """What was changed about a layer's scenes since the configuration."""
+        return self.layers / layer / "scenes.json"
+
+    def scene_journal(self, layer: str, version: str) -> Path:
+        """What the stored tiles of one version of a layer were made from."""
+        return self.layers / layer / f"{version}.json"
 
 
 class LayerSettings(BaseModel, extra="forbid"):
-    """One layer as the user describes it: the scenes it is drawn from, or the seed of a fictional country.
+    """One layer as the user describes it: the scenes it is generated from, or the seed of a fictional country.
 
     `max_zoom` defaults to the imagery's own resolution. base_map: existing map tiles that the cascade begins with, a
     file (.mbtiles, .pmtiles, .tif) or a URL with {z}, {x}, {y}; base_max_zoom: the last zoom to take from it.
-    span: zooms between a tile and its reference (1: 2X, 2: 4X; 0: none, every zoom is drawn from imagery alone).
+    span: zooms between a tile and its reference (1: 2X, 2: 4X; 0: none, every zoom is generated from imagery alone).
     """
 
     name: str = Field(default="map", pattern=r"^[a-z][a-z0-9_-]{0,31}$")
@@ -51,7 +75,7 @@ class LayerSettings(BaseModel, extra="forbid"):
     def _one_source(self) -> LayerSettings:
         if self.name == "confidence":
             raise ValueError(
-                "no layer can be called confidence: /tiles/confidence says how far the default layer is right"
+                "no layer can be called confidence: /tiles/confidence is how far the default layer can be trusted"
             )
         if bool(self.scenes) == (self.country is not None):
             raise ValueError("give scenes, or the seed of a country, and not both")
@@ -71,9 +95,9 @@ class Settings(BaseSettings):
         default="auto", description="products in the network; auto = bfloat16 where the device has it natively"
     )
     threads: int = Field(
-        default=0, ge=0, description="blocks drawn side by side on a CPU, one core each; 0 = all cores, at most 8"
+        default=0, ge=0, description="blocks generated side by side on a CPU, one core each; 0 = all cores, at most 8"
     )
-    batch_blocks: int = Field(default=0, ge=0, description="blocks drawn at once; 0 = 1 on a CPU, 8 on a GPU")
+    batch_blocks: int = Field(default=0, ge=0, description="blocks generated at once; 0 = 1 on a CPU, 8 on a GPU")
     interactive_wait: float = Field(default=3.0, ge=0, le=60)
     max_wait: float = Field(default=600.0, ge=0)
     memory_bytes: int = Field(default=128 << 20, ge=0)
@@ -81,23 +105,25 @@ class Settings(BaseSettings):
     old_versions_days: float = Field(
         default=30.0,
         ge=0,
-        description="tiles of versions no longer served go when nothing was added to them for so long",
+        description="days after its last tile that an old version is removed",
     )
     redis_url: str | None = Field(default=None, description="redis://...; 'none' = no Redis at all")
     redis_bytes: int = Field(default=128 << 20, ge=1 << 20, description="limit of the embedded Redis")
     redis_ttl: int = Field(default=24 * 3600, ge=1)
-    workers: int = Field(default=0, ge=0, le=64, description="processes that answer hits before the app; 0 = none")
+    workers: int = Field(
+        default=0, ge=0, le=64, description="processes that answer finished tiles in front of the application; 0 = none"
+    )
     client_rate: float = Field(
-        default=0.0, ge=0, description="tiles that may be drawn per second for one client; 0 = no limit"
+        default=0.0, ge=0, description="tiles that may be generated per second for one client; 0 = no limit"
     )
     look_ahead: bool = Field(
-        default=False, description="draw the blocks around a newly drawn one, too, when nobody is waiting"
+        default=False, description="generate the blocks around a viewed one, too, when nothing else is waiting"
     )
     log_format: Literal["text", "json"] = "text"
-    api_key: str | None = Field(default=None, min_length=8, description="needed to change scenes; made up if not given")
+    api_key: str | None = Field(default=None, min_length=8, description="needed for changes; made up if not given")
     scene_roots: list[Path] = Field(default=[], description="folders that scenes may be named in by path")
     scene_hosts: list[str] = Field(default=[], description="hosts (host or host:port) that scenes may be fetched from")
-    upload_bytes: int = Field(default=4 << 30, ge=1, description="largest scene that is taken in")
+    upload_bytes: int = Field(default=4 << 30, ge=1, description="largest scene that is accepted, in bytes")
     job_tiles: int = Field(default=100_000, ge=1, description="tiles that a job may have without being confirmed")
     root_path: str = Field(
         default="", pattern=r"^(/[^/\s]+)*$", description="prefix that a proxy before the server takes off each path"

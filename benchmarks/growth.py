@@ -12,19 +12,23 @@ import statistics
 import tempfile
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 from mercantile import Tile
 
-from app.layer import Layer
-from app.resolver import TileResolver
-from app.service import Service
-from app.settings import LayerSettings, Settings
 from benchmarks.server import head, machine, row
-from model.cascade import Pixels, Window
-from model.engine import LocalEngine, Urgency
-from model.pipeline import Conditions, Stage
+from tilecascade.app.service import Service
+from tilecascade.app.settings import LayerSettings, Settings
+from tilecascade.app.tiles.generator import BlockGenerator
+from tilecascade.app.tiles.layer import Layer
+from tilecascade.app.tiles.resolver import TileResolver
+from tilecascade.app.tiles.store import TileStore
+from tilecascade.cache.lease import FileLeases
+from tilecascade.model.cascade import Pixels, Window
+from tilecascade.model.engine import LocalEngine, Priority
+from tilecascade.model.pipeline import Conditions, Stage
 
 PARALLEL = 64
 LOT = 100
@@ -37,22 +41,22 @@ class FlatImagery:
     id, bounds, native_zoom, attribution = "flat", (-180.0, -85.0, 180.0, 85.0), 22, ""
 
     def read(self, window: Window) -> tuple[Pixels, np.ndarray]:
-        """See Imagery."""
+        """See Source."""
         return np.zeros((window.height, window.width, 3), dtype=np.uint8), np.ones(
             (window.height, window.width), dtype=np.bool_
         )
 
     def covers(self, tile: Tile) -> bool:
-        """See Imagery."""
+        """See Source."""
         return True
 
     def id_at(self, tile: Tile) -> str:
-        """See Imagery."""
+        """See Source."""
         return self.id
 
 
 def free(stage: Stage, windows: Sequence[Conditions]) -> list[Pixels]:
-    """Draw nothing: grey blocks."""
+    """Render nothing: grey blocks."""
     return [np.full((stage.size, stage.size, 3), 128, dtype=np.uint8)] * len(windows)
 
 
@@ -80,7 +84,7 @@ async def grow(resolver: TileResolver, zoom: int, counts: list[int]) -> None:
 
     async def one(tile: Tile) -> None:
         async with gate:
-            await resolver.tile(tile, Urgency.PREFETCH)
+            await resolver.find(tile, priority=Priority.PREFETCH)
 
     for count in (0, *counts):
         costs = []
@@ -104,7 +108,7 @@ def scheduler(count: int) -> float:
     began = time.perf_counter()
     futures = []
     for index in range(count):
-        futures.append(engine.submit(stage, lambda: conditions, Urgency(index % 3)))
+        futures.append(engine.submit(stage, lambda: conditions, Priority(index % 3)))
         if len(futures) >= 100:
             futures.pop(0).result()
     for future in futures:
@@ -123,17 +127,22 @@ def main() -> None:
     rate = scheduler(5000)
     print(f"scheduler alone: {rate:.0f} blocks a second, {4 * rate:.0f} tiles\n")
     print(head("tiles", "ms a tile since the row above, median", "resident MB"))
+    counts = [n for n in (100, 1000, 10_000, 30_000, 100_000) if n <= given.most]
     with tempfile.TemporaryDirectory() as folder:
-        service = Service(Settings(data_dir=Path(folder), redis_url="none"), [LayerSettings(country=1)])
-        service.start()
-        like = service.default_layer
-        layer = Layer("map", FlatImagery(), like.ladder, 22, 0, like.generator, "")  # type: ignore[arg-type]
+        asyncio.run(grow_in(Path(folder), counts))
+
+
+async def grow_in(folder: Path, counts: list[int]) -> None:
+    """`grow` with the caches of a service in `folder`."""
+    async with Service.running(Settings(data_dir=folder, redis_url="none"), [LayerSettings(country=1)]) as service:
+        like = service.layers[0]
+        layer = Layer("map", FlatImagery(), like.ladder, 22, 0, like.model, "")  # type: ignore[arg-type]
         engine = LocalEngine(free)
-        resolver = TileResolver(layer, service.store, service.leases, engine, service.workers)
-        counts = [n for n in (100, 1000, 10_000, 30_000, 100_000) if n <= given.most]
-        asyncio.run(grow(resolver, 14, counts))
+        with ThreadPoolExecutor(4) as executor:
+            store = TileStore(layer, service.store, executor)
+            leases = FileLeases(service.data_dir.leases)
+            await grow(TileResolver(store, BlockGenerator(store, leases, engine)), 14, counts)
         engine.close()
-        service.close()
 
 
 if __name__ == "__main__":

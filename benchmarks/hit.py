@@ -132,7 +132,7 @@ def wrk(url: str, paths: list[str], connections: int, seconds: int, folder: Path
 
 
 async def draw(url: str, paths: list[str]) -> list[bytes]:
-    """Have all tiles drawn; returns their bytes."""
+    """Have all tiles generated; returns their bytes."""
     async with httpx.AsyncClient(base_url=url, timeout=600) as client:
         answers = await asyncio.gather(*(client.get(path + "?wait=600") for path in paths))
     return [answer.raise_for_status().content for answer in answers]

@@ -75,7 +75,7 @@ def main() -> None:
     """Run the phases in turn."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("scene", type=Path)
-    parser.add_argument("--zoom", type=int, default=19, help="drawn whatever the scene's resolution")
+    parser.add_argument("--zoom", type=int, default=19, help="generated whatever the scene's resolution")
     parser.add_argument("--seconds", type=float, default=7)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--edge", type=int, default=16, help="blocks along the area's edge")
@@ -109,9 +109,8 @@ def main() -> None:
     print(
         row("ratio", "", quantile(beside, 0.5) / quantile(alone, 0.5), quantile(beside, 0.95) / quantile(alone, 0.95))
     )
-    print(
-        f"\nthe prefetch got {fetched} of {fetched + len(beside)} blocks drawn: {fetched / (fetched + len(beside)):.0%}"
-    )
+    total = fetched + len(beside)
+    print(f"\nthe prefetch got {fetched} of {total} blocks generated: {fetched / total:.0%}")
 
 
 if __name__ == "__main__":

@@ -47,7 +47,7 @@ class Server:
         self.url = f"http://127.0.0.1:{self.port}"
 
     def __enter__(self) -> Server:
-        command = [sys.executable, "-m", "app.cli", "serve", *self._arguments]
+        command = [sys.executable, "-m", "tilecascade.app.cli", "serve", *self._arguments]
         command += ["--port", str(self.port), "--data-dir", str(self.data_dir)]
         self.log = open(Path(self._own.name) / "log", "wb")
         self.process = subprocess.Popen(command, env=os.environ | self._env, stdout=self.log, stderr=self.log)
@@ -79,7 +79,7 @@ class Server:
 
 
 def layers_file(scene: Path, max_zoom: int) -> Path:
-    """A layers file that lets a scene be drawn to a zoom whatever its resolution."""
+    """A layers file that lets a scene be generated to a zoom whatever its resolution."""
     path = Path(tempfile.gettempdir()) / f"tilecascade-benchmark-{scene.stem}-{max_zoom}.toml"
     path.write_text(f'[[layer]]\nscenes = ["{scene.resolve()}"]\nmax_zoom = {max_zoom}\n')
     return path

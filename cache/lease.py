@@ -1,6 +1,6 @@
-"""Who makes a thing that several processes could make: leases by name, in Redis for hosts, by `flock` for one host.
+"""Leases by name decide which of several processes does a piece of work: in Redis for several hosts, by `flock` on one.
 
-A lease only saves work: what is made twice is the same bytes. So whatever goes wrong with one, the work goes on.
+A lease only saves work, because what is made twice has the same bytes. Whatever goes wrong with one, the work goes on.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Protocol
 
 import redis
 
-from cache.redis import RedisClient
+from tilecascade.cache.redis import RedisClient
 
 log = logging.getLogger(__name__)
 
@@ -28,10 +28,10 @@ TTL = 10.0
 
 
 class Leases(Protocol):
-    """Takes leases of one kind."""
+    """Leases of one kind."""
 
-    def take(self, key: str) -> Release | None:
-        """Try once: what ends the lease, or None if another holds it. Raises OSError or redis errors when ill."""
+    def acquire(self, key: str) -> Release | None:
+        """Try once. Returns what ends the lease, or None if another holds it. Raises OSError or redis errors."""
         ...
 
 
@@ -41,7 +41,7 @@ class FileLeases:
     def __init__(self, root: Path) -> None:
         self._root = root
 
-    def take(self, key: str) -> Release | None:
+    def acquire(self, key: str) -> Release | None:
         """See Leases."""
         self._root.mkdir(parents=True, exist_ok=True)
         path = self._root / hashlib.blake2b(key.encode(), digest_size=16).hexdigest()
@@ -88,7 +88,7 @@ class RedisLeases:
         self._stop = threading.Event()
         self._renewer: threading.Thread | None = None
 
-    def take(self, key: str) -> Release | None:
+    def acquire(self, key: str) -> Release | None:
         """See Leases."""
         name, token = self._prefix + key, uuid.uuid4().hex
         if self._client.call("SET", name, token, "NX", "PX", self._milliseconds) is None:
@@ -128,34 +128,34 @@ class RedisLeases:
 
 
 class AllLeases:
-    """Leases of several kinds at once, in order. A kind that is ill is passed over."""
+    """Leases of several kinds at once, in order. A kind that does not work is skipped."""
 
     def __init__(self, kinds: Sequence[Leases]) -> None:
         self._kinds = tuple(kinds)
 
-    def take(self, key: str) -> Release | None:
-        """See Leases; never raises for an ill kind."""
-        taken: list[Release] = []
+    def acquire(self, key: str) -> Release | None:
+        """See Leases; never raises."""
+        acquired: list[Release] = []
         for kind in self._kinds:
             try:
-                release = kind.take(key)
+                release = kind.acquire(key)
             except (OSError, redis.RedisError) as error:
                 log.debug("no lease for %s: %s", key, error)
                 continue
             if release is None:
-                _end(taken)
+                _end(acquired)
                 return None
-            taken.append(release)
-        return lambda: _end(taken)
+            acquired.append(release)
+        return lambda: _end(acquired)
 
 
-def _end(taken: list[Release]) -> None:
-    for release in reversed(taken):
+def _end(acquired: list[Release]) -> None:
+    for release in reversed(acquired):
         release()
 
 
 class Claim:
-    """One holder's try for a lease: taken in one thread, given up in another, in whichever order they come."""
+    """One holder's try for a lease: acquired in one thread, given up in another, in whichever order they come."""
 
     def __init__(self, leases: Leases, key: str) -> None:
         self._leases = leases
@@ -164,15 +164,15 @@ class Claim:
         self._release: Release | None = None
         self._over = False
 
-    def take(self) -> bool:
-        """Whether it is ours, now or already."""
+    def acquire(self) -> bool:
+        """Whether the lease is held, from now on or already."""
         with self._lock:
             if self._release is None and not self._over:
-                self._release = self._leases.take(self._key)
+                self._release = self._leases.acquire(self._key)
             return self._release is not None
 
     def give_up(self) -> None:
-        """End the lease if there is one, and take none any more."""
+        """End the lease if it is held, and acquire none any more."""
         with self._lock:
             self._over = True
             release, self._release = self._release, None

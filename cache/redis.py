@@ -17,10 +17,10 @@ import redis
 log = logging.getLogger(__name__)
 
 TIMEOUT = 0.25
-"""Seconds that one command may take before the tier counts as ill."""
+"""Seconds that one command may take before the tier counts as unavailable."""
 
 PAUSE = 2.0
-"""Seconds for which an ill Redis is left alone."""
+"""Seconds for which an unavailable Redis is not asked again."""
 
 
 class RedisClient:

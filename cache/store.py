@@ -11,7 +11,7 @@ class Store(Protocol):
     name: str
 
     def get(self, key: str) -> bytes | None:
-        """The bytes, or None. Raises OSError or redis errors when the tier itself is ill."""
+        """The bytes, or None. Raises OSError or redis errors when the tier itself does not work."""
         ...
 
     def put(self, key: str, value: bytes) -> None:

@@ -1,4 +1,4 @@
-"""Several tiers as one: read from the nearest, fill the nearer ones, never let an ill tier fail a request."""
+"""Several stores as one: read from the nearest, fill the nearer ones, and never let one that fails fail a request."""
 
 from __future__ import annotations
 
@@ -9,53 +9,58 @@ from collections.abc import Iterable, Sequence
 
 import redis
 
-from cache.store import Store
+from tilecascade.cache.store import Store
 
 log = logging.getLogger(__name__)
 
-ILL = (OSError, redis.RedisError)
+TIER_ERRORS = (OSError, redis.RedisError)
+"""What a tier raises when it does not work."""
+
 CHUNK = 500
 """Keys that a purge names to a tier at once."""
 
 QUIET = 30.0
-"""Seconds between two log lines about the same ill tier."""
+"""Seconds between two log lines about the same tier."""
 
 
 class TieredStore:
-    """Tiers from near to far. `ill` names those whose last call failed; `hits` counts what each had."""
+    """Tiers from near to far.
+
+    unavailable: names of the tiers whose last call failed. hits: lookups answered, by tier; misses: lookups that its
+    user has counted as answered by none.
+    """
 
     def __init__(self, tiers: Sequence[Store]) -> None:
         self.tiers = tuple(tiers)
-        self.ill: set[str] = set()
+        self.unavailable: set[str] = set()
         self.hits = {tier.name: 0 for tier in self.tiers}
         self.misses = 0
         self._said: dict[str, float] = {}
 
     def get_nearest(self, key: str) -> bytes | None:
-        """The bytes if the nearest tier has them: asked on its own where the others would block."""
+        """The bytes if the nearest tier has them. It is in memory, so this never blocks."""
         value = self.tiers[0].get(key)
         self.hits[self.tiers[0].name] += value is not None
         return value
 
-    def get(self, key: str) -> tuple[bytes, str] | None:
-        """The bytes and the name of the tier that had them, or None."""
+    def get(self, key: str, count: bool = True) -> tuple[bytes, str] | None:
+        """The bytes and the name of the tier that had them, or None. count: whether this counts as a hit."""
         for index, tier in enumerate(self.tiers):
             try:
                 value = tier.get(key)
-            except ILL as error:
+            except TIER_ERRORS as error:
                 self._failed(tier, error)
                 continue
-            self.ill.discard(tier.name)
+            self.unavailable.discard(tier.name)
             if value is not None:
-                self.hits[tier.name] += 1
+                self.hits[tier.name] += count
                 for nearer in self.tiers[:index]:
                     self._put(nearer, key, value)
                 return value, tier.name
-        self.misses += 1
         return None
 
     def put(self, key: str, value: bytes) -> None:
-        """Keep in every tier; farther tiers first, so that what memory promises is stored."""
+        """Keep in every tier, the farthest first, so that whatever memory answers is stored."""
         for tier in reversed(self.tiers):
             self._put(tier, key, value)
 
@@ -64,7 +69,7 @@ class TieredStore:
         for tier in self.tiers:
             try:
                 tier.delete(key)
-            except ILL as error:
+            except TIER_ERRORS as error:
                 self._failed(tier, error)
 
     def purge(self, keys: Iterable[str]) -> bool:
@@ -72,36 +77,36 @@ class TieredStore:
 
         Returns whether every tier answered.
         """
-        left, well = iter(keys), True
-        while some := list(itertools.islice(left, CHUNK)):
+        remaining, complete = iter(keys), True
+        while some := list(itertools.islice(remaining, CHUNK)):
             for tier in reversed(self.tiers):
                 try:
                     tier.delete(*some)
-                except ILL as error:
+                except TIER_ERRORS as error:
                     self._failed(tier, error)
-                    well = False
-        return well
+                    complete = False
+        return complete
 
     def check(self) -> None:
-        """Look up a key that is never stored, so that `ill` is up to date."""
+        """Look up a key that is never stored, so that `unavailable` is up to date."""
         for tier in self.tiers:
             try:
                 tier.get("check")
-            except ILL as error:
+            except TIER_ERRORS as error:
                 self._failed(tier, error)
             else:
-                self.ill.discard(tier.name)
+                self.unavailable.discard(tier.name)
 
     def _put(self, tier: Store, key: str, value: bytes) -> None:
         try:
             tier.put(key, value)
-        except ILL as error:
+        except TIER_ERRORS as error:
             self._failed(tier, error)
         else:
-            self.ill.discard(tier.name)
+            self.unavailable.discard(tier.name)
 
     def _failed(self, tier: Store, error: Exception) -> None:
-        self.ill.add(tier.name)
+        self.unavailable.add(tier.name)
         if time.monotonic() - self._said.get(tier.name, -QUIET) >= QUIET:
             self._said[tier.name] = time.monotonic()
-            log.warning("the %s cache does not work and is passed over: %s", tier.name, error)
+            log.warning("the %s cache does not work and is skipped: %s", tier.name, error)

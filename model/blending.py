@@ -1,9 +1,9 @@
 """Windows blended on a global lattice, one phase (InfiniteDiffusion): seamless whatever the network looks at.
 
-Each cell of the lattice is drawn in a window that reaches `overlap` beyond it; in the strips that two windows share,
-their latents are mixed with weights that rise linearly from 0 at one window's outer edge to 1 at `overlap` inside the
-cell. The weights of all windows add up to 1 everywhere and the sum runs in lattice order, so a latent depends on where
-it lies and not on who asked first.
+Each cell of the lattice is generated in a window that reaches `overlap` beyond it; in the strips that two windows
+share, their latents are mixed with weights that rise linearly from 0 at one window's outer edge to 1 at `overlap`
+inside the cell. The weights of all windows add up to 1 everywhere and the sum runs in lattice order, so a latent
+depends on where it lies and not on the order of requests.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def _shared(offset: int, size: int) -> tuple[slice, slice]:
 
 
 class WindowCache:
-    """Latents of windows drawn lately, so that neighbours need not draw them again. Thread-safe."""
+    """Latents of windows generated lately, so that neighbours need not generate them again. Thread-safe."""
 
     def __init__(self, limit: int = 256) -> None:
         self.limit = limit

@@ -2,7 +2,7 @@
 
 Integers and arrays only. Terms: a *block* is the group of sibling tiles that one generation makes; its *window* is
 the block plus context on every side, in global pixel coordinates of its zoom. Windows lie on a global lattice (one per
-block), so the same tile always comes out of the same window whoever asked for it.
+block), so the same tile always comes out of the same window, whatever was requested.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from mercantile import Tile
 from numpy.typing import NDArray
 from PIL import Image
 
-from model.sgdm.config import TILE_SIZE, WindowConfig
+TILE_SIZE = 256
+"""Edge of a map tile in pixels."""
 
 ENLARGE_MARGIN = 4
 """Reference pixels read beyond the window, so that the enlarging filter sees its whole support."""
@@ -24,6 +25,23 @@ ENLARGE_MARGIN = 4
 Scalar = TypeVar("Scalar", bound=np.generic)
 Pixels = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class WindowConfig:
+    """How far a window reaches beyond its block, in pixels: what a network must see so that no seam shows.
+
+    encode: conditions are read and encoded so far (a multiple of 32). denoise: latents are denoised so far (a
+    multiple of
+        32, at most encode). decode: latents are decoded so far and the rest cut off (a multiple of 8, at most denoise).
+    blend: the latents of neighbouring windows are blended over twice `denoise`, for networks that look at the whole
+        window (self-attention, GroupNorm) whatever the halo. Costs nine windows for a block by itself.
+    """
+
+    encode: int = 64
+    denoise: int = 64
+    decode: int = 64
+    blend: bool = True
 
 
 @dataclass(frozen=True)
@@ -107,7 +125,7 @@ class Ladder:
 
     The root has no reference; above it the reference zoom of z is max(root, z - span). Never "whatever is cached":
     a tile's ancestors, and with them its bytes, are the same for every order of requests. Span 0 is no cascade: every
-    zoom is drawn from imagery alone.
+    zoom is generated from imagery alone.
     """
 
     root: int
@@ -146,7 +164,7 @@ class Ladder:
         return block.footprint().grown(self.margin(block))
 
     def reference_window(self, window: Window) -> Window | None:
-        """What must be known at the reference zoom to draw `window`, margin included; None without a reference."""
+        """What must be known at the reference zoom to generate `window`, margin included; None without a reference."""
         reference = self.reference_zoom(window.zoom)
         return None if reference is None else window.above(window.zoom - reference).grown(ENLARGE_MARGIN)
 
@@ -175,15 +193,43 @@ def assemble(window: Window, tiles: Mapping[Tile, Pixels]) -> tuple[Pixels, Mask
 
 
 def enlarge(colours: Pixels, known: Mask, levels: int, background: tuple[int, int, int]) -> tuple[Pixels, Mask]:
-    """A reference field, margin included -> the field `levels` zooms down, margin cut off.
+    """A reference field with its margin -> the field `levels` zooms down, without the margin.
 
-    Bicubic, as the paper says (its code uses three different filters). What is unknown takes `background` first, so
-    that no dark fringe bleeds into the map.
+    colours: H x W x 3 uint8; known: H x W bool. Bicubic, as the paper says (its code uses three different filters).
+    What is unknown takes `background` first, so that no dark fringe bleeds into the map.
     """
     filled = np.where(known[..., None], colours, np.array(background, dtype=np.uint8))
+    return _bicubic(filled, levels), _repeated(known, levels)
+
+
+def enlarge_part(ancestor: NDArray[np.uint8], tile: Tile, levels: int) -> NDArray[np.uint8]:
+    """The part of an ancestor tile that covers `tile`, `levels` below it, enlarged to a tile.
+
+    ancestor: 256 x 256 x 3 or RGBA uint8. The same filter as `enlarge`; beyond the ancestor its edge is repeated. Alpha
+    stays sharp.
+    """
+    size = TILE_SIZE >> levels
+    left, top = ((place % (1 << levels)) * TILE_SIZE >> levels for place in (tile.x, tile.y))
+    if not size:  # several tiles within one of its pixels
+        return np.broadcast_to(ancestor[top, left], ancestor.shape).copy()
+    edge = ENLARGE_MARGIN
+    padded = np.pad(ancestor, ((edge, edge), (edge, edge), (0, 0)), mode="edge")
+    part = np.ascontiguousarray(padded[top : top + size + 2 * edge, left : left + size + 2 * edge])
+    colours = _bicubic(part[..., :3], levels)
+    return colours if ancestor.shape[2] == 3 else np.dstack([colours, _repeated(part[..., 3], levels)])
+
+
+def _bicubic(colours: Pixels, levels: int) -> Pixels:
+    """Enlarge by 2^levels and cut the margin off."""
     factor = 1 << levels
     size = (colours.shape[1] * factor, colours.shape[0] * factor)
-    large = np.asarray(Image.fromarray(filled).resize(size, Image.Resampling.BICUBIC))
-    mask = known.repeat(factor, axis=0).repeat(factor, axis=1)
+    large = np.asarray(Image.fromarray(np.ascontiguousarray(colours)).resize(size, Image.Resampling.BICUBIC))
     cut = ENLARGE_MARGIN * factor
-    return large[cut:-cut, cut:-cut], mask[cut:-cut, cut:-cut]
+    return large[cut:-cut, cut:-cut]
+
+
+def _repeated(plane: NDArray[Scalar], levels: int) -> NDArray[Scalar]:
+    """Repeat every pixel 2^levels times along each axis and cut the margin off."""
+    factor = 1 << levels
+    cut = ENLARGE_MARGIN * factor
+    return plane.repeat(factor, axis=0).repeat(factor, axis=1)[cut:-cut, cut:-cut]

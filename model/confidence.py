@@ -1,9 +1,10 @@
-"""How far a drawn tile can be trusted: doubt, and what doubt has meant on maps that are known.
+"""How far a generated tile can be trusted: its uncertainty, and what that has meant where the true map is known.
 
-Doubt at a pixel is the probability that two drawings disagree about its class: drawings with different noise, each of
-which draws colours from what the decoder holds possible there. It is averaged over a neighbourhood, because an edge
-that lies three pixels off is no reason to distrust the edge alone. What doubt means depends on what is drawn: water is
-seldom wrong, and woods drawn without any doubt are often missing on the maps that training and measuring know.
+The uncertainty of a pixel is the probability that two generated maps disagree about its class: maps generated with
+different noise, whose colours are sampled from what the decoder holds possible there. It is averaged over a
+neighbourhood, because an edge that lies three pixels off is no reason to distrust the edge alone. What a level of
+uncertainty means depends on the class: water is seldom wrong, and woods that are certain to the network are often
+missing from the maps that it was trained and evaluated with.
 """
 
 from __future__ import annotations
@@ -15,17 +16,17 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.optimize import isotonic_regression
 
-from model.cascade import Pixels
-from model.palette import CLASSES
+from tilecascade.model.cascade import Pixels
+from tilecascade.model.palette import CLASSES
 
 SAMPLES = 3
-"""Drawings with different noise."""
+"""Maps generated with different noise."""
 
 KNOTS = 17
-"""Levels of doubt, evenly from 0 to 255, at which a calibration says what share of pixels was wrong."""
+"""Levels of uncertainty, evenly from 0 to 255, at which a calibration says what share of pixels was wrong."""
 
-LEAST = 2000
-"""Pixels of a class that its own calibration needs; with fewer it has that of all."""
+MIN_PIXELS = 2000
+"""Pixels of a class that its own calibration needs; a class with fewer gets the calibration of all."""
 
 Calibration = Sequence[Sequence[float]]
 """By class, the share of wrong pixels at each knot."""
@@ -43,36 +44,38 @@ COLOURS: tuple[tuple[float, tuple[int, int, int]], ...] = (
 )
 """Expected share of wrong pixels -> colour, linear in between."""
 
-SURVEYED = (69, 117, 180)
-"""Colour of what is real."""
+BASE_MAP_COLOUR = (69, 117, 180)
+"""Colour of tiles that are the base map's own."""
 
 Floats = NDArray[np.float32]
 
 
-def calibrate(doubt: NDArray[np.uint8], kind: NDArray[np.uint8], wrong: NDArray[np.bool_]) -> list[list[float]]:
-    """The share of wrong pixels by class and knot, rising with doubt (isotonic regression). Any equal shapes.
+def calibrate(
+    disagreement: NDArray[np.uint8], classes: NDArray[np.uint8], wrong: NDArray[np.bool_]
+) -> list[list[float]]:
+    """The share of wrong pixels by class and knot, rising with the uncertainty (isotonic regression).
 
-    kind: index into palette.CLASSES of what is drawn around.
+    disagreement, classes: of `pipeline.Uncertainty`; wrong: where the class is not the true one. All of one shape.
     """
-    everything = _rising(doubt, wrong)
+    everything = _rising(disagreement, wrong)
     tables = []
     for index in range(len(CLASSES)):
-        here = kind == index
-        tables.append(_rising(doubt[here], wrong[here]) if here.sum() >= LEAST else everything)
+        here = classes == index
+        tables.append(_rising(disagreement[here], wrong[here]) if here.sum() >= MIN_PIXELS else everything)
     return tables
 
 
-def _rising(doubt: NDArray[np.uint8], wrong: NDArray[np.bool_]) -> list[float]:
-    hits = np.bincount(doubt.ravel(), minlength=256).astype(float)
-    bad = np.bincount(doubt.ravel(), weights=wrong.ravel(), minlength=256)
+def _rising(disagreement: NDArray[np.uint8], wrong: NDArray[np.bool_]) -> list[float]:
+    hits = np.bincount(disagreement.ravel(), minlength=256).astype(float)
+    bad = np.bincount(disagreement.ravel(), weights=wrong.ravel(), minlength=256)
     here = hits > 0
     rising = isotonic_regression(bad[here] / hits[here], weights=hits[here]).x
     knots = np.linspace(0, 255, KNOTS)
     return [round(float(v), 4) for v in np.interp(knots, np.flatnonzero(here), rising)]
 
 
-def expected_error(doubt: Pixels, calibration: Calibration) -> Floats:
-    """What a pipeline gave as doubt (H x W x 3) -> the share of pixels that are wrong there, H x W.
+def expected_error(disagreement: NDArray[np.uint8], classes: NDArray[np.uint8], calibration: Calibration) -> Floats:
+    """The share of pixels that are wrong, H x W, for a pipeline's Uncertainty (both H x W).
 
     Raises ValueError without a calibration.
     """
@@ -80,7 +83,7 @@ def expected_error(doubt: Pixels, calibration: Calibration) -> Floats:
         raise ValueError("these weights have no calibration; `tilecascade calibrate --store` makes one")
     knots = np.linspace(0, 255, len(calibration[0]))
     levels = np.stack([np.interp(np.arange(256), knots, table) for table in calibration])
-    return levels[doubt[..., 1], doubt[..., 0]].astype(np.float32)
+    return levels[classes, disagreement].astype(np.float32)
 
 
 def colours_of(error: Floats) -> Pixels:
@@ -91,8 +94,8 @@ def colours_of(error: Floats) -> Pixels:
 
 
 def edge_strength(image: Pixels) -> Floats:
-    """What doubt is compared with: steps of brightness in the drawn map (H x W x 3), averaged over as large a
-    neighbourhood."""
+    """Steps of brightness in a generated map (H x W x 3), averaged over as large a neighbourhood: the signal that the
+    uncertainty is compared with."""
     grey = image.astype(np.float32).mean(axis=2)
     steps: Floats = ndimage.gaussian_filter(ndimage.gaussian_gradient_magnitude(grey, 1.0), SMOOTH).astype(np.float32)
     return steps

@@ -19,7 +19,7 @@ _32 = np.uint64(32)
 _SCALE = np.float32(1.0 / (65536.0 * np.sqrt(8.0 / 12.0)))
 
 CHUNK = 1 << 15
-"""Values drawn at once."""
+"""Values made at once."""
 
 Words = NDArray[np.uint64]
 

@@ -7,28 +7,31 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
-from model.blending import WindowCache, blend
-from model.cascade import Mask, Pixels, Window
-from model.confidence import SMOOTH
-from model.noise import noise_window
-from model.sgdm.autoencoder import Draft, PaletteAutoencoder
-from model.sgdm.config import LATENT_STRIDE
-from model.sgdm.layers import cut
-from model.sgdm.mf_encoder import BackboneBranch
-from model.sgdm.network import SGDM, Encoded
-from model.sgdm.sampler import Sampler
-from model.sgdm.scale_text import scale_text
+from tilecascade.model.blending import WindowCache, blend
+from tilecascade.model.cascade import Mask, Pixels, Window
+from tilecascade.model.confidence import SAMPLES, SMOOTH
+from tilecascade.model.noise import noise_window
+from tilecascade.model.sgdm.autoencoder import Draft, PaletteAutoencoder
+from tilecascade.model.sgdm.config import LATENT_STRIDE
+from tilecascade.model.sgdm.layers import cut
+from tilecascade.model.sgdm.mf_encoder import BackboneBranch
+from tilecascade.model.sgdm.network import SGDM, Encoded
+from tilecascade.model.sgdm.sampler import Sampler
+from tilecascade.model.sgdm.scale_text import scale_text
 
 
 @dataclass(frozen=True)
 class Stage:
-    """What a batch has in common: the zooms that the text speaks of, the block's edge in pixels, the noise's seed.
+    """What the blocks of one batch have in common.
 
-    fields: names what the conditions are read from (a layer's version): with equal names, equal windows mean equal
-        conditions. samples: if not 0, not the map is wanted but how far so many drawings disagree.
+    zoom, reference_zoom: zoom levels of the tiles and of their cascade reference, as the scale text states them; None
+    at the root. size: edge of a block in pixels. seed: seed of the noise field.
+    fields: a name for what the conditions are read from (a layer's revision): where it is equal, equal windows have
+    equal conditions.
     """
 
     zoom: int
@@ -36,14 +39,15 @@ class Stage:
     size: int
     seed: int = 0
     fields: str = ""
-    samples: int = 0
 
 
 @dataclass(frozen=True)
 class Conditions:
-    """One block's input over `window` (see Ladder.window), H x W x 3 uint8 and H x W bool; no reference at the root.
+    """The input of one block.
 
-    surveyed: where the reference is a surveyed map; None if nowhere.
+    window: what the arrays cover (see `Ladder.window`). imagery: H x W x 3 uint8, and imagery_known, H x W bool, where
+    there is any. reference, reference_known: the enlarged cascade reference alike; None at the root.
+    from_base_map: H x W bool, where the reference is a base map's and not generated; None where there is no base map.
     """
 
     window: Window
@@ -51,24 +55,38 @@ class Conditions:
     imagery_known: Mask
     reference: Pixels | None
     reference_known: Mask | None
-    surveyed: Mask | None = None
+    from_base_map: Mask | None = None
 
     def cut(self, window: Window) -> Conditions:
-        """The conditions of a window inside this one."""
+        """The conditions of a smaller window inside this one."""
         top, left = window.top - self.window.top, window.left - self.window.left
         box = (slice(top, top + window.height), slice(left, left + window.width))
         reference = None if self.reference is None else self.reference[box]
         known = None if self.reference_known is None else self.reference_known[box]
-        surveyed = None if self.surveyed is None else self.surveyed[box]
-        return Conditions(window, self.imagery[box], self.imagery_known[box], reference, known, surveyed)
+        from_base_map = None if self.from_base_map is None else self.from_base_map[box]
+        return Conditions(window, self.imagery[box], self.imagery_known[box], reference, known, from_base_map)
+
+
+@dataclass(frozen=True)
+class Uncertainty:
+    """How far several generated maps of one block disagree (see `model.confidence`).
+
+    disagreement: size x size uint8, the chance that two of them have different classes at a pixel; 255 is certainty
+    that they do. classes: size x size uint8, the class that is most likely around each pixel (index into
+    `palette.CLASSES`).
+    """
+
+    disagreement: NDArray[np.uint8]
+    classes: NDArray[np.uint8]
 
 
 class CascadePipeline:
-    """An SGDM on a device, drawing blocks. Deterministic: no global random state, a fixed batch shape per call; on a
-    CPU every call uses one core, because sums that are split among threads round differently. Call it from several
-    threads for several cores.
+    """An SGDM on a device that generates blocks.
 
-    The network is made ready for inference in place (layout, folded BatchNorm) and cannot be trained afterwards.
+    Deterministic: there is no global random state, and a call has a fixed batch shape. On a CPU every call uses one
+    core, because sums that are split among threads round differently; call it from several threads to use several
+    cores. The network is prepared for inference in place (memory layout, folded BatchNorm) and cannot be trained
+    afterwards.
     """
 
     def __init__(self, network: SGDM, device: str = "cpu", dtype: torch.dtype = torch.float32) -> None:
@@ -82,27 +100,54 @@ class CascadePipeline:
         self.device = torch.device(device)
         self.dtype = dtype
         self._contexts: dict[tuple[int, int | None], Tensor] = {}
-        self._drawn = WindowCache()
+        self._latent_cache = WindowCache()
 
     @torch.inference_mode()
     def __call__(self, stage: Stage, batch: Sequence[Conditions]) -> list[Pixels]:
-        """Draw: one size x size x 3 uint8 image per block.
+        """Generate one size x size x 3 uint8 image per block.
 
-        With `stage.samples` not the map but its doubt: in the first channel 255 where no two drawings agree, in the
-        others the class that is drawn around.
         Raises ValueError if the conditions do not fit the stage.
         """
         self._check(stage, batch)
-        if self.device.type == "cpu" and torch.get_num_threads() != 1:
-            torch.set_num_threads(1)
-        if stage.samples:
-            return self._doubt(stage, batch)
         if self.windows.blend:
-            # without a draft: it is a window's own, and only latents are blended
+            # without a draft, because a draft belongs to one window and only latents are blended
             return self._decode(torch.stack([self._blended(stage, item, len(batch)) for item in batch]), None)
         return self._decode(*self._latents(stage, batch))
 
+    @torch.inference_mode()
+    def uncertainty(self, stage: Stage, batch: Sequence[Conditions], samples: int = SAMPLES) -> list[Uncertainty]:
+        """How far `samples` maps generated with different noise disagree about classes, for every block.
+
+        Raises ValueError if the conditions do not fit the stage, or if the network has no palette.
+        """
+        self._check(stage, batch)
+        autoencoder = self.network.autoencoder
+        encoded, context = self._condition(stage, batch)
+        draft = encoded.draft
+        if draft is None or not isinstance(autoencoder, PaletteAutoencoder):
+            raise ValueError(f"preset {self.network.config.name!r} has no palette, so its uncertainty is not known")
+        shares, generated = [], torch.zeros(())
+        for sample in range(samples):
+            noise = replace(stage, seed=stage.seed + sample)
+            latent = self._denoise(noise, self._denoised_windows(batch), context, encoded.features)
+            with self._precision():
+                logits, keep = autoencoder.decode_logits(self.network.latent(latent, draft), draft)
+            share, generated = autoencoder.class_shares(logits, keep, draft.images)
+            shares.append(share)
+        mean = torch.stack(shares).mean(0)
+        disagreement = ((1 - mean.square().sum(1)) * generated.squeeze(1)).cpu().numpy()
+        beyond = self.windows.denoise
+        inner = (slice(beyond, -beyond),) * 2
+        results = []
+        for level, kinds in zip(disagreement, mean.cpu().numpy(), strict=True):
+            around = np.stack([ndimage.gaussian_filter(plane, SMOOTH)[inner] for plane in (level, *kinds)])
+            classes = around[1:].argmax(0).astype(np.uint8)
+            results.append(Uncertainty((around[0] * 255).round().astype(np.uint8), classes))
+        return results
+
     def _check(self, stage: Stage, batch: Sequence[Conditions]) -> None:
+        if self.device.type == "cpu" and torch.get_num_threads() != 1:
+            torch.set_num_threads(1)
         if not batch:
             raise ValueError("a batch needs at least one block")
         if stage.size % 32:
@@ -118,32 +163,32 @@ class CascadePipeline:
 
     def _blended(self, stage: Stage, item: Conditions, count: int) -> Tensor:
         """The latent of one block, C x h x w with `denoise` around it, blended from the nine windows about it."""
-        size, reach = stage.size, self.windows.encode
-        top, left = item.window.top + reach, item.window.left + reach
-        drawn: dict[tuple[int, int], Tensor] = {}
+        size, halo = stage.size, self.windows.encode
+        top, left = item.window.top + halo, item.window.left + halo
+        latents: dict[tuple[int, int], Tensor] = {}
         missing: list[tuple[tuple[int, int], Window]] = []
         for row in (-1, 0, 1):
             for column in (-1, 0, 1):
                 cell = Window(stage.zoom, left + (column + 1) * size, top + (row + 1) * size, size, size)
-                kept = self._drawn.get((stage, cell))
+                kept = self._latent_cache.get((stage, cell))
                 if kept is None:
                     missing.append(((column, row), cell))
                 else:
-                    drawn[column, row] = kept
+                    latents[column, row] = kept
         for first in range(0, len(missing), count):
             some = missing[first : first + count]
-            windows = [item.cut(cell.grown(reach)) for _, cell in some]
-            latents, _ = self._latents(stage, windows + [windows[0]] * (count - len(some)))
-            for (place, cell), latent in zip(some, latents, strict=False):
-                drawn[place] = latent
-                self._drawn.put((stage, cell), latent)
-        return blend(drawn, size // LATENT_STRIDE, self.windows.denoise // LATENT_STRIDE)
+            windows = [item.cut(cell.grown(halo)) for _, cell in some]
+            made, _ = self._latents(stage, windows + [windows[0]] * (count - len(some)))
+            for (place, cell), latent in zip(some, made, strict=False):
+                latents[place] = latent
+                self._latent_cache.put((stage, cell), latent)
+        return blend(latents, size // LATENT_STRIDE, self.windows.denoise // LATENT_STRIDE)
 
     def _latents(self, stage: Stage, batch: Sequence[Conditions]) -> tuple[Tensor, Draft | None]:
         """Windows that reach `encode` beyond their cell -> latents, N x C x h x w, and drafts, that reach `denoise`
         beyond it."""
         encoded, context = self._condition(stage, batch)
-        sample = self._denoise(stage, self._drawn_windows(batch), context, encoded.features)
+        sample = self._denoise(stage, self._denoised_windows(batch), context, encoded.features)
         return self.network.latent(sample, encoded.draft), encoded.draft
 
     def _condition(self, stage: Stage, batch: Sequence[Conditions]) -> tuple[Encoded, Tensor]:
@@ -153,50 +198,25 @@ class CascadePipeline:
             crop = self.windows.encode - self.windows.denoise
             return self.network.condition(*self._encode(batch), context, crop), context
 
-    def _drawn_windows(self, batch: Sequence[Conditions]) -> list[Window]:
+    def _denoised_windows(self, batch: Sequence[Conditions]) -> list[Window]:
         return [item.window.grown(self.windows.denoise - self.windows.encode) for item in batch]
-
-    def _doubt(self, stage: Stage, batch: Sequence[Conditions]) -> list[Pixels]:
-        """How far drawings with different noise disagree about classes (model/confidence.py)."""
-        autoencoder = self.network.autoencoder
-        encoded, context = self._condition(stage, batch)
-        draft = encoded.draft
-        if draft is None or not isinstance(autoencoder, PaletteAutoencoder):
-            raise ValueError(f"preset {self.network.config.name!r} cannot say how sure it is: it has no palette")
-        shares, drawn = [], torch.zeros(())
-        for sample in range(stage.samples):
-            noise = replace(stage, seed=stage.seed + sample)
-            latent = self._denoise(noise, self._drawn_windows(batch), context, encoded.features)
-            with self._precision():
-                logits, keep = autoencoder.decode_logits(self.network.latent(latent, draft), draft)
-            share, drawn = autoencoder.doubt(logits, keep, draft.images)
-            shares.append(share)
-        mean = torch.stack(shares).mean(0)
-        doubt = ((1 - mean.square().sum(1)) * drawn.squeeze(1)).cpu().numpy()
-        beyond = self.windows.denoise
-        inner = (slice(beyond, -beyond),) * 2
-        images = []
-        for level, kinds in zip(doubt, mean.cpu().numpy(), strict=True):
-            around = np.stack([ndimage.gaussian_filter(plane, SMOOTH)[inner] for plane in (level, *kinds)])
-            kind = around[1:].argmax(0).astype(np.uint8)
-            images.append(np.stack([(around[0] * 255).round().astype(np.uint8), kind, kind], axis=-1))
-        return images
 
     def _precision(self) -> torch.autocast:
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
 
     def _encode(self, batch: Sequence[Conditions]) -> tuple[Tensor, Tensor, Tensor]:
-        """Imagery and reference as N x 3 x H x W in [-1, 1], 0 where unknown; where it is surveyed, N x 1 x H x W."""
+        """Imagery and reference as N x 3 x H x W in [-1, 1], 0 where unknown, and where the reference is a
+        base map's, N x 1 x H x W."""
         imagery = self._images([item.imagery for item in batch], [item.imagery_known for item in batch])
-        surveyed = torch.zeros_like(imagery[:, :1])
+        from_base_map = torch.zeros_like(imagery[:, :1])
         if batch[0].reference is None:
-            return imagery, torch.zeros_like(imagery), surveyed
+            return imagery, torch.zeros_like(imagery), from_base_map
         for place, item in enumerate(batch):
-            if item.surveyed is not None and item.reference_known is not None:
-                surveyed[place, 0] = torch.from_numpy(item.surveyed & item.reference_known).to(surveyed)
+            if item.from_base_map is not None and item.reference_known is not None:
+                from_base_map[place, 0] = torch.from_numpy(item.from_base_map & item.reference_known).to(from_base_map)
         images = [item.reference for item in batch if item.reference is not None]
         masks = [item.reference_known for item in batch if item.reference_known is not None]
-        return imagery, self._images(images, masks), surveyed
+        return imagery, self._images(images, masks), from_base_map
 
     def _images(self, images: list[Pixels], masks: list[Mask]) -> Tensor:
         pixels = torch.from_numpy(np.stack(images)).to(self.device).permute(0, 3, 1, 2)

@@ -13,11 +13,12 @@ from mercantile import Tile
 from rasterio.transform import from_bounds
 from rasterio.warp import transform_bounds
 
-from app.imagery import tile_window, window_bounds
-from app.settings import LayerSettings, Settings
-from cache.redis import EmbeddedRedis, find_server
-from model.sgdm.config import tiny
-from model.sgdm.network import random_network, save_network
+from tilecascade.app.settings import LayerSettings, Settings
+from tilecascade.app.sources.scene import window_bounds
+from tilecascade.cache.redis import EmbeddedRedis, find_server
+from tilecascade.model.cascade import tile_window
+from tilecascade.model.sgdm.config import tiny
+from tilecascade.model.sgdm.network import random_network, save_network
 
 # no example is timed: a busy machine is no fault of the code
 settings.register_profile("untimed", deadline=None)

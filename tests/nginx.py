@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.test_e2e import Server, free_port
+from tests.program import Server, free_port
 
 DEPLOY = Path(__file__).parent.parent / "deploy"
 

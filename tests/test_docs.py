@@ -9,9 +9,9 @@ from pathlib import Path
 
 from fastapi import FastAPI
 
-from app.routes import about, imagery, jobs, scenes, tiles, wmts
+from tilecascade.app.api import health, imagery, jobs, scenes, tilejson, tiles, viewer, wmts
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
@@ -24,7 +24,7 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
 
 def test_the_reference_names_every_route() -> None:
     app = FastAPI()
-    for routes in (about, imagery, jobs, scenes, tiles, wmts):
+    for routes in (health, imagery, jobs, scenes, tilejson, tiles, viewer, wmts):
         app.include_router(routes.router)
     text = (ROOT / "docs" / "api.md").read_text()
     for path, methods in app.openapi()["paths"].items():

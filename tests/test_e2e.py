@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
-import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,54 +16,10 @@ import mercantile
 import pytest
 import redis
 
-from app.imagery import open_scene
-from cache.redis import EmbeddedRedis, find_server
 from tests.conftest import PLACE, SceneMaker
-
-TILECASCADE = [sys.executable, "-m", "app.cli"]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-class Server:
-    """`tilecascade serve` in a subprocess; without a scene, of the fictional country."""
-
-    def __init__(self, scene: Path | None, weights: Path, data: Path, env: dict[str, str] | None = None) -> None:
-        self.port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
-        self.log = data.with_suffix(".log")
-        scenes = [] if scene is None else [str(scene)]
-        arguments = ["serve", *scenes, "--port", str(self.port), "--data-dir", str(data), "--weights", str(weights)]
-        with self.log.open("a") as out:
-            self.process = subprocess.Popen(
-                TILECASCADE + arguments,
-                stdout=out,
-                stderr=out,
-                env=os.environ | {"CUDA_VISIBLE_DEVICES": ""} | (env or {}),
-            )
-        for _ in range(600):
-            try:
-                if httpx.get(self.url + "/health").status_code == 200:
-                    return
-            except httpx.HTTPError:
-                pass
-            if self.process.poll() is not None:
-                break
-            time.sleep(0.1)
-        self.process.kill()
-        pytest.fail(self.log.read_text())
-
-    def get(self, path: str) -> httpx.Response:
-        return httpx.get(self.url + path, timeout=120)
-
-    def stop(self) -> int:
-        self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(60)
-
+from tests.program import Server, run_cli
+from tilecascade.app.sources.scene import open_scene
+from tilecascade.cache.redis import EmbeddedRedis, find_server
 
 Start = Callable[..., Server]
 
@@ -188,23 +141,19 @@ def test_a_broken_file_heals(start: Start, tmp_path: Path) -> None:
     assert (current / "14" / str(PLACE.x) / f"{PLACE.y}.png").read_bytes() == drawn
 
 
-def run_cli(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(TILECASCADE + list(arguments), capture_output=True, text=True, timeout=120)
-
-
 def test_prefetch_draws_everything_once_and_tells(start: Start, make_scene: SceneMaker, tmp_path: Path) -> None:
     server = start()
     west, south, east, north = open_scene(make_scene()).bounds
     box = f"{west + 1e-6},{south + 1e-6},{east - 1e-6},{north - 1e-6}"
     there = ["--url", server.url, "--data-dir", str(tmp_path / "data")]
     guess = run_cli("prefetch", "--bbox", box, "--zooms", "14-16", "--dry-run", *there)
-    assert "21 tiles (1 at zoom 14, 4 at zoom 15, 16 at zoom 16), 0 there already" in guess.stdout, guess.stderr
+    assert "21 tiles (1 at zoom 14, 4 at zoom 15, 16 at zoom 16), 0 stored already" in guess.stdout, guess.stderr
     first = run_cli("prefetch", "--bbox", box, "--zooms", "14-16", *there)
     assert first.returncode == 0, first.stderr
-    assert "done: 21 of 21 tiles there (21 drawn), 0 without imagery, 0 failed" in first.stdout
+    assert "done: 21 of 21 tiles finished (21 generated), 0 without imagery, 0 failed" in first.stdout
     assert len(list((tmp_path / "data" / "tiles" / "map" / "current").glob("*/*/*.png"))) == 21
     second = run_cli("prefetch", "--bbox", box, "--zooms", "14-16", *there)
-    assert "21 of 21 tiles there (0 drawn)" in second.stdout
+    assert "21 of 21 tiles finished (0 generated)" in second.stdout
     assert len(run_cli("jobs", *there).stdout.splitlines()) == 2
     for arguments, words in [
         (["--bbox", "1,2,3", "--zooms", "14-16"], "--bbox wants"),
@@ -249,7 +198,7 @@ def test_a_killed_server_goes_on_with_its_job(start: Start, make_scene: SceneMak
     assert events.count("event: progress") >= 1
     done = json.loads(last[1].removeprefix("data: "))
     files = list((tmp_path / "data" / "tiles" / "map" / "current").glob("*/*/*.png"))
-    assert done["finished"] == len(files) > done["drawn"] > 0
+    assert done["finished"] == len(files) > done["generated"] > 0
     assert done["finished"] + done["without_imagery"] == done["total"]
 
 
@@ -273,7 +222,7 @@ def test_curl_globbing(start: Start, tmp_path: Path) -> None:
         (["serve", "--port", "99999"], "port"),
         (["train", "missing.toml"], "does not exist"),
         (
-            ["evaluate", "--scene", "x.tif", "--truth", ".", "--split", "val", "--out", "/tmp/x"],
+            ["evaluate", "scene", "x.tif", "--truth", ".", "--split", "val", "--out", "/tmp/x"],
             "neither a manifest.csv",
         ),
     ],
@@ -284,3 +233,18 @@ def test_wrong_commands_get_one_line(arguments: list[str], words: str) -> None:
     assert words in answer.stderr
     assert "Traceback" not in answer.stderr
     assert len(answer.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "now"),
+    [
+        (("scenes", "add", "x.tif", "--taken", "2026-11-22"), "--acquired"),
+        (("evaluate", "--pairs", "x"), "`evaluate pairs`"),
+        (("evaluate", "--scene", "x.tif", "--seams"), "`evaluate scene`"),
+    ],
+)
+def test_a_renamed_option_says_what_it_is_called_now(arguments: tuple[str, ...], now: str) -> None:
+    result = run_cli(*arguments, env={"TILECASCADE_API_KEY": "a key of some length"})
+    assert result.returncode == 2
+    assert now in result.stderr
+    assert "Traceback" not in result.stderr

@@ -16,17 +16,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from mercantile import Tile
 
-from app.imagery import tile_window
-from app.resolver import TileResolver
-from app.service import Service
-from app.settings import LayerSettings, Settings
-from model.sgdm.config import WEIGHTS_DIR
-from model.world import places as settlements
-from model.world.imagery_drawing import draw_imagery
 from tests.conftest import place_bounds, write_scene
-from tests.test_e2e import Server
-from tests.test_resolver import ALL, tiles_at
-from tests.test_world import tile_at
+from tests.model.world.test_world import tile_at
+from tests.program import Server
+from tests.support import ALL, tiles_at
+from tilecascade.app.service import Service
+from tilecascade.app.settings import LayerSettings, Settings
+from tilecascade.model.cascade import tile_window
+from tilecascade.model.sgdm.config import WEIGHTS_DIR
+from tilecascade.model.world import places as settlements
+from tilecascade.model.world.imagery_rendering import render_imagery
 
 PLACE_TILES = {zoom: tiles_at(zoom) for zoom in (14, 15, 16)}
 
@@ -38,7 +37,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A town of a fictional country, native zoom 16."""
     town = settlements.places(3)[4]
     corner = tile_window(tile_at(town.x - town.radius, town.y - town.radius, 16))
-    pixels = draw_imagery(3, replace(corner, width=1024, height=1024))
+    pixels = render_imagery(3, replace(corner, width=1024, height=1024))
     return write_scene(tmp_path_factory.mktemp("scene") / "scene.tif", pixels, place_bounds())
 
 
@@ -117,18 +116,13 @@ async def live(made: Settings, scene: Path, acts: list[tuple[str, list[Tile]]], 
     """One life of the service."""
     if not acts:
         return
-    service = Service(made, [LayerSettings(scenes=[scene])])
-    service.start()
-    resolver: TileResolver = service.resolver(None)
-    try:
+    async with Service.running(made, [LayerSettings(scenes=[scene])]) as service:
+        resolver = service.resolver(None)
         for kind, tiles in acts:
             if kind == "evict":
                 for tile in tiles:
                     service.store.delete(resolver.layer.key(tile))
                 continue
-            found = await asyncio.gather(*(resolver.tile(tile) for tile in tiles))
+            found = await asyncio.gather(*(resolver.find(tile) for tile in tiles))
             for tile, answer in zip(tiles, found, strict=True):
-                assert answer.png == truth[tile], tile
-        await resolver.drain()
-    finally:
-        await asyncio.to_thread(service.close)
+                assert answer.data == truth[tile], tile

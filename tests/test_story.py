@@ -20,15 +20,16 @@ from mercantile import Tile
 from PIL import Image
 from rasterio.windows import Window
 
-from app.imagery import SceneImagery, newest_first, open_scene
-from app.purge import changed_scenes, reach_of
-from model.cascade import Ladder
-from model.sgdm.config import tiny
 from tests.conftest import PLACE, SceneMaker, write_scene
 from tests.golden import SHARED
 from tests.nginx import nginx_before
-from tests.test_e2e import TILECASCADE, Server
-from tests.test_purge import corner_scene
+from tests.program import TILECASCADE, Server
+from tests.support import corner_scene
+from tilecascade.app.sources.mosaic import SceneMosaic, newest_first
+from tilecascade.app.sources.scene import open_scene
+from tilecascade.app.tiles.invalidation import affected_by, changed_scenes
+from tilecascade.model.cascade import Ladder
+from tilecascade.model.sgdm.config import tiny
 
 KEY = "a key for the story"
 ROOT, LAST = 16, 18
@@ -78,11 +79,11 @@ def stored(server: Server) -> set[Tile]:
         return {tile for tile in TILES if client.head(path_of(tile)).status_code == 200}
 
 
-def reach(base: Path, added: Path) -> set[Tile]:
-    """The tiles that a scene over another one reaches, computed here."""
-    both = SceneImagery(newest_first([open_scene(base), open_scene(added)]))
+def affected(base: Path, added: Path) -> set[Tile]:
+    """The tiles that a scene over another one affects, computed here."""
+    both = SceneMosaic(newest_first([open_scene(base), open_scene(added)]))
     changed = changed_scenes([open_scene(base)], both.scenes)
-    named = reach_of(Ladder(ROOT, 1, tiny().windows), LAST, changed)
+    named = affected_by(Ladder(ROOT, 1, tiny().windows), LAST, changed)
     return {tile for tile in TILES if tile in named}
 
 
@@ -108,9 +109,12 @@ def test_scenes_come_and_go_while_clients_load(
     server = begin([base], TILECASCADE_WORKERS="2")
     old = all_tiles(server.url)
     new = all_tiles(begin([base, added], "both").url)
-    reached = reach(base, added)
-    assert {tile for tile in TILES if old[tile] != new[tile]} == reached
-    assert 0 < len(reached) < len(TILES)
+    changed_tiles = affected(base, added)
+    assert 0 < len(changed_tiles) < len(TILES)
+    assert all(old[tile] == new[tile] for tile in set(TILES) - changed_tiles)
+    heart = Tile(PLACE.x * 4 + 3, PLACE.y * 4 + 3, ROOT)
+    assert heart in changed_tiles
+    assert old[heart] != new[heart]
 
     stop, wrong = threading.Event(), []
 
@@ -141,7 +145,7 @@ def test_scenes_come_and_go_while_clients_load(
     assert "Drone team" in listed.stdout
     assert cli("scenes", "--url", server.url, "remove", done.stdout.strip()).returncode == 0
     kept = stored(server)
-    assert kept == set(TILES) - reached
+    assert kept == set(TILES) - changed_tiles
     assert all_tiles(server.url) == old
     refused = cli("scenes", "--url", server.url, "remove", done.stdout.strip())
     assert refused.returncode == 2
@@ -202,7 +206,7 @@ def test_the_story_with_real_scenes(begin: Callable[..., Server], tmp_path: Path
             client.start()
         try:
             for scene, taken in ((drone, "2040-01-01"), (part, "2041-01-01")):
-                added = cli("scenes", "--url", server.url, "add", str(scene), "--taken", taken)
+                added = cli("scenes", "--url", server.url, "add", str(scene), "--acquired", taken)
                 assert added.returncode == 0, added.stderr
             with httpx.Client(base_url=outside, timeout=120) as client:
                 after = {tile: client.get(path_of(tile)).content for tile in tiles}
@@ -213,7 +217,7 @@ def test_the_story_with_real_scenes(begin: Callable[..., Server], tmp_path: Path
         assert not errors
         with httpx.Client(base_url=server.url, timeout=120) as client:
             assert after == {tile: client.get(path_of(tile)).content for tile in tiles}
-        named = reach_of(Ladder(ROOT, 1, tiny().windows), LAST, [open_scene(part)])
+        named = affected_by(Ladder(ROOT, 1, tiny().windows), LAST, [open_scene(part)])
         changed = {tile for tile in tiles if old[tile] != after[tile]}
         assert changed
         assert changed <= {tile for tile in tiles if tile in named}
@@ -235,7 +239,7 @@ def test_a_purge_killed_at_any_point_is_finished_by_the_next_start(
     both = begin([base, added], "both")
     new = all_tiles(both.url)
     both.stop()
-    untouched = set(TILES) - reach(base, added)
+    untouched = set(TILES) - affected(base, added)
     began = time.perf_counter()
     scene = httpx.post(server.url + "/scenes", content=upload, headers=headers, timeout=60).json()["id"]
     took = time.perf_counter() - began

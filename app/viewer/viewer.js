@@ -2,7 +2,7 @@
 const $ = (id) => document.getElementById(id);
 const base = data.base;
 
-// ---- the map: a layer that reads each tile's state and asks again for what is still being drawn
+// ---- the map: a layer that reads each tile's state and asks again for what is still being generated
 
 const CascadeLayer = L.GridLayer.extend({
   createTile(coords, done) {
@@ -31,20 +31,20 @@ const CascadeLayer = L.GridLayer.extend({
 });
 
 const map = L.map("map", {zoomSnap: 1});
-map.createPane("drawn").style.zIndex = 250;
+map.createPane("generated").style.zIndex = 250;
 map.createPane("trust").style.zIndex = 300;
-let shown = null, drawn = null, imagery = null, trust = null;
+let shown = null, generated = null, imagery = null, trust = null;
 
 function choose(layer) {
   shown = layer;
-  for (const old of [drawn, imagery, trust]) if (old) old.remove();
+  for (const old of [generated, imagery, trust]) if (old) old.remove();
   const [west, south, east, north] = layer.bounds;
   const options = {minZoom: layer.minzoom, maxZoom: 22, maxNativeZoom: layer.maxzoom, bounds: [[south, west], [north, east]]};
-  drawn = new CascadeLayer({...options, pane: "drawn", url: layer.tiles[0], attribution: layer.attribution});
-  drawn.on("tileunload", ({tile}) => { tile.gone = true; URL.revokeObjectURL(tile.firstChild.src); });
+  generated = new CascadeLayer({...options, pane: "generated", url: layer.tiles[0], attribution: layer.attribution});
+  generated.on("tileunload", ({tile}) => { tile.gone = true; URL.revokeObjectURL(tile.firstChild.src); });
   trust = new CascadeLayer({...options, pane: "trust", opacity: 0.6, url: layer.confidence});
   imagery = L.tileLayer(layer.imagery, {...options, attribution: ""});
-  drawn.setOpacity($("opacity").value / 100).addTo(map);
+  generated.setOpacity($("opacity").value / 100).addTo(map);
   compare();
   show_trust();
   $("low").value = layer.minzoom;
@@ -73,10 +73,10 @@ function links(layer) {
   }));
 }
 
-// ---- comparing with the imagery: the drawn pane is cut off left of the divider
+// ---- comparing with the imagery: the pane of generated tiles is cut off left of the divider
 
 function compare() {
-  const on = $("compare").checked, pane = map.getPane("drawn");
+  const on = $("compare").checked, pane = map.getPane("generated");
   $("swipe").hidden = $("divider").hidden = !on;
   if (!on) {
     imagery.remove();
@@ -101,7 +101,7 @@ function show_trust() {
   if ($("trust").checked) trust.addTo(map); else trust.remove();
 }
 $("trust").onchange = show_trust;
-$("opacity").oninput = () => drawn.setOpacity($("opacity").value / 100);
+$("opacity").oninput = () => generated.setOpacity($("opacity").value / 100);
 $("states").onchange = () => {
   $("map").classList.toggle("states", $("states").checked);
   $("legend").hidden = !$("states").checked;
@@ -152,17 +152,17 @@ function take(bounds) {
 }
 function stop_drawing() {
   first = null;
-  $("map").classList.remove("drawing");
+  $("map").classList.remove("selecting");
   map.dragging.enable();
 }
 $("view").onclick = () => take(map.getBounds());
 $("box").onclick = () => {
-  $("map").classList.add("drawing");
+  $("map").classList.add("selecting");
   map.dragging.disable();
 };
 const place = (event) => map.mouseEventToLatLng(event);
 $("map").addEventListener("pointerdown", (event) => {
-  if ($("map").classList.contains("drawing")) first = place(event);
+  if ($("map").classList.contains("selecting")) first = place(event);
 }, true);
 $("map").addEventListener("pointermove", (event) => {
   if (first) take(L.latLngBounds(first, place(event)));
@@ -176,19 +176,19 @@ function wanted() {
 function post(path, body) {
   return ask(path, {method: "POST", body: JSON.stringify(body), headers: {"Content-Type": "application/json"}});
 }
-let asked = 0;
+let estimates = 0;
 async function estimate() {
   $("start").disabled = true;
   if (!area) return;
-  const mine = ++asked;
+  const mine = ++estimates;
   await new Promise((resolve) => setTimeout(resolve, 200));
-  if (mine !== asked) return;
+  if (mine !== estimates) return;
   try {
-    const told = await post("/jobs", {...wanted(), dry_run: true});
-    const time = told.seconds === null ? "" : `, about ${Math.ceil(told.seconds / 60)} min`;
-    const room = told.fits ? "" : "; more than the server keeps";
+    const answer = await post("/jobs", {...wanted(), dry_run: true});
+    const time = answer.seconds === null ? "" : `, about ${Math.ceil(answer.seconds / 60)} min`;
+    const room = answer.fits ? "" : "; more than the server keeps";
     $("estimate").textContent =
-      `${told.tiles} tiles, ${told.there} there already, ${(told.bytes / 1e6).toFixed(1)} MB more${time}${room}`;
+      `${answer.tiles} tiles, ${answer.stored} stored already, ${(answer.bytes / 1e6).toFixed(1)} MB more${time}${room}`;
     $("start").disabled = Boolean(running);
   } catch (error) { $("estimate").textContent = error.message; }
 }
@@ -206,12 +206,12 @@ function follow(job) {
   const show = (event) => {
     const now = JSON.parse(event.data);
     $("progress").value = (now.finished + now.without_imagery + now.failed) / Math.max(1, now.total);
-    $("job").textContent = `${now.state}: ${now.finished} of ${now.total} tiles there, ${now.failed} failed`;
+    $("job").textContent = `${now.state}: ${now.finished} of ${now.total} tiles finished, ${now.failed} failed`;
     if (event.type === "progress") return;
     events.close();
     running = null;
     $("stop").hidden = true;
-    drawn.redraw();
+    generated.redraw();
     estimate();
   };
   for (const name of ["progress", "done", "failed", "cancelled"]) events.addEventListener(name, show);
@@ -229,14 +229,14 @@ $("file").onchange = () => {
   request.upload.onprogress = ({loaded, total}) => { $("upload").textContent = `sending: ${Math.round(100 * loaded / total)} %`; };
   request.onerror = () => { $("upload").textContent = "the server does not answer"; };
   request.onload = async () => {
-    const told = JSON.parse(request.responseText || "{}");
+    const answer = JSON.parse(request.responseText || "{}");
     $("file").value = "";
-    if (request.status !== 201) { $("upload").textContent = told.detail || `status ${request.status}`; return; }
-    $("upload").textContent = `added; zooms ${told.zooms.join(" to ")} ${told.notes.join("; ")}`;
-    const fresh = await ask(`/tiles/${shown.name}/tilejson.json`);
-    const version = "?v=" + fresh.tilecascade_revision;
-    choose({...fresh, imagery: shown.imagery.split("?")[0] + version, confidence: shown.confidence.split("?")[0] + version});
-    const [west, south, east, north] = told.bounds;
+    if (request.status !== 201) { $("upload").textContent = answer.detail || `status ${request.status}`; return; }
+    $("upload").textContent = `added; zooms ${answer.zooms.join(" to ")} ${answer.notes.join("; ")}`;
+    const info = await ask(`/tiles/${shown.name}/tilejson.json`);
+    const version = "?v=" + info.tilecascade_revision;
+    choose({...info, imagery: shown.imagery.split("?")[0] + version, confidence: shown.confidence.split("?")[0] + version});
+    const [west, south, east, north] = answer.bounds;
     map.fitBounds([[south, west], [north, east]]);
   };
   request.send(file);

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from model.data.pairs import Pair, Pixels
+from tilecascade.model.data.pairs import Pair, Pixels
 
 RADIUS = 12
 """Largest offset looked for, in z17 pixels."""
@@ -34,11 +34,11 @@ def _orientation(image: Pixels) -> NDArray[np.complexfloating]:
     return total / np.sqrt(np.abs(total) + 1e-6)
 
 
-def correlation(imagery: Pixels, drawn: Pixels) -> NDArray[np.float64]:
+def correlation(imagery: Pixels, generated: Pixels) -> NDArray[np.float64]:
     """Agreement at every offset: (2 RADIUS + 1)^2, index [dy + RADIUS, dx + RADIUS], imagery lying (dx, dy) off."""
     a = _orientation(imagery)
     a = a / (np.abs(a) + np.median(np.abs(a)) + 1e-6)
-    b = _orientation(drawn)
+    b = _orientation(generated)
     b = np.where(np.abs(b) > 3, b / np.maximum(np.abs(b), 1e-6), 0)
     spectrum = np.fft.fft2(a) * np.conj(np.fft.fft2(b))
     full = np.roll(np.fft.ifft2(spectrum).real, (RADIUS, RADIUS), (0, 1))

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from model.data.pairs import read_image
+from tilecascade.model.data.pairs import read_image
 
 MOST = 0.0005
 """Share of black, and of white pixels, that is still accepted."""

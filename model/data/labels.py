@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from model.palette import CLASS_OF_COLOUR, CLASSES, COLOURS, PALETTE, nearest_colour
+from tilecascade.model.palette import CLASS_OF_COLOUR, CLASSES, COLOURS, PALETTE, nearest_colour
 
 Pixels = NDArray[np.uint8]
 Labels = NDArray[np.uint8]
@@ -99,7 +99,8 @@ def classes(image: Pixels) -> Labels:
 
 
 def _partial(image: Pixels, complete: tuple[str, ...], otherwise: str) -> Labels:
-    """`complete` classes are all there, houses where drawn; the rest is only known to be none of the complete ones."""
+    """`complete` classes are all there, houses where the map shows them; the rest is only known to be none of the
+    complete ones."""
     nearest = nearest_colour(image)
     kind = CLASS_OF_COLOUR[nearest]
     out = np.full(nearest.shape, LABEL_OF[otherwise], dtype=np.uint8)

@@ -82,24 +82,14 @@ def _rows(root: Path, source: str, split: str) -> list[dict[str, str]]:
     if manifest.is_file():
         with manifest.open(newline="") as lines:
             return [row for row in csv.DictReader(lines) if row["source"] == source and row["split"] == split]
-    seen, drawn = (
-        {path.stem: path for path in (root / split / kind).glob("*_*_*.*")} for kind in ("rs_256", "map_256")
-    )
+    seen, maps = ({path.stem: path for path in (root / split / kind).glob("*_*_*.*")} for kind in ("rs_256", "map_256"))
     if not seen:
         raise ValueError(f"{root} holds neither a manifest.csv nor {split}/rs_256; give the folder of the pairs")
     rows = []
-    for name in sorted(seen.keys() & drawn.keys()):
+    for name in sorted(seen.keys() & maps.keys()):
         zoom, x, y = (int(part) for part in name.split("_"))
-        parent = drawn.get(f"{zoom - 1}_{x >> 1}_{y >> 1}")
-        paths = {"rs": seen[name], "map": drawn[name]} | ({"parent_map": parent} if parent else {})
+        parent = maps.get(f"{zoom - 1}_{x >> 1}_{y >> 1}")
+        paths = {"rs": seen[name], "map": maps[name]} | ({"parent_map": parent} if parent else {})
         row = {"zoom": str(zoom), "x": str(x), "y": str(y), "parent_map": ""}
         rows.append(row | {key: str(path.relative_to(root)) for key, path in paths.items()})
     return rows
-
-
-def quadrant(parent: Pixels, x: int, y: int, levels: int) -> Pixels:
-    """The part of an ancestor tile (256 x 256 x 3) that covers tile (x, y), `levels` below it, enlarged to 256."""
-    size = 256 >> levels
-    left, top = (x % 2**levels) * size, (y % 2**levels) * size
-    box = (left, top, left + size, top + size)
-    return np.asarray(Image.fromarray(parent).resize((256, 256), Image.Resampling.BICUBIC, box=box))

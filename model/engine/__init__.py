@@ -1,7 +1,16 @@
-"""Who owns the device: one protocol, one local owner."""
+"""Engines own a device and generate blocks on it: one protocol, one local implementation."""
 
-from model.engine.local import LocalEngine
-from model.engine.protocol import EngineClosedError, EngineState, GenerationEngine
-from model.engine.queue import QueueFullError, Urgency
+from tilecascade.model.engine.local import LocalEngine
+from tilecascade.model.engine.protocol import Declined, EngineClosedError, EngineState, Generated, GenerationEngine
+from tilecascade.model.engine.queue import Priority, QueueFullError
 
-__all__ = ["EngineClosedError", "EngineState", "GenerationEngine", "LocalEngine", "QueueFullError", "Urgency"]
+__all__ = [
+    "Declined",
+    "EngineClosedError",
+    "EngineState",
+    "Generated",
+    "GenerationEngine",
+    "LocalEngine",
+    "Priority",
+    "QueueFullError",
+]

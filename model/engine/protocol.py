@@ -1,58 +1,84 @@
-"""What the resolver asks of a generator."""
+"""What the application asks of whatever generates blocks."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
-from model.cascade import Pixels
-from model.engine.queue import Urgency
-from model.pipeline import Conditions, Stage
+from tilecascade.model.cascade import Pixels
+from tilecascade.model.engine.queue import Priority
+from tilecascade.model.pipeline import Conditions, Stage, Uncertainty
 
-Prepare = Callable[[], Conditions]
-"""Reads the conditions of one window, when its turn is near. May raise: the future then holds the error."""
+Output = TypeVar("Output", covariant=True)
+
+
+class Declined:
+    """Base class of what `prepare` returns when its block need not be generated any more.
+
+    The engine hands it back as the result of the future, unchanged.
+    """
+
+
+Prepare = Callable[[], Conditions | Declined]
+"""Reads the conditions of one block when its turn is near. An error that it raises becomes the future's."""
+
+
+@dataclass(frozen=True)
+class Generated(Generic[Output]):
+    """What was generated from which conditions."""
+
+    output: Output
+    conditions: Conditions
 
 
 class EngineClosedError(RuntimeError):
-    """The engine no longer takes work."""
+    """The engine accepts no more work."""
 
 
 @dataclass(frozen=True)
 class EngineState:
-    """What an engine has done and has before it.
+    """What an engine has done and what waits for it.
 
-    waiting: windows not yet begun, by urgency. batch_sizes: batches drawn, by the windows in them. dropped: windows
-    that nobody waited for any more. lanes: batches in flight at once. draw_seconds: the drawing times of all batches
-    together. prepared, prepare_seconds: windows whose conditions were read, and how long that took.
+    waiting: blocks not yet begun, by priority. batch_sizes: batches generated, by the blocks in them. dropped: blocks
+    whose last waiter left before they were begun. concurrency: batches in flight at once. generate_seconds: the sum of
+    the times that all batches took. prepared, prepare_seconds: blocks whose conditions were read, and how long it took.
     """
 
     waiting: dict[str, int]
     batch_sizes: dict[int, int]
     dropped: int
-    lanes: int
-    draw_seconds: float
+    concurrency: int
+    generate_seconds: float
     prepared: int
     prepare_seconds: float
 
 
 class GenerationEngine(Protocol):
-    """Turns the conditions of one window into its pixels, some time later."""
+    """Turns the conditions of blocks into pixels, some time later. Thread-safe."""
 
-    def submit(self, stage: Stage, prepare: Prepare, urgency: Urgency = Urgency.INTERACTIVE) -> Future[Pixels]:
-        """Queue one window; the future holds size x size x 3 uint8. Cancelling it before its turn costs nothing.
+    def submit(
+        self, stage: Stage, prepare: Prepare, priority: Priority = Priority.INTERACTIVE
+    ) -> Future[Generated[Pixels] | Declined]:
+        """Queue one block. The output is size x size x 3 uint8. Cancelling the future before its turn costs nothing.
 
-        Raises EngineClosedError after `close` and QueueFullError when too much of that urgency waits.
+        Raises EngineClosedError after `close`, and QueueFullError when too many blocks of that priority wait.
         """
         ...
 
-    def promote(self, future: Future[Pixels], urgency: Urgency) -> None:
-        """Someone more urgent joined who waits for this future."""
+    def submit_uncertainty(
+        self, stage: Stage, prepare: Prepare, priority: Priority = Priority.INTERACTIVE
+    ) -> Future[Generated[Uncertainty] | Declined]:
+        """Queue one block whose uncertainty is wanted instead of its map. Raises like `submit`."""
+        ...
+
+    def promote(self, future: Future[Generated[Pixels] | Declined], priority: Priority) -> None:
+        """Raise the priority of a queued block: someone with a higher one waits for it, too."""
         ...
 
     def state(self) -> EngineState:
-        """Counts since the start, and the queue now."""
+        """Counts since the start, and what waits now."""
         ...
 
     def close(self) -> None:

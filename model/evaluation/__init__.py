@@ -1,1 +1,1 @@
-"""How good a drawn map is: metrics on uint8 images."""
+"""How good a generated map is: metrics on uint8 images."""

@@ -2,7 +2,7 @@
 
 `sharpener`: five convolutions on the enlarged reference, without imagery, L1 on RGB. `regression`: the imagery branch
 of the default and a small head at stride 2, L1 on RGB. `segmentation`: the same with a cross-entropy of palette
-colours, the likeliest drawn. All see the zoom as a plane of constants.
+colours, the likeliest generated. All see the zoom as a plane of constants.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from model.data.pairs import Pixels
-from model.palette import COLOURS, PALETTE
-from model.sgdm.config import default
-from model.sgdm.mf_encoder import BackboneBranch
+from tilecascade.model.data.pairs import Pixels
+from tilecascade.model.palette import COLOURS, PALETTE
+from tilecascade.model.sgdm.config import default
+from tilecascade.model.sgdm.mf_encoder import BackboneBranch
 
 ZOOM_SCALE = 8.0
 """The zoom's plane is (zoom - 16) / this."""
 
-Drawer = Callable[[Pixels, Pixels | None, int], Pixels]
+Baseline = Callable[[Pixels, Pixels | None, int], Pixels]
 """(imagery, enlarged reference or None, zoom) -> map, all H x W x 3 uint8."""
 
 
@@ -95,25 +95,25 @@ def save_baseline(network: nn.Module, path: Path) -> None:
     save_file({key: value.contiguous() for key, value in network.state_dict().items()}, path)
 
 
-def load_baselines(folder: Path) -> dict[str, Drawer]:
+def load_baselines(folder: Path) -> dict[str, Baseline]:
     """Every baseline whose {name}.safetensors lies in the folder. Raises ValueError if there is none."""
-    found: dict[str, Drawer] = {}
+    found: dict[str, Baseline] = {}
     for name, build in BASELINES.items():
         path = folder / f"{name}.safetensors"
         if path.is_file():
             network = build()
             network.load_state_dict(load_file(path))
-            found[name] = drawer(network.eval(), needs_reference=name == "sharpener")
+            found[name] = as_baseline(network.eval(), needs_reference=name == "sharpener")
     if not found:
         raise ValueError(f"{folder} holds none of {', '.join(f'{name}.safetensors' for name in BASELINES)}")
     return found
 
 
-def drawer(network: nn.Module, needs_reference: bool) -> Drawer:
-    """A network as a function of images. Without a reference, one that needs it draws nothing but land."""
+def as_baseline(network: nn.Module, needs_reference: bool) -> Baseline:
+    """A network as a function of images. Without a reference, one that needs it generates nothing but land."""
 
     @torch.inference_mode()
-    def draw(imagery: Pixels, reference: Pixels | None, zoom: int) -> Pixels:
+    def apply(imagery: Pixels, reference: Pixels | None, zoom: int) -> Pixels:
         if needs_reference and reference is None:
             return np.broadcast_to(COLOURS[0].astype(np.uint8), imagery.shape).copy()
         images = [imagery, imagery if reference is None else reference]
@@ -121,4 +121,4 @@ def drawer(network: nn.Module, needs_reference: bool) -> Drawer:
         out = colours_of(network(*tensors, torch.tensor([zoom])))[0]
         return ((out + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
 
-    return draw
+    return apply

@@ -23,16 +23,17 @@ def _near(boundary: Mask) -> Mask:
     return np.asarray(binary_dilation(boundary, disk))
 
 
-def match(drawn: Mask, truth: Mask) -> NDArray[np.int64]:
-    """Counts to be summed over tiles: drawn outline pixels near a true one, all drawn ones, and the other way round."""
-    a, b = outline(drawn), outline(truth)
+def match(generated: Mask, truth: Mask) -> NDArray[np.int64]:
+    """Counts to be summed over tiles: generated outline pixels near a true one, all generated ones, and the other way
+    round."""
+    a, b = outline(generated), outline(truth)
     return np.array([(a & _near(b)).sum(), a.sum(), (b & _near(a)).sum(), b.sum()], dtype=np.int64)
 
 
 def f_score(counts: NDArray[np.int64]) -> float:
     """Harmonic mean of precision and recall of summed counts; 0 if nothing matches, 1 if there is nothing at all."""
-    hit_drawn, drawn, hit_true, true = (int(n) for n in counts)
-    if drawn == 0 and true == 0:
+    hit_generated, generated, hit_true, true = (int(n) for n in counts)
+    if generated == 0 and true == 0:
         return 1.0
-    precision, recall = hit_drawn / max(1, drawn), hit_true / max(1, true)
+    precision, recall = hit_generated / max(1, generated), hit_true / max(1, true)
     return 2 * precision * recall / (precision + recall) if precision + recall else 0.0

@@ -1,4 +1,4 @@
-"""Metrics of drawn maps against true ones.
+"""Metrics of generated maps against true ones.
 
 PSNR_Y: BT.601 limited-range luma of uint8 images, peak 255, one value a tile capped at 60 dB, mean over tiles.
 SSIM_Y: the same luma, Gaussian window 11, sigma 1.5, K = (0.01, 0.03), data range 255, edges reflected.
@@ -15,9 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
-from model.data.pairs import Pixels
-from model.evaluation.boundaries import f_score, match
-from model.palette import CLASSES, classify
+from tilecascade.model.data.pairs import Pixels
+from tilecascade.model.evaluation.boundaries import f_score, match
+from tilecascade.model.palette import CLASSES, classify
 
 CAP = 60.0
 SCORED = CLASSES[1:]
@@ -82,13 +82,13 @@ class Scores:
     """2 x K by tile: pixels that both images give a class to, and pixels that either does."""
     outlines: dict[str, NDArray[np.int64]] = field(default_factory=lambda: {c: np.zeros(4, np.int64) for c in OUTLINED})
 
-    def add(self, drawn: Pixels, truth: Pixels) -> None:
+    def add(self, generated: Pixels, truth: Pixels) -> None:
         """Compare two H x W x 3 uint8 images."""
-        a, b = luma(drawn), luma(truth)
+        a, b = luma(generated), luma(truth)
         self.psnr_y.append(psnr(a, b))
         self.ssim_y.append(ssim(a, b))
-        self.psnr_rgb.append(psnr(drawn.astype(np.float64), truth.astype(np.float64)))
-        ca, cb = classify(drawn), classify(truth)
+        self.psnr_rgb.append(psnr(generated.astype(np.float64), truth.astype(np.float64)))
+        ca, cb = classify(generated), classify(truth)
         kinds = [(ca == index, cb == index) for index in range(len(CLASSES))]
         self.counts.append(np.array([[(a & b).sum() for a, b in kinds], [(a | b).sum() for a, b in kinds]]))
         for name in OUTLINED:

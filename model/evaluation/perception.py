@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from model.data.pairs import Pixels
-from model.evaluation.features import read_weights
+from tilecascade.model.data.pairs import Pixels
+from tilecascade.model.evaluation.features import read_weights
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """ImageNet's colours, as DINO was trained on them."""
@@ -57,11 +57,11 @@ class Perception:
         keys = F.normalize(seen[0].chunk(3, dim=-1)[1][:, 1:], dim=-1)
         return tokens[:, 0], keys @ keys.transpose(1, 2)
 
-    def __call__(self, drawn: Sequence[Pixels], truth: Sequence[Pixels]) -> tuple[float, float]:
+    def __call__(self, generated: Sequence[Pixels], truth: Sequence[Pixels]) -> tuple[float, float]:
         """Means over pairs of 256 x 256 x 3 uint8: L_G = 1 - MSE of class tokens (1 is alike, more is better), and
         L_S = Frobenius norm of the difference of self-similarities (0 is alike, less is better)."""
         alike, apart = [], []
-        for one, other in zip(drawn, truth, strict=True):
+        for one, other in zip(generated, truth, strict=True):
             tokens, similar = self._look([one, other])
             alike.append(1 - float(((tokens[0] - tokens[1]) ** 2).mean()))
             apart.append(float(torch.linalg.matrix_norm(similar[0] - similar[1])))

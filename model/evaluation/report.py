@@ -12,17 +12,17 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from model.data.alignment import Area, offset_of, shift
-from model.data.pairs import Pair, Pixels
-from model.evaluation.features import (
+from tilecascade.model.data.alignment import Area, offset_of, shift
+from tilecascade.model.data.pairs import Pair, Pixels
+from tilecascade.model.evaluation.features import (
     FeatureNetwork,
     InceptionFeatures,
     frechet_distance,
     kernel_distance,
     offline_network,
 )
-from model.evaluation.metrics import Scores, agreement, class_iou
-from model.evaluation.perception import Perception
+from tilecascade.model.evaluation.metrics import Scores, agreement, class_iou
+from tilecascade.model.evaluation.perception import Perception
 
 SHEET_ROWS = 8
 RESAMPLES = 2000
@@ -32,30 +32,30 @@ COLUMNS = ("n", "PSNR_Y", "SSIM_Y", "mIoU", "building", "road", "water", "vegeta
 
 @dataclass(frozen=True)
 class Compared:
-    """One truth tile, and what each method gives for it (256 x 256 x 3 uint8). The first method is `drawn`."""
+    """One truth tile, and what each method gives for it (256 x 256 x 3 uint8). The first method is `generated`."""
 
     pair: Pair
     images: dict[str, Pixels]
 
 
 @dataclass(frozen=True)
-class Judges:
+class PerceptualMetrics:
     """Pretrained networks that look at maps, where there are any: features for KID and FID, and MFP's transformer."""
 
     features: FeatureNetwork | None = None
     perception: Perception | None = None
 
 
-def find_judges(inception: Path | None = None, dino: Path | None = None) -> Judges:
+def load_perceptual_metrics(inception: Path | None = None, dino: Path | None = None) -> PerceptualMetrics:
     """The user's networks; without Inception the offline one. Raises ValueError for a file that is not the network."""
     features = offline_network() if inception is None else InceptionFeatures(inception)
-    return Judges(features, None if dino is None else Perception(dino))
+    return PerceptualMetrics(features, None if dino is None else Perception(dino))
 
 
 def add_earlier(compared: list[Compared], folders: Iterable[Path]) -> None:
     """Add what earlier evaluations drew as methods, named after their folders.
 
-    Raises ValueError if one has not drawn the same tiles, or has another's name.
+    Raises ValueError if one has not generated the same tiles, or has another's name.
     """
     for folder in folders:
         for item in compared:
@@ -80,14 +80,17 @@ def median_tile(pair: Pair) -> Pixels:
 
 
 def score(
-    mode: str, compared: list[Compared], offsets: dict[Area, tuple[int, int]], judges: Judges | None = None
+    mode: str,
+    compared: list[Compared],
+    offsets: dict[Area, tuple[int, int]],
+    perceptual: PerceptualMetrics | None = None,
 ) -> dict[str, Any]:
-    """Metrics of every method by zoom; paired differences of `drawn` to the others.
+    """Metrics of every method by zoom; paired differences of `generated` to the others.
 
-    offsets: of imagery against truth by area; drawn tiles are moved by them and the border that this uncovers is left
-    out, for all methods alike. judges: for KID, FID and MFP's parts; what is not there is left out.
+    offsets: of imagery against truth by area; generated tiles are moved by them and the border that this uncovers is
+    left out, for all methods alike. perceptual: for KID, FID and MFP's parts; what is not there is left out.
     """
-    network, perception = (None, None) if judges is None else (judges.features, judges.perception)
+    network, perception = (None, None) if perceptual is None else (perceptual.features, perceptual.perception)
     methods = list(compared[0].images)
     by_zoom: dict[int, list[Compared]] = {}
     for item in compared:
@@ -103,9 +106,9 @@ def score(
                 tallies[method][zoom].add(image, true)
             summary = tallies[method][zoom].summary()
             if network is not None and truth is not None:
-                drawn = network([item.images[method] for item in items])
-                summary["kid"] = round(kernel_distance(drawn, truth), 5)
-                summary["fid"] = round(frechet_distance(drawn, truth), 3)
+                generated = network([item.images[method] for item in items])
+                summary["kid"] = round(kernel_distance(generated, truth), 5)
+                summary["fid"] = round(frechet_distance(generated, truth), 3)
             if perception is not None:
                 alike, apart = perception([i.images[method] for i in items], [i.pair.map for i in items])
                 summary |= {"mfp_global": round(alike, 4), "mfp_structure": round(apart, 4)}
@@ -134,12 +137,12 @@ def score(
 
 
 def consistency(compared: list[Compared], method: str, zoom: int) -> float | None:
-    """Mean agreement of a method's tiles with its own parents, where both were drawn."""
-    drawn = {(c.pair.zoom, c.pair.x, c.pair.y): c.images[method] for c in compared}
+    """Mean agreement of a method's tiles with its own parents, where both were generated."""
+    generated = {(c.pair.zoom, c.pair.x, c.pair.y): c.images[method] for c in compared}
     values = [
-        agreement(image, drawn[z - 1, x >> 1, y >> 1], x, y)
-        for (z, x, y), image in drawn.items()
-        if z == zoom and (z - 1, x >> 1, y >> 1) in drawn
+        agreement(image, generated[z - 1, x >> 1, y >> 1], x, y)
+        for (z, x, y), image in generated.items()
+        if z == zoom and (z - 1, x >> 1, y >> 1) in generated
     ]
     return round(float(np.mean(values)), 4) if values else None
 
@@ -183,7 +186,7 @@ def pooled_interval(ours: Scores, theirs: Scores, areas: list[Area]) -> list[flo
 def table(metrics: dict[str, Any]) -> str:
     """The metrics as a Markdown table."""
     lines = [f"| zoom | method | {' | '.join(COLUMNS)} |", "|---" * (len(COLUMNS) + 2) + "|"]
-    by_method = {"drawn": metrics["zooms"], **metrics["baselines"]}
+    by_method = {"generated": metrics["zooms"], **metrics["baselines"]}
     for zoom in [*metrics["zooms"], "all"]:
         for name, zooms in by_method.items():
             s = metrics["overall"][name] if zoom == "all" else zooms[zoom]
@@ -196,15 +199,15 @@ def table(metrics: dict[str, Any]) -> str:
 
 
 def sheet(compared: list[Compared]) -> Pixels:
-    """Contact sheet, a few tiles of each zoom: imagery | first baseline | drawn | truth."""
+    """Contact sheet, a few tiles of each zoom: imagery | first baseline | generated | truth."""
     chosen: list[Compared] = []
     for zoom in sorted({c.pair.zoom for c in compared}):
         of_zoom = [c for c in compared if c.pair.zoom == zoom]
         chosen += of_zoom[:: max(1, len(of_zoom) // SHEET_ROWS)][:SHEET_ROWS]
     rows = []
     for item in chosen:
-        drawn, baseline = list(item.images.values())[:2]
-        rows.append(np.concatenate([item.pair.imagery, baseline, drawn, item.pair.map], axis=1))
+        generated, baseline = list(item.images.values())[:2]
+        rows.append(np.concatenate([item.pair.imagery, baseline, generated, item.pair.map], axis=1))
     if len(rows) % 2:
         rows.append(np.zeros_like(rows[0]))
     half = len(rows) // 2
@@ -212,10 +215,10 @@ def sheet(compared: list[Compared]) -> Pixels:
 
 
 def write_report(out: Path, metrics: dict[str, Any], compared: list[Compared]) -> None:
-    """metrics.json, metrics.md, sheet.png, and the drawn tiles for `add_earlier`."""
+    """metrics.json, metrics.md, sheet.png, and the generated tiles for `add_earlier`."""
     (out / "tiles").mkdir(parents=True, exist_ok=True)
     for item in compared:
-        Image.fromarray(item.images["drawn"]).save(tile_path(out, item.pair))
+        Image.fromarray(item.images["generated"]).save(tile_path(out, item.pair))
     (out / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
     (out / "metrics.md").write_text(table(metrics))
     Image.fromarray(sheet(compared)).save(out / "sheet.png")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from model.palette import classify, nearest_colour
+from tilecascade.model.palette import classify, nearest_colour
 
 BAND = (0.05, 0.95)
 """A border whose rank lies inside is like any other place."""
@@ -44,17 +44,17 @@ def rank(steps: Floats, phase: int) -> float:
     return float(((others < mine) + 0.5 * (others == mine)).mean())
 
 
-def border_ranks(mosaic: Pixels, known: Mask, tile: int, block: int, reaches: tuple[int, ...]) -> dict[str, float]:
+def border_ranks(mosaic: Pixels, known: Mask, tile: int, block: int, halos: tuple[int, ...]) -> dict[str, float]:
     """Ranks of tile borders, block borders, and of the lines where windows that reach beyond their block end.
 
-    tile, block: edges in pixels. reaches: pixels beyond a block; each end is a line on both sides of every border.
+    tile, block: edges in pixels. halos: pixels beyond a block; each end is a line on both sides of every border.
     """
     ranks = {"tile": rank(phase_steps(mosaic, known, tile), tile - 1)}
     steps = phase_steps(mosaic, known, block)
     ranks["block"] = rank(steps, block - 1)
-    for reach in sorted(set(reaches) - {0}):
-        ends = ((reach - 1) % block, (block - reach - 1) % block)
-        ranks[f"window {reach}"] = float(np.mean([rank(steps, end) for end in ends]))
+    for halo in sorted(set(halos) - {0}):
+        ends = ((halo - 1) % block, (block - halo - 1) % block)
+        ranks[f"window {halo}"] = float(np.mean([rank(steps, end) for end in ends]))
     return {name: round(value, 3) for name, value in ranks.items()}
 
 
@@ -64,7 +64,7 @@ def inside_band(ranks: dict[str, float]) -> bool:
 
 
 def difference(a: Pixels, b: Pixels, known: Mask) -> dict[str, float]:
-    """How two drawings of the same ground differ: mean and 99th percentile of the largest channel's absolute
+    """How two generated maps of the same ground differ: mean and 99th percentile of the largest channel's absolute
     difference in levels, and the share of pixels of another class."""
     levels = np.abs(a.astype(np.int16) - b).max(axis=2)[known]
     other = (classify(a) != classify(b))[known]

@@ -18,9 +18,9 @@ from diffusers import AutoencoderKL
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from model.palette import CLASS_OF_COLOUR, CLASSES, COLOURS, PALETTE, nearest_colour
-from model.sgdm.config import LATENT_STRIDE, AutoencoderConfig
-from model.sgdm.layers import cut
+from tilecascade.model.palette import CLASS_OF_COLOUR, CLASSES, COLOURS, PALETTE, nearest_colour
+from tilecascade.model.sgdm.config import LATENT_STRIDE, AutoencoderConfig
+from tilecascade.model.sgdm.layers import cut
 
 
 class KLAutoencoder(nn.Module):
@@ -52,7 +52,8 @@ class KLAutoencoder(nn.Module):
 def colour_embedding() -> Tensor:
     """P x 8: each palette colour's class as one-hot, and its RGB in [-1, 1].
 
-    Of RGB alone, doubt between forest and building would be a third colour; of the class alone, shades would be lost.
+    Of RGB alone, uncertainty between forest and building would be a third colour; of the class alone, shades would be
+    lost.
     """
     classes = torch.eye(len(CLASSES))[torch.from_numpy(CLASS_OF_COLOUR).long()]
     return torch.cat([classes, torch.from_numpy(COLOURS).float() / 127.5 - 1], dim=1)
@@ -62,7 +63,7 @@ FINE_STRIDE = 2
 """Pixels per position of a draft."""
 
 IMAGES = 7
-"""Channels of the condition images that a decoder sees: imagery, reference, whether the reference is surveyed."""
+"""Channels of the condition images that a decoder sees: imagery, reference, whether the reference is trusted."""
 
 DRAFT_CHANNELS = 48
 """Channels of the features that the prior reads its palette colours from."""
@@ -109,14 +110,14 @@ def enlarge(embedded: Tensor) -> Tensor:
 
 
 def kept(image: Tensor, keep: Tensor, images: Tensor) -> Tensor:
-    """Where the reference is surveyed, keep it to the share that `keep` is the logit of.
+    """Where the reference is trusted, keep it to the share that `keep` is the logit of.
 
     image: N x 3 x H x W; keep: N x 1 x H x W; images: N x IMAGES x H x W.
     """
-    reference, surveyed = images[:, 3:6].float(), images[:, 6:].float()
-    if not surveyed.any():
+    reference, trusted = images[:, 3:6].float(), images[:, 6:].float()
+    if not trusted.any():
         return image
-    return image + surveyed * keep.sigmoid() * (reference - image)
+    return image + trusted * keep.sigmoid() * (reference - image)
 
 
 JOIN = 0.08
@@ -126,8 +127,8 @@ JOIN = 0.08
 def join_cells(image: Tensor) -> Tensor:
     """Make the steps between a decoder's cells, N x 3 x H x W that begin with one, as large as those within them.
 
-    A decoder that draws a cell at once leaves more of an edge between cells (1.15 of the mean step on validation maps)
-    than within (0.85), and every border of a tile lies between two.
+    A decoder that generates a cell at once leaves more of an edge between cells (1.15 of the mean step on validation
+    maps) than within (0.85), and every border of a tile lies between two.
     """
     for _ in range(2):
         step = image[..., 2::FINE_STRIDE] - image[..., 1:-1:FINE_STRIDE]
@@ -138,12 +139,12 @@ def join_cells(image: Tensor) -> Tensor:
 
 class Decoder(nn.Module):
     """Embedded colours -> palette logits, in view of the draft, so that edges need not pass through the latent and
-    doubt between two colours is not a third one.
+    uncertainty between two colours is not a third one.
 
     Two layers at half resolution, then one that sees single pixels: of the colours, and of the condition images. Cells
     of eight pixels leave no comb this way. Starts as zero, to be added to the plain distances from the palette's
     colours. (A decoder that sees the condition: the idea of Zhu et al. 2023, Asymmetric VQGAN.) The last channel says
-    how far a surveyed reference is to be kept as it is: a map's own pixels are sharper than any drawing of them.
+    how far a trusted reference is to be kept as it is: a map's own pixels are sharper than any generated map of them.
     """
 
     HIDDEN, PIXEL, LAST = 48, 8, 16
@@ -197,7 +198,7 @@ class PaletteAutoencoder(nn.Module):
 
     def __init__(self, config: AutoencoderConfig) -> None:
         super().__init__()
-        self.logit_scale, self.surveyed_contrast = config.logit_scale, config.surveyed_contrast
+        self.logit_scale, self.trusted_contrast = config.logit_scale, config.trusted_contrast
         contrast = {"building": config.building_contrast, "road": config.road_contrast}
         amounts = torch.tensor([contrast.get(CLASSES[kind], 0.0) for kind in CLASS_OF_COLOUR])
         some = amounts.nonzero().flatten().tolist()
@@ -282,7 +283,7 @@ class PaletteAutoencoder(nn.Module):
         smoothly.
 
         Changed pixel by pixel, cells showed: steps at their borders were 1.1 of the mean, the rank of tile borders 1.0.
-        By means of quarters they showed as a grid of dots where a strong contrast met doubt.
+        By means of quarters they showed as a grid of dots where a strong contrast met uncertainty.
         """
         weight = (self.basis / self.gain[:, None]).view(len(self.basis), -1, LATENT_STRIDE**2).mean(dim=2).T
         means = F.conv2d(difference, weight[:, :, None, None])
@@ -309,16 +310,16 @@ class PaletteAutoencoder(nn.Module):
         with torch.autocast(latent.device.type, enabled=False):
             return self.logits(embedded) + more[:, :-1].float(), more[:, -1:].float()
 
-    def doubt(self, logits: Tensor, keep: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
-        """What `decode_logits` gave -> the shares of the classes, N x K x H x W, and how much of a pixel is drawn and
-        not kept from a surveyed reference, N x 1 x H x W."""
+    def class_shares(self, logits: Tensor, keep: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
+        """What `decode_logits` gave -> the shares of the classes, N x K x H x W, and how much of a pixel is generated
+        and not kept from a trusted reference, N x 1 x H x W."""
         kinds = F.one_hot(torch.from_numpy(CLASS_OF_COLOUR).long(), len(CLASSES)).to(logits)
         shares = torch.einsum("nphw,pk->nkhw", logits.float().softmax(dim=1), kinds)
         return shares, 1 - images[:, 6:].float() * keep.sigmoid()
 
     def standing_out(self, logits: Tensor, draft: Draft | None) -> Tensor:
         """Logits, N x P x H x W -> what contrast adds to those in `self.contrasted`, N x K x H x W: less where the
-        reference is surveyed."""
+        reference is trusted."""
         logits = logits[:, self.contrasted]
         planes = F.pad(logits, (RADIUS,) * 4, mode="replicate")
         # by groups: one plane a sample gives the same bytes and takes nine times as long on a processor
@@ -328,10 +329,10 @@ class PaletteAutoencoder(nn.Module):
         more = self.contrast * (logits - mean)
         if draft is None or not draft.images[:, 6:].any():
             return more
-        return more * (1 - (1 - self.surveyed_contrast) * draft.images[:, 6:].float())
+        return more * (1 - (1 - self.trusted_contrast) * draft.images[:, 6:].float())
 
     def shown(self, logits: Tensor, keep: Tensor, draft: Draft | None = None) -> Tensor:
-        """What `decode_logits` gave -> N x 3 x H x W in [-1, 1]: the likely colours' mean, or a surveyed reference."""
+        """What `decode_logits` gave -> N x 3 x H x W in [-1, 1]: the likely colours' mean, or a trusted reference."""
         with torch.autocast(logits.device.type, enabled=False):
             logits = logits.float()
             if len(self.contrast):

@@ -19,8 +19,8 @@ from diffusers.loaders.single_file_utils import (
 from safetensors.torch import load_file
 from torch import Tensor
 
-from model.sgdm.autoencoder import KLAutoencoder
-from model.sgdm.network import SGDM
+from tilecascade.model.sgdm.autoencoder import KLAutoencoder
+from tilecascade.model.sgdm.network import SGDM
 
 UNET_PREFIX = "model.diffusion_model."
 ADAPTER_PREFIX = "adapter."

@@ -11,8 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-TILE_SIZE = 256
-"""Edge of a map tile in pixels."""
+from tilecascade.model.cascade import WindowConfig
 
 WEIGHTS_DIR = Path(__file__).resolve().parent.parent / "weights"
 """Where the shipped networks lie."""
@@ -32,7 +31,8 @@ class EncoderConfig:
     norm: what SPADE normalises with: "batch" as published, "channel" per position (no statistics of the window).
     backbone_levels: how deep the pretrained backbone goes: 4 (stride 16) or 5 (stride 32).
     downsample_first: PixelUnshuffle before a stage's convolution instead of after it: a quarter of the cost.
-    drawn_contrast: what a reference is multiplied by where the cascade has drawn it; where it is a surveyed map it
+    generated_contrast: what a reference is multiplied by where the cascade has generated it; where it is a trusted map
+    it
         stays as it is. The network so knows how far to trust it.
     """
 
@@ -41,7 +41,7 @@ class EncoderConfig:
     norm: Literal["batch", "channel"] = "batch"
     backbone_levels: int = 5
     downsample_first: bool = False
-    drawn_contrast: float = 1.0
+    generated_contrast: float = 1.0
     stem: int = 32
     widths: tuple[int, int, int] = (64, 128, 256)
     spade_hidden: int = 128
@@ -90,10 +90,10 @@ class AutoencoderConfig:
         map shows the likeliest, and a mixture of two is often a third (validation mIoU 0.44 at 1, 0.50 at 2, 0.51 at
         4; PSNR 24.9, 24.3, 24.0).
     building_contrast, road_contrast: how far the logits of a class are moved away from their mean around. Where houses
-        stand close, or a street is one among many, each is likely nearly everywhere and the drawing one ground: what
-        is likelier than around it is the house. A decoder must be trained with the scale and contrast that it is
-        served with: given to another they cost 1 dB where the reference is surveyed.
-    surveyed_contrast: the part of the contrast that is left where the reference is surveyed and there is less doubt
+        stand close, or a street is one among many, each is likely nearly everywhere and the generated map one ground:
+        what is likelier than around it is the house. A decoder must be trained with the scale and contrast that it is
+        served with: given to another they cost 1 dB where the reference is trusted.
+    trusted_contrast: the part of the contrast that is left where the reference is trusted and less is uncertain
         (validation PSNR_Y above the enlarged parent at z16, z17: 1.82, 1.53 dB at 1; 1.86, 1.63 at 0.5; 1.63, 1.63 at
         0, which the decoder has not been trained with).
     """
@@ -106,7 +106,7 @@ class AutoencoderConfig:
     logit_scale: float = 3.4
     building_contrast: float = 4.0
     road_contrast: float = 2.4
-    surveyed_contrast: float = 0.5
+    trusted_contrast: float = 0.5
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ class DiffusionConfig:
     sampler: "ddim" (eta 0) or "ddpm" (the published respaced ancestral one, here with step noise keyed by coordinates).
     zero_snr: rescale the schedule so that the last step is pure noise. palette_prior: diffuse about a mean that the
         condition predicts (prior.py) instead of about zero. temperature: amplitude of the noise that sampling uses;
-        below 1 it draws what is likely rather than what is possible.
+        below 1 it generates what is likely rather than what is possible.
     """
 
     prediction: Literal["epsilon", "velocity"] = "epsilon"
@@ -133,20 +133,9 @@ class DiffusionConfig:
             raise ValueError(f"prediction is epsilon or velocity, not {self.prediction!r}: weights of another version?")
 
 
-@dataclass(frozen=True)
-class WindowConfig:
-    """How far a window reaches beyond its block, in pixels: what a network must see so that no seam shows.
-
-    encode: conditions are read and encoded so far (a multiple of 32). denoise: latents are drawn so far (a multiple of
-        32, at most encode). decode: latents are decoded so far and the rest cut off (a multiple of 8, at most denoise).
-    blend: the latents of neighbouring windows are blended over twice `denoise`, for networks that look at the whole
-        window (self-attention, GroupNorm) whatever the halo. Costs nine windows for a block by itself.
-    """
-
-    encode: int = 64
-    denoise: int = 64
-    decode: int = 64
-    blend: bool = True
+RENAMED = {"drawn_contrast": "generated_contrast", "surveyed_contrast": "trusted_contrast"}
+"""Fields that the shipped weights' description has under another name. (Their file names the layer version, so it stays
+as it is.)"""
 
 
 @dataclass(frozen=True)
@@ -178,7 +167,9 @@ class SGDMConfig:
             "windows": WindowConfig,
         }
         built = {
-            key: kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in data.get(key, {}).items()})
+            key: kind(
+                **{RENAMED.get(k, k): tuple(v) if isinstance(v, list) else v for k, v in data.get(key, {}).items()}
+            )
             for key, kind in parts.items()
         }
         return cls(name=data["name"], calibration=tuple(tuple(row) for row in data.get("calibration", ())), **built)
@@ -202,7 +193,7 @@ def default() -> SGDMConfig:
             imagery_branch="efficientnet_lite0",
             norm="channel",
             downsample_first=True,
-            drawn_contrast=0.5,
+            generated_contrast=0.5,
             backbone_levels=4,
             widths=(16, 40, 96),
             spade_hidden=24,
@@ -227,7 +218,7 @@ def tiny() -> SGDMConfig:
         encoder=EncoderConfig(
             norm="channel",
             downsample_first=True,
-            drawn_contrast=0.5,
+            generated_contrast=0.5,
             widths=(8, 8, 16),
             spade_hidden=8,
             condition_channels=16,

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from model.sgdm.config import EncoderConfig
-from model.sgdm.layers import ChannelNorm, cut
+from tilecascade.model.sgdm.config import EncoderConfig
+from tilecascade.model.sgdm.layers import ChannelNorm, cut
 
 NEGATIVE_SLOPE = 0.1
 
@@ -197,11 +197,11 @@ class MFEncoder(nn.Module):
         """Channels of the second output of `forward`."""
         return self.config.widths[0] * (1 if self.config.reference == "none" else 2)
 
-    def forward(self, imagery: Tensor, reference: Tensor, surveyed: Tensor, crop: int = 0) -> tuple[Tensor, Tensor]:
+    def forward(self, imagery: Tensor, reference: Tensor, trusted: Tensor, crop: int = 0) -> tuple[Tensor, Tensor]:
         """Encode.
 
         imagery, reference: N x 3 x H x W in [-1, 1], 0 where unknown; H and W multiples of 32.
-        surveyed: N x 1 x H x W, 1 where the reference is a surveyed map, 0 where the cascade has drawn it.
+        trusted: N x 1 x H x W, 1 where the reference is a trusted map, 0 where the cascade has generated it.
         crop: pixels of context, a multiple of 8, to cut off on every side; the imagery branch sees them.
         Returns the condition map (N x condition_channels x H/8 x W/8) and the features at stride 2, of the imagery and
         then of the merged reference (N x fine_channels x H/2 x W/2), which only the palette prior uses.
@@ -211,17 +211,17 @@ class MFEncoder(nn.Module):
         early = max(0, crop - MERGE_REACH)
         if early:
             seen = [cut(features, early >> (level + 1)) for level, features in enumerate(seen)]
-            reference, surveyed = cut(reference, early), cut(surveyed, early)
-        condition, fine = self._merge(seen, reference, surveyed)
+            reference, trusted = cut(reference, early), cut(trusted, early)
+        condition, fine = self._merge(seen, reference, trusted)
         if crop:
             condition, fine = cut(condition, (crop - early) // 8), cut(fine, (crop - early) // 2)
         return condition, fine
 
-    def _merge(self, seen: list[Tensor], reference: Tensor, surveyed: Tensor) -> tuple[Tensor, Tensor]:
+    def _merge(self, seen: list[Tensor], reference: Tensor, trusted: Tensor) -> tuple[Tensor, Tensor]:
         if self.config.reference == "none":
             return self.merge(seen[-1]), seen[0]
-        if self.config.drawn_contrast != 1:
-            reference = reference * (self.config.drawn_contrast + (1 - self.config.drawn_contrast) * surveyed)
+        if self.config.generated_contrast != 1:
+            reference = reference * (self.config.generated_contrast + (1 - self.config.generated_contrast) * trusted)
         x, fine = self.reference.start(reference), seen[0]
         for level, stage in enumerate(self.reference.stages):
             x = stage(x)

@@ -11,14 +11,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from model.sgdm.autoencoder import Draft, PaletteAutoencoder, build_autoencoder
-from model.sgdm.config import SGDMConfig
-from model.sgdm.layers import cut
-from model.sgdm.mf_encoder import MFEncoder
-from model.sgdm.prior import PalettePrior
-from model.sgdm.sf_adapter import SFAdapter
-from model.sgdm.text_tower import ScaleTextEncoder
-from model.sgdm.unet import InjectedUNet
+from tilecascade.model.sgdm.autoencoder import Draft, PaletteAutoencoder, build_autoencoder
+from tilecascade.model.sgdm.config import SGDMConfig
+from tilecascade.model.sgdm.layers import cut
+from tilecascade.model.sgdm.mf_encoder import MFEncoder
+from tilecascade.model.sgdm.prior import PalettePrior
+from tilecascade.model.sgdm.sf_adapter import SFAdapter
+from tilecascade.model.sgdm.text_tower import ScaleTextEncoder
+from tilecascade.model.sgdm.unet import InjectedUNet
 
 
 @dataclass(frozen=True)
@@ -49,20 +49,20 @@ class SGDM(nn.Module):
                 config.autoencoder.latent_channels,
             )
 
-    def condition(self, imagery: Tensor, reference: Tensor, surveyed: Tensor, text: Tensor, crop: int = 0) -> Encoded:
+    def condition(self, imagery: Tensor, reference: Tensor, trusted: Tensor, text: Tensor, crop: int = 0) -> Encoded:
         """Condition images (N x 3 x H x W in [-1, 1], 0 where unknown) and the scale text's embedding (N x L x D).
 
-        surveyed: N x 1 x H x W, 1 where the reference is a surveyed map, 0 where it was drawn.
+        trusted: N x 1 x H x W, 1 where the reference is a trusted map, 0 where it was generated.
         crop: pixels of context that only the encoder needs, cut off on every side (a multiple of 32).
         """
-        condition, fine = self.encoder(imagery, reference, surveyed, crop)
+        condition, fine = self.encoder(imagery, reference, trusted, crop)
         features = self.adapter(condition)
         if self.prior is None or not isinstance(self.autoencoder, PaletteAutoencoder):
             return Encoded(features, None)
         logits, hidden = self.prior(condition, fine, text)
         if self.config.encoder.reference == "none":
-            reference, surveyed = torch.zeros_like(reference), torch.zeros_like(surveyed)
-        images = torch.cat([imagery, reference, surveyed], dim=1)
+            reference, trusted = torch.zeros_like(reference), torch.zeros_like(trusted)
+        images = torch.cat([imagery, reference, trusted], dim=1)
         images = cut(images, crop) if crop else images
         return Encoded(features, self.prior.draft(logits, hidden, images, self.autoencoder))
 
@@ -78,7 +78,7 @@ class SGDM(nn.Module):
 
 
 def save_network(network: SGDM, stem: Path, half: bool = True) -> None:
-    """Write `stem`.safetensors (float16 unless told otherwise) and `stem`.json beside it."""
+    """Write `stem`.safetensors (float16 unless `half` is false) and `stem`.json beside it."""
     state = {
         key: (value.half() if half and value.is_floating_point() and value.dim() > 1 else value).contiguous().cpu()
         for key, value in network.state_dict().items()

@@ -4,7 +4,7 @@ The published network starts every tile from pure noise and learns all of the ma
 is out of reach: after 2,400 samples nothing of the imagery showed. Here the encoder also predicts palette colours at
 half resolution, from its condition map and, for what is small, from its features at stride 2; these, encoded, are a
 latent mean, and the diffusion models the difference to it (the idea of PriorGrad, Lee et al. 2022). What is certain is
-there from the start; the U-Net learns to draw it.
+there from the start; the U-Net learns to generate it.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from model.palette import PALETTE
-from model.sgdm.autoencoder import DRAFT_CHANNELS, FINE_STRIDE, Draft, PaletteAutoencoder
-from model.sgdm.config import LATENT_STRIDE
+from tilecascade.model.palette import PALETTE
+from tilecascade.model.sgdm.autoencoder import DRAFT_CHANNELS, FINE_STRIDE, Draft, PaletteAutoencoder
+from tilecascade.model.sgdm.config import LATENT_STRIDE
 
 SHARPNESS = 2.0
-"""What logits are multiplied by for the draft. A mixture of maps is not a map, and the decoder draws it as a blur: on
-validation tiles mIoU 0.48 at 1, 0.525 at 2, 0.528 at 4; PSNR falls by 0.3 dB from 2 to 4."""
+"""What logits are multiplied by for the draft. A mixture of maps is not a map, and the decoder generates it as a blur:
+on validation tiles mIoU 0.48 at 1, 0.525 at 2, 0.528 at 4; PSNR falls by 0.3 dB from 2 to 4."""
 
 
 class PalettePrior(nn.Module):

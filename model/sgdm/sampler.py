@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from model.sgdm.config import DiffusionConfig
+from tilecascade.model.sgdm.config import DiffusionConfig
 
 TRAIN_STEPS = 1000
 

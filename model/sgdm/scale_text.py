@@ -1,4 +1,4 @@
-"""The scale text of a cascade stage (C2GM section 3.2.1): what the text tower is told about a tile's zoom.
+"""The scale text of a cascade stage (C2GM section 3.2.1): what the text tower reads about a tile's zoom.
 
 The published per-zoom table states *equatorial* Web-Mercator resolutions; so does this one, because the text is a
 label of the zoom level and not a measurement on the ground.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from model.sgdm.config import EncoderConfig
+from tilecascade.model.sgdm.config import EncoderConfig
 
 
 class AdapterBlock(nn.Module):

@@ -11,8 +11,8 @@ import torch
 from open_clip.transformer import TextTransformer
 from torch import Tensor, nn
 
-from model.sgdm.config import TextConfig
-from model.sgdm.scale_text import ZOOM_TABLE, scale_text
+from tilecascade.model.sgdm.config import TextConfig
+from tilecascade.model.sgdm.scale_text import ZOOM_TABLE, scale_text
 
 
 @lru_cache(maxsize=1)

@@ -17,13 +17,13 @@ from diffusers import UNet2DConditionModel
 from diffusers.models.attention import BasicTransformerBlock
 from torch import Tensor, nn
 
-from model.sgdm.config import UNetConfig
-from model.sgdm.layers import make_local
+from tilecascade.model.sgdm.config import UNetConfig
+from tilecascade.model.sgdm.layers import make_local
 
 INJECTED_LEVELS = 3
 
 _features: ContextVar[Sequence[Tensor] | None] = ContextVar("features", default=None)
-"""What is injected in this thread's forward pass: several may draw with one network."""
+"""What is injected in this thread's forward pass: several may generate with one network."""
 
 
 def unet_arguments(config: UNetConfig, latent_channels: int) -> dict[str, Any]:

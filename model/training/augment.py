@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-from model.data.pairs import Pixels
-from model.palette import LAND
+from tilecascade.model.data.pairs import Pixels
+from tilecascade.model.palette import LAND
 
 Floats = NDArray[np.float32]
 

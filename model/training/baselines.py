@@ -10,13 +10,21 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from model.data.pairs import Pixels
-from model.evaluation.baselines import BASELINES, ImageryNetwork, colours_of, save_baseline
-from model.training.config import StageConfig, TrainConfig
-from model.training.loop import run
-from model.training.losses import LABEL_WEIGHT, label_loss
-from model.training.samples import Batch, SampleSource
-from model.training.stages import backbone_of, grid, load_backbone, mean_iou, psnr, to_pixels, validation_batch
+from tilecascade.model.data.pairs import Pixels
+from tilecascade.model.evaluation.baselines import BASELINES, ImageryNetwork, colours_of, save_baseline
+from tilecascade.model.training.config import StageConfig, TrainConfig
+from tilecascade.model.training.loop import run
+from tilecascade.model.training.losses import LABEL_WEIGHT, label_loss
+from tilecascade.model.training.samples import Batch, SampleSource
+from tilecascade.model.training.stages import (
+    backbone_of,
+    grid,
+    load_backbone,
+    mean_iou,
+    psnr,
+    to_pixels,
+    validation_batch,
+)
 
 
 def imagery_branch(stem: Path) -> dict[str, Tensor]:
@@ -63,9 +71,11 @@ class BaselineTask:
     def validate(self, module: Any) -> tuple[dict[str, float], Pixels]:
         """IoU and PSNR."""
         with torch.no_grad():
-            drawn = to_pixels(colours_of(module(self.check.imagery, self.check.reference, self.check.zooms)))
+            generated = to_pixels(colours_of(module(self.check.imagery, self.check.reference, self.check.zooms)))
         truth, seen = to_pixels(self.check.map), to_pixels(self.check.imagery)
-        return mean_iou(drawn, truth) | {"psnr": psnr(drawn, truth)}, grid([seen[::3], drawn[::3], truth[::3]])
+        return mean_iou(generated, truth) | {"psnr": psnr(generated, truth)}, grid(
+            [seen[::3], generated[::3], truth[::3]]
+        )
 
 
 def train_baselines(config: TrainConfig) -> Path:

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from model.data.labels import READERS
-from model.evaluation.baselines import BASELINES
+from tilecascade.model.data.labels import READERS
+from tilecascade.model.evaluation.baselines import BASELINES
 
 STAGES = ("condition", "autoencoder", "refine", "perceive", "diffusion", "adversarial")
 
@@ -22,13 +22,13 @@ class StageConfig:
 
     crop: edge of the training crop in pixels (a multiple of 32). after: name of a stage whose result is needed.
     bfloat16: matrix products in bfloat16 (autocast): twice as fast where the processor has such instructions.
-    self_reference: probability that a sample's reference is the network's own earlier drawing instead of the true map.
+    self_reference: probability that a sample's reference is the network's own earlier map instead of the true map.
     degraded: probability that a true reference is made soft, shifted and wrong in places; as it is, the network learns
         how far to trust a good one.
-    outdated: probability that a reference that is marked as surveyed contradicts the imagery, as a map of another day
+    outdated: probability that a reference that is marked as trusted contradicts the imagery, as a map of another day
         does; without such samples the network never looks whether it does.
     critic: weight of what the discriminator of the adversarial stage says; 0 leaves the losses of the refining stage.
-    all_sources: draw from every source, not only from the first, whose style the network draws.
+    all_sources: sample from every source, not only from the first, whose style the network generates.
     objects: weight of the outlines, contacts and centrelines that the perceiving stage learns beside colours.
     """
 

@@ -10,15 +10,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 
-from model.data.pairs import Pixels
-from model.palette import PALETTE
-from model.sgdm.autoencoder import Draft
-from model.sgdm.network import SGDM
-from model.sgdm.sampler import TRAIN_STEPS, Sampler
-from model.training.config import StageConfig
-from model.training.losses import drawing_loss
-from model.training.samples import Batch, SampleSource
-from model.training.stages import (
+from tilecascade.model.data.pairs import Pixels
+from tilecascade.model.palette import PALETTE
+from tilecascade.model.sgdm.autoencoder import Draft
+from tilecascade.model.sgdm.network import SGDM
+from tilecascade.model.sgdm.sampler import TRAIN_STEPS, Sampler
+from tilecascade.model.training.config import StageConfig
+from tilecascade.model.training.losses import map_loss
+from tilecascade.model.training.samples import Batch, SampleSource
+from tilecascade.model.training.stages import (
     condition_images,
     frozen,
     grid,
@@ -75,7 +75,7 @@ class DiffusionTask:
         """Error of the predicted clean sample; half of the steps are those of the sampler."""
         scale = self.prior.scale.view(1, -1, 1, 1)
         with torch.no_grad():
-            condition, fine = self.finished["encoder"](batch.imagery, batch.reference, batch.surveyed)
+            condition, fine = self.finished["encoder"](batch.imagery, batch.reference, batch.trusted)
             text = self.finished["text"](batch.texts)
             logits, hidden = self.prior(condition, fine, text)
             draft = self.prior.draft(logits, hidden, condition_images(batch), self.autoencoder)
@@ -89,8 +89,8 @@ class DiffusionTask:
         x = self.sampler.add_noise(clean, noise, t)
         output = self.module["unet"](x, t, text, self.module["adapter"](condition))
         known = F.avg_pool2d((batch.labels < len(PALETTE)).float().unsqueeze(1), 8)
-        drawn, _ = self.sampler.split(x, output.float(), t)
-        error = ((drawn - clean).square() * known).mean(dim=(1, 2, 3))
+        generated, _ = self.sampler.split(x, output.float(), t)
+        error = ((generated - clean).square() * known).mean(dim=(1, 2, 3))
         first = t == self.sampler.steps[0]
         if not first.any():
             return error.mean(), {}
@@ -99,19 +99,19 @@ class DiffusionTask:
         return error.mean(), {"left": round(float(left), 4)}
 
     def validate(self, module: Any) -> tuple[dict[str, float], Pixels]:
-        """IoU of sampled maps from imagery alone, and the grid imagery / prior / drawn / truth."""
+        """IoU of sampled maps from imagery alone, and the grid imagery / prior / generated / truth."""
         parts = {**self.finished, **module}
         with torch.no_grad():
-            latent, draft = draw_latents(parts, self.sampler, self.check, torch.Generator().manual_seed(1))
-            drawn, first = (to_pixels(self.autoencoder.decode(x, draft)) for x in (latent, draft.mean))
+            latent, draft = sample_latents(parts, self.sampler, self.check, torch.Generator().manual_seed(1))
+            generated, first = (to_pixels(self.autoencoder.decode(x, draft)) for x in (latent, draft.mean))
         truth, seen = to_pixels(self.check.map), to_pixels(self.check.imagery)
-        scores = mean_iou(drawn, truth) | {"prior_miou": mean_iou(first, truth)["miou"]}
-        return scores, grid([seen[::3], first[::3], drawn[::3], truth[::3]])
+        scores = mean_iou(generated, truth) | {"prior_miou": mean_iou(first, truth)["miou"]}
+        return scores, grid([seen[::3], first[::3], generated[::3], truth[::3]])
 
 
-def draw_latents(parts: Any, sampler: Sampler, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Draft]:
+def sample_latents(parts: Any, sampler: Sampler, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Draft]:
     """Sample as in serving, with noise from `generator`: the latents to decode, and the drafts."""
-    condition, fine = parts["encoder"](batch.imagery, batch.reference, batch.surveyed)
+    condition, fine = parts["encoder"](batch.imagery, batch.reference, batch.trusted)
     context = parts["text"](batch.texts)
     guessed = parts["prior"](condition, fine, context)
     draft = parts["prior"].draft(*guessed, condition_images(batch), parts["autoencoder"])
@@ -146,7 +146,7 @@ class Discriminator(nn.Module):
 
 
 class AdversarialTask:
-    """One step of the denoiser, with its decoder, drawn until a discriminator takes it for a map.
+    """One step of the denoiser, with its decoder, generated until a discriminator takes it for a map.
 
     The losses of `RefineTask` keep it where the map is; the hinge loss and the matching of features (Wang et al. 2018,
     pix2pixHD) give it straight edges and whole buildings where the cross-entropy alone leaves blurs. One-step
@@ -189,34 +189,35 @@ class AdversarialTask:
     def loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         """Generator's and critic's loss in one: each sees the other's weights as constants."""
         auto, critic = self.module["autoencoder"], self.module["critic"]
-        latent, draft = draw_latents({**self.finished, **self.module}, self.sampler, batch, generator)
+        latent, draft = sample_latents({**self.finished, **self.module}, self.sampler, batch, generator)
         latent, draft, box = quarter(latent, draft, generator)
         labels = batch.labels[box]
         logits, keep = auto.decode_logits(latent, draft)
         image = auto.shown(logits, keep, draft)
-        total, parts = drawing_loss(logits, image, batch.map[box], labels, batch.surveyed[box])
+        total, parts = map_loss(logits, image, batch.map[box], labels, batch.trusted[box])
         shares = (auto.logit_scale * logits).softmax(dim=1)
-        drawn = torch.einsum("nphw,pd->ndhw", shares, auto.embedding)
+        generated = torch.einsum("nphw,pd->ndhw", shares, auto.embedding)
         known = (labels < len(PALETTE)).unsqueeze(1)
-        drawn = torch.where(known, drawn, 0)
+        generated = torch.where(known, generated, 0)
         real = torch.where(known, auto.embed(torch.where(known[:, 0], labels, 0)), 0)
         critic.requires_grad_(False)
-        score, features = critic(drawn)
+        score, features = critic(generated)
         with torch.no_grad():
             _, wanted = critic(real)
         critic.requires_grad_(True)
         match = torch.stack([F.l1_loss(a, b) for a, b in zip(features, wanted, strict=True)]).mean()
-        hinge = F.relu(1 - critic(real)[0]).mean() + F.relu(1 + critic(drawn.detach())[0]).mean()
-        judged = self.HINGE * -score.mean() + self.MATCH * match
+        hinge = F.relu(1 - critic(real)[0]).mean() + F.relu(1 + critic(generated.detach())[0]).mean()
+        critique = self.HINGE * -score.mean() + self.MATCH * match
         parts |= {"match": match, "score": score.mean(), "hinge": hinge}
-        return total + self.stage.critic * judged + hinge, logged(parts)
+        return total + self.stage.critic * critique + hinge, logged(parts)
 
     def validate(self, module: Any) -> tuple[dict[str, float], Pixels]:
-        """IoU of one-step maps from imagery alone, and the grid imagery / draft / drawn / truth."""
+        """IoU of one-step maps from imagery alone, and the grid imagery / draft / generated / truth."""
         parts = {**self.finished, **module}
         with torch.no_grad():
-            latent, draft = draw_latents(parts, self.sampler, self.check, torch.Generator().manual_seed(1))
-            drawn, first = (to_pixels(parts["autoencoder"].decode(x, draft)) for x in (latent, draft.mean))
+            latent, draft = sample_latents(parts, self.sampler, self.check, torch.Generator().manual_seed(1))
+            generated, first = (to_pixels(parts["autoencoder"].decode(x, draft)) for x in (latent, draft.mean))
         truth, seen = to_pixels(self.check.map), to_pixels(self.check.imagery)
-        scores = mean_iou(drawn, truth) | {"psnr": psnr(drawn, truth), "draft_miou": mean_iou(first, truth)["miou"]}
-        return scores, grid([seen[::3], first[::3], drawn[::3], truth[::3]])
+        scores = mean_iou(generated, truth) | {"psnr": psnr(generated, truth)}
+        scores |= {"draft_miou": mean_iou(first, truth)["miou"]}
+        return scores, grid([seen[::3], first[::3], generated[::3], truth[::3]])

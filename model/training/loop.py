@@ -1,6 +1,6 @@
 """The training loop of every stage: AdamW, warm-up and cosine, EMA, checkpoints, sample grids, JSONL log.
 
-A run can be stopped at any moment and started again with the same command: each step draws its data and noise from
+A run can be stopped at any moment and started again with the same command: each step takes its data and noise from
 (seed, stage, step), so the resumed run is the run that was not interrupted.
 """
 
@@ -24,9 +24,9 @@ from PIL import Image
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from model.data.pairs import Pixels
-from model.training.config import StageConfig
-from model.training.samples import Batch
+from tilecascade.model.data.pairs import Pixels
+from tilecascade.model.training.config import StageConfig
+from tilecascade.model.training.samples import Batch
 
 
 class Task(Protocol):
@@ -91,6 +91,12 @@ def _save(path: Path, content: dict[str, object]) -> None:
     os.replace(temporary, path)
 
 
+def _write(log: Path, stage: str, entry: dict[str, object]) -> None:
+    """Append an entry to a run's log."""
+    with log.open("a") as lines:
+        lines.write(json.dumps({"stage": stage, "time": round(time.time(), 1), **entry}) + "\n")
+
+
 def run(task: Task, stage: StageConfig, out: Path, seed: int) -> Any:
     """Train `task.module` for `stage.steps` steps; returns the averaged module (also in the checkpoint)."""
     torch.set_num_threads(stage.threads)
@@ -108,7 +114,7 @@ def run(task: Task, stage: StageConfig, out: Path, seed: int) -> Any:
         start = saved["step"]
     stage_seed = zlib.crc32(stage.name.encode())
 
-    def draw(step: int) -> Batch:
+    def load(step: int) -> Batch:
         return task.batch(np.random.default_rng([seed, stage_seed, step]))
 
     def keep(step: int) -> None:
@@ -126,19 +132,16 @@ def run(task: Task, stage: StageConfig, out: Path, seed: int) -> Any:
         write({"step": step, "validation": metrics})
         tqdm.write(f"{stage.name} step {step}: {json.dumps(metrics)}")
 
-    def write(entry: dict[str, object]) -> None:
-        with (out / "log.jsonl").open("a") as log:
-            log.write(json.dumps({"stage": stage.name, "time": round(time.time(), 1), **entry}) + "\n")
-
+    write = functools.partial(_write, out / "log.jsonl", stage.name)
     task.module.train()
     if stage.bfloat16:
         exact_depthwise(task.module)
     with ThreadPoolExecutor(1) as ahead:
-        pending = ahead.submit(draw, start) if start < stage.steps else None
+        pending = ahead.submit(load, start) if start < stage.steps else None
         for step in tqdm(range(start, stage.steps), initial=start, total=stage.steps, desc=stage.name, mininterval=5):
             assert pending is not None
             batch = pending.result()
-            pending = ahead.submit(draw, step + 1)
+            pending = ahead.submit(load, step + 1)
             for group, scale in zip(optimizer.param_groups, scales, strict=True):
                 group["lr"] = stage.rate * scale * rate_factor(stage, step)
             generator = torch.Generator().manual_seed(seed * 1_000_003 + stage_seed + step)

@@ -1,4 +1,4 @@
-"""What a drawing is held against: labels that may allow more than one colour."""
+"""What a generated map is held against: labels that may allow more than one colour."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from model.data.labels import ALLOWED, ANYTHING
-from model.palette import CLASS_OF_COLOUR, PALETTE
+from tilecascade.model.data.labels import ALLOWED, ANYTHING
+from tilecascade.model.palette import CLASS_OF_COLOUR, PALETTE
 
 _CLASS_WEIGHT = torch.where(torch.from_numpy(CLASS_OF_COLOUR) == 0, 0.7, 1.3).float()
 _ALLOWED = torch.from_numpy(ALLOWED)
@@ -44,28 +44,28 @@ def cell_loss(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 CLOSE = 0.004
-"""Mean squared error at which a drawing counts as close to its map: 30 dB."""
+"""Mean squared error at which a generated map counts as close to its map: 30 dB."""
 
 
-SURVEYED = 2.0
-"""Weight of samples with a surveyed reference: there colours can be right."""
+TRUSTED = 2.0
+"""Weight of samples with a trusted reference: there colours can be right."""
 
 
-def colour_loss(image: Tensor, truth: Tensor, labels: Tensor, surveyed: Tensor) -> Tensor:
+def colour_loss(image: Tensor, truth: Tensor, labels: Tensor, trusted: Tensor) -> Tensor:
     """How far colours are off, by sample, of the mean squared error m: m / (m + CLOSE), 0 to 1; where the reference is
-    surveyed, the logarithm of m, which is what PSNR counts.
+    trusted, the logarithm of m, which is what PSNR counts.
 
-    image, truth: N x 3 x H x W in [-1, 1]; labels: N x H x W; surveyed: N x 1 x H x W. Samples with sets of colours, of
+    image, truth: N x 3 x H x W in [-1, 1]; labels: N x H x W; trusted: N x 1 x H x W. Samples with sets of colours, of
     another style, cost 0.
-    Without a good reference, what is far off counts little: where the condition leaves doubt, the best colour by
+    Without a good reference, what is far off counts little: where the condition leaves uncertainty, the best colour by
     squares is a mixture, and a map has none. Where a good reference leaves none, soft edges are learned.
     """
     sets = ((labels >= len(PALETTE)) & (labels != ANYTHING)).flatten(1).any(1)
     exact = ((labels < len(PALETTE)) & ~sets[:, None, None]).unsqueeze(1)
     squares = ((image - truth).square() * exact).sum(dim=(1, 2, 3))
     mean = squares / (3 * exact.sum(dim=(1, 2, 3))).clamp(min=1)
-    beside = SURVEYED * (1 + mean / (CLOSE / 40)).log()
-    return torch.where(surveyed.amax(dim=(1, 2, 3)) > 0, beside, mean / (mean + CLOSE)).mean()
+    beside = TRUSTED * (1 + mean / (CLOSE / 40)).log()
+    return torch.where(trusted.amax(dim=(1, 2, 3)) > 0, beside, mean / (mean + CLOSE)).mean()
 
 
 PERIOD = 8
@@ -73,7 +73,7 @@ PERIOD = 8
 
 
 def comb_loss(image: Tensor) -> Tensor:
-    """How unlike the steps along a row or column are by their place in a cell: about 0 for maps, which know no cells.
+    """How much the steps along a row or column differ by their place in a cell: about 0 for maps, which know no cells.
 
     image: N x C x H x W, its cells begin at 0. The squared relative deviation of the mean absolute step, averaged over
     the PERIOD phases. Steps are taken between means of two pixels: between single ones the network learned to weave
@@ -96,8 +96,8 @@ REGION = 8
 
 
 def lattice_loss(image: Tensor) -> Tensor:
-    """How much of a lattice of period two is in the image: the decoder draws four pixels at once from one position, and
-    where it doubts each of the four doubts differently.
+    """How much of a lattice of period two is in the image: the decoder generates four pixels at once from one
+    position, and where it is uncertain each of the four is uncertain in its own way.
 
     image: N x C x H x W, its cells of two pixels begin at 0. The step within a cell less the mean of the steps on both
     sides of it, which is nothing on any slope; averaged over regions of 16 pixels, so that edges, which have no phase,
@@ -119,20 +119,21 @@ COMB = 1.0
 """Weight of `comb_loss`: a comb of a tenth costs 0.01."""
 
 LATTICE = 0.05
-"""Weight of `lattice_loss`. Without it drawings had lattices of 2.2 FAINT on the mean, several times that in doubt."""
+"""Weight of `lattice_loss`. Without it generated maps had lattices of 2.2 FAINT on the mean, several times that in
+uncertainty."""
 
 
-def drawing_loss(
-    logits: Tensor, image: Tensor, truth: Tensor, labels: Tensor, surveyed: Tensor
+def map_loss(
+    logits: Tensor, image: Tensor, truth: Tensor, labels: Tensor, trusted: Tensor
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """What a decoded drawing costs, and its parts by name.
+    """What a decoded generated map costs, and its parts by name.
 
-    logits: N x P x H x W, and the image that they show, N x 3 x H x W; truth, labels, surveyed as in `colour_loss`.
+    logits: N x P x H x W, and the image that they show, N x 3 x H x W; truth, labels, trusted as in `colour_loss`.
     """
     parts = {
-        "drawn": label_loss(logits, labels),
-        "colour": colour_loss(image, truth, labels, surveyed),
+        "generated": label_loss(logits, labels),
+        "colour": colour_loss(image, truth, labels, trusted),
         "comb": comb_loss(image),
         "lattice": lattice_loss(image),
     }
-    return parts["drawn"] + COLOUR * parts["colour"] + COMB * parts["comb"] + LATTICE * parts["lattice"], parts
+    return parts["generated"] + COLOUR * parts["colour"] + COMB * parts["comb"] + LATTICE * parts["lattice"], parts

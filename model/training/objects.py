@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from skimage.morphology import skeletonize
 
-from model.data.labels import ALLOWED, FILL, buildings, exact
-from model.data.pairs import Pixels
-from model.palette import CLASS_OF_COLOUR, CLASSES, nearest_colour
+from tilecascade.model.data.labels import ALLOWED, FILL, buildings, exact
+from tilecascade.model.data.pairs import Pixels
+from tilecascade.model.palette import CLASS_OF_COLOUR, CLASSES, nearest_colour
 
 KINDS = ("boundary", "contact", "centreline", "junction")
 """The planes of `object_planes`, in this order."""

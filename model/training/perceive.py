@@ -13,16 +13,24 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from model.data.labels import ALLOWED, ANYTHING
-from model.data.pairs import Pixels
-from model.palette import CLASS_OF_COLOUR, COLOURS, PALETTE
-from model.sgdm.autoencoder import DRAFT_CHANNELS
-from model.sgdm.network import SGDM
-from model.training.config import StageConfig
-from model.training.losses import LABEL_WEIGHT
-from model.training.objects import KINDS
-from model.training.samples import Batch, SampleSource
-from model.training.stages import grid, groups_of, logged, mean_iou, need_palette, to_pixels, validation_batch
+from tilecascade.model.data.labels import ALLOWED, ANYTHING
+from tilecascade.model.data.pairs import Pixels
+from tilecascade.model.palette import CLASS_OF_COLOUR, COLOURS, PALETTE
+from tilecascade.model.sgdm.autoencoder import DRAFT_CHANNELS
+from tilecascade.model.sgdm.network import SGDM
+from tilecascade.model.training.config import StageConfig
+from tilecascade.model.training.losses import LABEL_WEIGHT
+from tilecascade.model.training.objects import KINDS
+from tilecascade.model.training.samples import Batch, SampleSource
+from tilecascade.model.training.stages import (
+    grid,
+    groups_of,
+    logged,
+    mean_iou,
+    need_palette,
+    to_pixels,
+    validation_batch,
+)
 
 CAP = 2.5
 """Most that a pixel of ground may cost where nothing is mapped: minus the log of a probability of 0.08."""
@@ -99,7 +107,7 @@ class PerceiveTask:
 
     def loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         """Colours of all that the prior sees and of the imagery branch alone, and objects."""
-        condition, fine = self.module["encoder"](batch.imagery, batch.reference, batch.surveyed)
+        condition, fine = self.module["encoder"](batch.imagery, batch.reference, batch.trusted)
         logits, hidden = self.module["prior"](condition, fine, self.module["text"](batch.texts))
         seen = self.module["seen"]
         parts = {"through": capped_cell_loss(logits, batch.labels)}
@@ -117,17 +125,17 @@ class PerceiveTask:
         pictures = []
         for name, check in (("", self.check), ("true_", self.check_true)):
             with torch.no_grad():
-                encoded = module["encoder"](check.imagery, check.reference, check.surveyed)
+                encoded = module["encoder"](check.imagery, check.reference, check.trusted)
                 logits, hidden = module["prior"](*encoded, module["text"](check.texts))
                 planes = module["heads"](hidden) > 0
             large = logits.argmax(1).repeat_interleave(2, 1).repeat_interleave(2, 2).numpy()
-            drawn = COLOURS.astype(np.uint8)[large]
-            scores |= {name + key: value for key, value in mean_iou(drawn, to_pixels(check.map)).items()}
+            generated = COLOURS.astype(np.uint8)[large]
+            scores |= {name + key: value for key, value in mean_iou(generated, to_pixels(check.map)).items()}
             assert check.objects is not None
             for kind, mine, truth in zip(KINDS, planes.unbind(1), check.objects.unbind(1), strict=True):
                 both = float((mine & (truth > 0)).sum())
                 scores[f"{name}{kind}"] = round(2 * both / max(1.0, float(mine.sum() + truth.sum())), 3)
-            pictures.append(drawn)
+            pictures.append(generated)
             lines = planes[:, [0, 2, 1]].permute(0, 2, 3, 1).numpy().astype(np.uint8) * 255
             pictures.append(lines.repeat(2, 1).repeat(2, 2))
         pictures = [to_pixels(self.check.imagery), *pictures, to_pixels(self.check.map)]

@@ -11,20 +11,20 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from model.palette import nearest_colour
-from model.sgdm.autoencoder import PaletteAutoencoder
-from model.sgdm.config import PRESETS, SGDMConfig
-from model.sgdm.network import SGDM, save_network
-from model.training.config import TrainConfig
-from model.training.diffusion import AdversarialTask, DiffusionTask
-from model.training.loop import Task, run
-from model.training.perceive import PerceiveTask
-from model.training.samples import ROOT_ZOOM, SampleSource
-from model.training.stages import (
+from tilecascade.model.palette import nearest_colour
+from tilecascade.model.sgdm.autoencoder import PaletteAutoencoder
+from tilecascade.model.sgdm.config import PRESETS, SGDMConfig
+from tilecascade.model.sgdm.network import SGDM, save_network
+from tilecascade.model.training.config import TrainConfig
+from tilecascade.model.training.diffusion import AdversarialTask, DiffusionTask
+from tilecascade.model.training.loop import Task, run
+from tilecascade.model.training.perceive import PerceiveTask
+from tilecascade.model.training.samples import ROOT_ZOOM, SampleSource
+from tilecascade.model.training.stages import (
     AutoencoderTask,
     ConditionTask,
     RefineTask,
-    draw_references,
+    generate_references,
     load_backbone,
 )
 
@@ -73,7 +73,7 @@ def train(config: TrainConfig, only: str | None = None) -> Path:
             continue
         if stage.self_reference:
             torch.set_num_threads(stage.threads)
-            draw_references(network, data)
+            generate_references(network, data)
         average = run(kind(network, data, val, stage), stage, config.out, config.seed)
         _take(network, parts, average.state_dict())
     save_network(network, config.out / "network")

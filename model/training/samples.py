@@ -7,15 +7,17 @@ from typing import Any
 
 import numpy as np
 import torch
+from mercantile import Tile
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from model.data.alignment import estimate_offsets, offset_of, shift
-from model.data.labels import ANYTHING, READERS
-from model.data.pairs import Pair, Pixels, quadrant, read_pairs
-from model.sgdm.scale_text import scale_text
-from model.training.augment import (
+from tilecascade.model.cascade import enlarge_part
+from tilecascade.model.data.alignment import estimate_offsets, offset_of, shift
+from tilecascade.model.data.labels import ANYTHING, READERS
+from tilecascade.model.data.pairs import Pair, Pixels, read_pairs
+from tilecascade.model.sgdm.scale_text import scale_text
+from tilecascade.model.training.augment import (
     cast_shadows,
     degrade_reference,
     imagery_colours,
@@ -24,8 +26,8 @@ from model.training.augment import (
     symmetry,
     to_unit,
 )
-from model.training.config import StageConfig, TrainConfig
-from model.training.objects import KINDS, Planes, halved, object_planes
+from tilecascade.model.training.config import StageConfig, TrainConfig
+from tilecascade.model.training.objects import KINDS, Planes, halved, object_planes
 
 ROOT_ZOOM = 14
 """No reference is ever given at this zoom: the default layer's cascade begins here."""
@@ -35,7 +37,7 @@ ROOT_ZOOM = 14
 class Batch:
     """Tensors of one step. Images are N x 3 x S x S in [-1, 1]; conditions are 0 where unknown.
 
-    surveyed: N x 1 x S x S, 1 where the reference is a true map as it is, 0 where it was drawn or degraded.
+    trusted: N x 1 x S x S, 1 where the reference is a true map as it is, 0 where it was generated or degraded.
     zooms: N. objects: N x len(KINDS) x S/2 x S/2 of `objects.object_planes`, NaN where a map does not tell; only if the
     stage asks for them.
     labels: N x S x S indices into `labels.ALLOWED`; anything is allowed where the imagery is missing.
@@ -43,7 +45,7 @@ class Batch:
 
     imagery: Tensor
     reference: Tensor
-    surveyed: Tensor
+    trusted: Tensor
     map: Tensor
     labels: Tensor
     texts: list[str]
@@ -96,10 +98,10 @@ class SampleSource:
         """The true (or the generated) reference `span` levels up, enlarged; None where that tile is not known."""
         tiles = self.generated if generated else self.maps
         parent = tiles.get((pair.zoom - span, pair.x >> span, pair.y >> span))
-        return None if parent is None else quadrant(parent, pair.x, pair.y, span)
+        return None if parent is None else enlarge_part(parent, Tile(pair.x, pair.y, pair.zoom), span)
 
     def batch(self, stage: StageConfig, rng: np.random.Generator) -> Batch:
-        """Draw and augment one batch."""
+        """Sample and augment one batch."""
         count = len(self.pairs) if stage.all_sources else self.first
         weights = self.probabilities[:count] / self.probabilities[:count].sum()
         chosen = rng.choice(count, size=stage.batch, p=weights)
@@ -120,12 +122,12 @@ class SampleSource:
         if rng.random() < stage.reference_dropout:
             reference = None
         text = scale_text(pair.zoom, pair.zoom - span if reference is not None else None)
-        surveyed = reference is not None and not own
+        trusted = reference is not None and not own
         if reference is not None and not own:
             other = self.reference(self.pairs[rng.integers(len(self.pairs))], 1)
             other = reference if other is None else other
             if rng.random() < stage.degraded:
-                surveyed = False
+                trusted = False
                 reference = degrade_reference(reference, other, rng)
             elif rng.random() < stage.outdated:
                 reference = outdate_reference(reference, other, rng)
@@ -139,7 +141,7 @@ class SampleSource:
             imagery,
             valid,
             None if reference is None else crop(reference),
-            surveyed,
+            trusted,
             crop(pair.map),
             text,
             pair.zoom,
@@ -164,11 +166,11 @@ class SampleSource:
             self.objects(pair),
         )
 
-    def strange(self, pair: Pair, rng: np.random.Generator) -> Sample:
+    def relit(self, pair: Pair, rng: np.random.Generator) -> Sample:
         """A pair under another light, with its generated reference.
 
-        The network's mistakes here are like those where it was not trained; on the training imagery itself its drawings
-        are better than they will be.
+        The network's mistakes here are like those where it was not trained; on the training imagery itself its
+        generated maps are better than they will be.
         """
         sample = self.plain(pair, True, generated=True)
         imagery = cast_shadows(imagery_colours(imagery_colours(pair.imagery, rng), rng), rng)
@@ -198,7 +200,7 @@ class Sample:
     imagery: Pixels
     valid: np.ndarray
     reference: Pixels | None
-    surveyed: bool
+    trusted: bool
     map: Pixels
     text: str
     zoom: int
@@ -211,7 +213,7 @@ def collate(samples: list[Sample]) -> Batch:
     imagery = np.stack([to_unit(s.imagery) * s.valid for s in samples])
     blank = np.zeros_like(imagery[0])
     reference = np.stack([blank if s.reference is None else to_unit(s.reference) * s.valid for s in samples])
-    surveyed = np.stack([(s.surveyed * s.valid).astype(np.float32)[None] for s in samples])
+    trusted = np.stack([(s.trusted * s.valid).astype(np.float32)[None] for s in samples])
     labels = np.stack([np.where(s.valid, READERS[s.reading](s.map), ANYTHING).astype(np.int64) for s in samples])
     size = imagery.shape[-1] // 2
     untold = np.full((len(KINDS), size, size), np.nan, dtype=np.float32)
@@ -223,7 +225,7 @@ def collate(samples: list[Sample]) -> Batch:
     return Batch(
         torch.from_numpy(imagery).contiguous(memory_format=torch.channels_last),
         torch.from_numpy(reference).contiguous(memory_format=torch.channels_last),
-        torch.from_numpy(surveyed).contiguous(memory_format=torch.channels_last),
+        torch.from_numpy(trusted).contiguous(memory_format=torch.channels_last),
         torch.from_numpy(np.stack([to_unit(s.map) for s in samples])).contiguous(memory_format=torch.channels_last),
         torch.from_numpy(labels),
         [s.text for s in samples],

@@ -1,4 +1,4 @@
-"""The first stages: condition encoder on palette colours; decoder; both together, on own drawings."""
+"""The first stages: condition encoder on palette colours; decoder; both together, on generated references."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from model.data.pairs import Pixels
-from model.palette import CLASSES, COLOURS, PALETTE, classify
-from model.sgdm.autoencoder import Draft, PaletteAutoencoder
-from model.sgdm.mf_encoder import BackboneBranch
-from model.sgdm.network import SGDM
-from model.sgdm.prior import PalettePrior
-from model.training.config import StageConfig
-from model.training.losses import cell_loss, drawing_loss, label_loss
-from model.training.samples import Batch, SampleSource, collate
+from tilecascade.model.data.pairs import Pixels
+from tilecascade.model.palette import CLASSES, COLOURS, PALETTE, classify
+from tilecascade.model.sgdm.autoencoder import Draft, PaletteAutoencoder
+from tilecascade.model.sgdm.mf_encoder import BackboneBranch
+from tilecascade.model.sgdm.network import SGDM
+from tilecascade.model.sgdm.prior import PalettePrior
+from tilecascade.model.training.config import StageConfig
+from tilecascade.model.training.losses import cell_loss, label_loss, map_loss
+from tilecascade.model.training.samples import Batch, SampleSource, collate
 
 
 def load_backbone(imagery: Any, path: Path) -> None:
@@ -44,9 +44,9 @@ def grid(rows: list[Pixels]) -> Pixels:
     return np.concatenate([np.concatenate(list(row), axis=1) for row in rows], axis=0)
 
 
-def mean_iou(drawn: Pixels, truth: Pixels) -> dict[str, float]:
+def mean_iou(generated: Pixels, truth: Pixels) -> dict[str, float]:
     """Pooled IoU per class and their mean without land, for quick validation (N x H x W x 3 uint8)."""
-    a, b = classify(drawn), classify(truth)
+    a, b = classify(generated), classify(truth)
     scores = {
         name: float(((a == i) & (b == i)).sum() / max(1, ((a == i) | (b == i)).sum()))
         for i, name in enumerate(CLASSES)
@@ -105,21 +105,23 @@ class AutoencoderTask:
         latent = draft.mean + some_noise(draft.mean, generator)
         logits, keep = self.module.decode_logits(latent, draft)
         image = self.module.shown(logits, keep, draft)
-        total, parts = drawing_loss(logits, image, batch.map, batch.labels, batch.surveyed)
+        total, parts = map_loss(logits, image, batch.map, batch.labels, batch.trusted)
         exact = batch.labels[(batch.labels < len(PALETTE)).flatten(1).any(1)][: max(1, len(latent) // 4)]
         latent = true_latent(self.module, exact)
         rebuilt = label_loss(self.module.decode_logits(latent + some_noise(latent, generator))[0], exact)
         return total + 0.5 * rebuilt, logged({**parts, "rebuilt": rebuilt})
 
     def validate(self, module: Any) -> tuple[dict[str, float], Pixels]:
-        """PSNR and IoU with the original: of the reconstruction, and drawn from imagery alone."""
+        """PSNR and IoU with the original: of the reconstruction, and generated from imagery alone."""
         with torch.no_grad():
             draft = self.prior.draft(*guess(self.finished, self.check), module)
             rebuilt = to_pixels(module.decode(true_latent(module, self.check.labels)))
-            drawn = to_pixels(module.decode(draft.mean, draft))
+            generated = to_pixels(module.decode(draft.mean, draft))
         truth = to_pixels(self.check.map)
         scores = {"psnr": psnr(rebuilt, truth)} | mean_iou(rebuilt, truth)
-        return scores | {"drawn": mean_iou(drawn, truth)["miou"]}, grid([truth[::3], rebuilt[::3], drawn[::3]])
+        return scores | {"generated": mean_iou(generated, truth)["miou"]}, grid(
+            [truth[::3], rebuilt[::3], generated[::3]]
+        )
 
 
 def logged(losses: dict[str, Tensor]) -> dict[str, float]:
@@ -140,7 +142,7 @@ LATENT_NOISE = 0.2
 
 
 def some_noise(like: Tensor, generator: torch.Generator) -> Tensor:
-    """Normal noise of an amplitude drawn per sample."""
+    """Normal noise of an amplitude chosen per sample."""
     amount = LATENT_NOISE * torch.rand(like.shape[0], 1, 1, 1, generator=generator)
     return amount * torch.randn(like.shape, generator=generator)
 
@@ -160,7 +162,7 @@ def groups_of(module: Any, backbone_rate: float) -> list[dict[str, object]]:
 
 
 class ConditionTask:
-    """Teach MFEncoder what is where, before any drawing: palette colours from what it encodes.
+    """Teach MFEncoder what is where, before any generated map: palette colours from what it encodes.
 
     The loss is taken twice: of all that the prior sees, and of the imagery branch alone, so that the branch is not left
     to what the reference lacks.
@@ -183,7 +185,7 @@ class ConditionTask:
 
     def loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         """Cross-entropy of the palette colours at half resolution."""
-        condition, fine = self.module["encoder"](batch.imagery, batch.reference, batch.surveyed)
+        condition, fine = self.module["encoder"](batch.imagery, batch.reference, batch.trusted)
         seen = self.module["seen"]
         through = cell_loss(self.module["prior"](condition, fine, self.module["text"](batch.texts))[0], batch.labels)
         alone = label_loss(seen(fine[:, : seen.in_channels]), batch.labels[:, ::2, ::2])
@@ -194,15 +196,15 @@ class ConditionTask:
         check = self.check
         with torch.no_grad():
             text = module["text"](check.texts)
-            encoded = module["encoder"](check.imagery, check.reference, check.surveyed)
+            encoded = module["encoder"](check.imagery, check.reference, check.trusted)
             logits, _ = module["prior"](*encoded, text)
-        drawn = COLOURS.astype(np.uint8)[logits.argmax(1).repeat_interleave(2, 1).repeat_interleave(2, 2).numpy()]
+        generated = COLOURS.astype(np.uint8)[logits.argmax(1).repeat_interleave(2, 1).repeat_interleave(2, 2).numpy()]
         truth, seen = to_pixels(check.map), to_pixels(check.imagery)
-        return mean_iou(drawn, truth), grid([seen[::3], drawn[::3], truth[::3]])
+        return mean_iou(generated, truth), grid([seen[::3], generated[::3], truth[::3]])
 
 
 class RefineTask:
-    """Encoder, prior and decoder together, at full resolution, with references of the network's own drawing.
+    """Encoder, prior and decoder together, at full resolution, with references of the network's own maps.
 
     The decoder sees the prior's latents with some noise, and for a quarter of the samples something between them and
     the true ones, as the diffusion will give them. Only a quarter of each sample is decoded: that takes as long as all
@@ -238,23 +240,23 @@ class RefineTask:
         labels = batch.labels[box]
         decoded, keep = auto.decode_logits(latent, draft)
         image = auto.shown(decoded, keep, draft)
-        total, parts = drawing_loss(decoded, image, batch.map[box], labels, batch.surveyed[box])
+        total, parts = map_loss(decoded, image, batch.map[box], labels, batch.trusted[box])
         guessed = cell_loss(logits, batch.labels)
         return total + 0.5 * guessed, logged({**parts, "guessed": guessed})
 
     def validate(self, module: Any) -> tuple[dict[str, float], Pixels]:
         """IoU of what is decoded from imagery alone, and with true references."""
-        drawn = []
+        generated = []
         for check in (self.check, self.check_true):
             with torch.no_grad():
                 auto = module["autoencoder"]
                 draft = module["prior"].draft(*guess(module, check), auto)
-                drawn.append(to_pixels(auto.decode(draft.mean, draft)))
+                generated.append(to_pixels(auto.decode(draft.mean, draft)))
         truth, seen = to_pixels(self.check.map), to_pixels(self.check.imagery)
-        scores = mean_iou(drawn[0], truth)
-        scores |= {"psnr": psnr(drawn[0], truth), "with_true": mean_iou(drawn[1], truth)["miou"]}
-        scores |= {"psnr_true": psnr(drawn[1], truth)}
-        return scores, grid([seen[::3], drawn[0][::3], drawn[1][::3], truth[::3]])
+        scores = mean_iou(generated[0], truth)
+        scores |= {"psnr": psnr(generated[0], truth), "with_true": mean_iou(generated[1], truth)["miou"]}
+        scores |= {"psnr_true": psnr(generated[1], truth)}
+        return scores, grid([seen[::3], generated[0][::3], generated[1][::3], truth[::3]])
 
 
 def quarter(latent: Tensor, draft: Draft, generator: torch.Generator) -> tuple[Tensor, Draft, tuple[Any, ...]]:
@@ -268,26 +270,26 @@ def quarter(latent: Tensor, draft: Draft, generator: torch.Generator) -> tuple[T
 
 def guess(parts: Any, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
     """The prior's palette logits of a batch, what they were read from, and the condition images."""
-    encoded = parts["encoder"](batch.imagery, batch.reference, batch.surveyed)
+    encoded = parts["encoder"](batch.imagery, batch.reference, batch.trusted)
     return *parts["prior"](*encoded, parts["text"](batch.texts)), condition_images(batch)
 
 
 def condition_images(batch: Batch) -> Tensor:
     """What a decoder sees of a batch's conditions, N x IMAGES x H x W."""
-    return torch.cat([batch.imagery, batch.reference, batch.surveyed], dim=1)
+    return torch.cat([batch.imagery, batch.reference, batch.trusted], dim=1)
 
 
-def psnr(drawn: Pixels, truth: Pixels) -> float:
+def psnr(generated: Pixels, truth: Pixels) -> float:
     """Mean over tiles of the PSNR of all channels, for quick validation."""
-    error = ((drawn.astype(np.float32) - truth) ** 2).mean(axis=(1, 2, 3))
+    error = ((generated.astype(np.float32) - truth) ** 2).mean(axis=(1, 2, 3))
     return round(float(np.mean(10 * np.log10(255**2 / np.maximum(error, 1e-3)))), 2)
 
 
 @torch.no_grad()
-def draw_references(network: SGDM, source: SampleSource) -> None:
+def generate_references(network: SGDM, source: SampleSource) -> None:
     """Fill `source.generated` with the network's own cascade over its pairs, coarse zooms first.
 
-    At serving time a reference is such a drawing, with all its mistakes; a network that has only seen true maps
+    At serving time a reference is such a generated map, with all its mistakes; a network that has only seen true maps
     believes every one of them (mIoU on a validation scene fell from 0.44 to 0.16 down the cascade).
     """
     prior, autoencoder = need_palette(network)
@@ -298,7 +300,7 @@ def draw_references(network: SGDM, source: SampleSource) -> None:
         pairs = [p for p in source.pairs if p.zoom == zoom and (zoom, p.x, p.y) in above]
         for start in range(0, len(pairs), 16):
             some = pairs[start : start + 16]
-            batch = collate([source.strange(pair, rng) for pair in some])
+            batch = collate([source.relit(pair, rng) for pair in some])
             draft = prior.draft(*guess(parts, batch), autoencoder)
-            drawn = to_pixels(autoencoder.decode(draft.mean, draft))
-            source.generated.update({(p.zoom, p.x, p.y): image for p, image in zip(some, drawn, strict=True)})
+            generated = to_pixels(autoencoder.decode(draft.mean, draft))
+            source.generated.update({(p.zoom, p.x, p.y): image for p, image in zip(some, generated, strict=True)})

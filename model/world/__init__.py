@@ -1,1 +1,1 @@
-"""A fictional place, drawn by the project itself: what is served when the user brings no scene."""
+"""A fictional place, rendered by the project itself: what is served when the user brings no scene."""

@@ -10,9 +10,9 @@ from functools import lru_cache
 
 import numpy as np
 
-from model.world.land import Cover, ground, rivers
-from model.world.lattice import Floats, distance_to_line, generator, hashed
-from model.world.places import Place, links, places
+from tilecascade.model.world.land import Cover, ground, rivers
+from tilecascade.model.world.lattice import Floats, distance_to_line, generator, hashed
+from tilecascade.model.world.places import Place, links, places
 
 NODES, KINDS, CONTENT = 30, 31, 32
 
@@ -275,7 +275,7 @@ class _Plot:
                 x += width + (3 if self.rng.random() < 0.2 else 0)
 
     def slabs(self) -> None:
-        """Rows of long apartment houses, with lanes and car parks between them."""
+        """Rows of long apartment houses, with concurrency and car parks between them."""
         w, h = self.size
         upright = self.rng.random() < 0.4
         long, short = (h, w) if upright else (w, h)

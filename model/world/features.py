@@ -6,15 +6,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from model.cascade import Window
-from model.sgdm.config import TILE_SIZE
-from model.world.blocks import Block, Street, block, town
-from model.world.land import EXTENT, River, rivers
-from model.world.lattice import Floats
-from model.world.places import Link, links, places
+from tilecascade.model.cascade import TILE_SIZE, Window
+from tilecascade.model.world.blocks import Block, Street, block, town
+from tilecascade.model.world.land import EXTENT, River, rivers
+from tilecascade.model.world.lattice import Floats
+from tilecascade.model.world.places import Link, links, places
 
 PLACE = (129, 126, 8)
-"""The tile (x, y, z) that the country fills: open sea in the Gulf of Guinea, so that nobody takes it for a real one."""
+"""The tile (x, y, z) that the country fills: open sea in the Gulf of Guinea, so that it is not taken for a real one."""
 
 REACH = 80.0
 """Metres around a window whose features are gathered too: wide roads, tall buildings' shadows."""
@@ -35,7 +34,7 @@ class Frame:
         """Raises ValueError above the country's own zoom."""
         levels = window.zoom - PLACE[2]
         if levels < 0:
-            raise ValueError(f"the country is drawn from z{PLACE[2]} on, not at z{window.zoom}")
+            raise ValueError(f"the country is rendered from z{PLACE[2]} on, not at z{window.zoom}")
         pixel = EXTENT / (TILE_SIZE << levels)
         left, top = ((TILE_SIZE * side) << levels for side in PLACE[:2])
         return cls((window.left - left) * pixel, (window.top - top) * pixel, pixel, window.width, window.height)

@@ -10,7 +10,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from model.world.lattice import Floats, fractal, hashed, noise, smooth_line
+from tilecascade.model.world.lattice import Floats, fractal, hashed, noise, smooth_line
 
 EXTENT = 156543.03392804097
 """Metres across the country: one tile of z8 at the equator."""

@@ -1,7 +1,7 @@
 """Numbers that depend on nothing but a seed and a place: hashes, smooth noise, and smooth lines.
 
-A *stream* tells apart what is drawn from the same seed (relief, woods, ...). Coordinates are metres east and south of
-the country's north-west corner (`land.EXTENT` wide); noise is a cubic B-spline through hashed values on a square
+A *stream* tells apart what is rendered from the same seed (relief, woods, ...). Coordinates are metres east and south
+of the country's north-west corner (`land.EXTENT` wide); noise is a cubic B-spline through hashed values on a square
 lattice, so that a whole window of it is two small matrix products.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from model.noise import philox
+from tilecascade.model.noise import philox
 
 Floats = NDArray[np.float64]
 

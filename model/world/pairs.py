@@ -11,13 +11,13 @@ from mercantile import Tile
 from PIL import Image
 from tqdm import tqdm
 
-from model.cascade import Pixels, tile_window
-from model.world.features import PLACE
-from model.world.imagery_drawing import Look, any_look, draw_imagery
-from model.world.land import EXTENT
-from model.world.lattice import generator
-from model.world.map_drawing import draw_map
-from model.world.places import places
+from tilecascade.model.cascade import Pixels, tile_window
+from tilecascade.model.world.features import PLACE
+from tilecascade.model.world.imagery_rendering import Look, any_look, render_imagery
+from tilecascade.model.world.land import EXTENT
+from tilecascade.model.world.lattice import generator
+from tilecascade.model.world.map_rendering import render_map
+from tilecascade.model.world.places import places
 
 SOURCE = "country"
 COLUMNS = ("source", "split", "id", "zoom", "x", "y", "rs", "map", "parent_map")
@@ -72,10 +72,10 @@ def write_pairs(out: Path, seed: int, count: int, split: str = "train") -> None:
                 "map": _name(seed, tile, "map"),
                 "parent_map": _name(seed, above, "map"),
             }
-            _save(folder / names["rs"], draw_imagery(seed, tile_window(tile), look_of(seed, tile)))
-            _save(folder / names["map"], draw_map(seed, tile_window(tile)))
+            _save(folder / names["rs"], render_imagery(seed, tile_window(tile), look_of(seed, tile)))
+            _save(folder / names["map"], render_map(seed, tile_window(tile)))
             if not (folder / names["parent_map"]).exists():
-                _save(folder / names["parent_map"], draw_map(seed, tile_window(above)))
+                _save(folder / names["parent_map"], render_map(seed, tile_window(above)))
             paths = {key: f"{SOURCE}/{split}/{name}" for key, name in names.items()}
             row = {"source": SOURCE, "split": split, "id": names["map"], "zoom": tile.z, "x": tile.x, "y": tile.y}
             writer.writerow([(row | paths)[column] for column in COLUMNS])

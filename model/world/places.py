@@ -9,8 +9,8 @@ import numpy as np
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import dijkstra
 
-from model.world.land import CELL, EXTENT, GRID, plan_grid
-from model.world.lattice import Floats, hashed, smooth_line
+from tilecascade.model.world.land import CELL, EXTENT, GRID, plan_grid
+from tilecascade.model.world.lattice import Floats, hashed, smooth_line
 
 SITES, CULTURE = 20, 21
 

@@ -1,0 +1,65 @@
+"""The application: `create_app(settings)` builds the service and mounts the routes."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+from pathlib import Path
+
+from fastapi import FastAPI
+from fastapi.staticfiles import StaticFiles
+from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp
+from xstatic.pkg import leaflet
+
+from tilecascade.app.api import health, imagery, jobs, scenes, tilejson, tiles, viewer, wmts
+from tilecascade.app.api.auth import load_api_key
+from tilecascade.app.api.errors import add_exception_handlers
+from tilecascade.app.api.http_cache import EXPOSED_HEADERS
+from tilecascade.app.api.metrics import ServiceMetrics
+from tilecascade.app.api.rate_limit import TokenBuckets
+from tilecascade.app.api.request_log import RequestLog
+from tilecascade.app.service import Service
+from tilecascade.app.settings import LayerSettings, Settings
+
+ROUTES = (tiles, tilejson, wmts, imagery, scenes, jobs, health, viewer)
+
+
+def create_app(
+    settings: Settings,
+    layers: list[LayerSettings],
+    on_failure: Callable[[], None] = lambda: None,
+    workers_dir: Path | None = None,
+) -> ASGIApp:
+    """The ASGI application. The model loads in the background while `/health` says `starting`.
+
+    on_failure: called if loading fails. workers_dir: where the worker processes in front of the application count, and
+    look for what they need to know of the layers.
+    """
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with Service.running(settings, layers, workers_dir, on_failure) as service:
+            app.state.service = service
+            app.state.metrics = ServiceMetrics(service, workers_dir)
+            app.state.rate_limit = TokenBuckets(settings.client_rate)
+            app.state.api_key = load_api_key(settings)
+            yield
+
+    app = FastAPI(
+        title="tilecascade",
+        summary="The tile server for maps that do not exist yet.",
+        version=version("tilecascade"),
+        license_info={"name": "Apache-2.0"},
+        root_path=settings.root_path,
+        lifespan=lifespan,
+    )
+    for room in ROUTES:
+        app.include_router(room.router)
+    app.mount("/static/leaflet", StaticFiles(directory=leaflet.BASE_DIR))
+    app.mount("/static/viewer", StaticFiles(directory=viewer.VIEWER_DIR))
+    add_exception_handlers(app)
+    # outermost, so that answers to errors carry the headers, too
+    cors = CORSMiddleware(app, allow_origins=["*"], allow_methods=["GET", "HEAD"], expose_headers=EXPOSED_HEADERS)
+    return RequestLog(cors)

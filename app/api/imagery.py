@@ -1,0 +1,56 @@
+"""`/imagery/{layer}/{z}/{x}/{y}.jpg`: the imagery under a tile, for people to compare."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import io
+
+import numpy as np
+from fastapi import APIRouter, Request, Response
+from mercantile import Tile
+from PIL import Image
+
+from tilecascade.app.api.dependencies import ServiceDep
+from tilecascade.app.api.http_cache import matches
+from tilecascade.app.api.tiles import parse_tile
+from tilecascade.app.errors import NotFoundError
+from tilecascade.app.sources.source import Source
+from tilecascade.app.tiles.formats import MEDIA_TYPES
+from tilecascade.model.cascade import tile_window
+
+router = APIRouter(tags=["imagery"])
+
+LEVELS_BELOW = 2
+"""Zooms below a layer's first at which imagery is shown: farther out a scene without overviews would be read whole."""
+
+
+def encode(imagery: Source, tile: Tile, form: str) -> bytes | None:
+    """A tile of imagery; None where there is none. A JPEG is white where imagery is missing. May block."""
+    colours, known = imagery.read(tile_window(tile))
+    if not known.any():
+        return None
+    out = io.BytesIO()
+    if form == "jpg":
+        Image.fromarray(np.where(known[..., None], colours, 255).astype(np.uint8)).save(out, "JPEG", quality=85)
+    else:
+        Image.fromarray(np.dstack([colours, known.astype(np.uint8) * 255])).save(out, form.upper())
+    return out.getvalue()
+
+
+@router.get("/imagery/{layer}/{z}/{x}/{y}", operation_id="imagery_tile", response_class=Response)
+async def imagery_tile(request: Request, service: ServiceDep, layer: str, z: str, x: str, y: str) -> Response:
+    """The imagery under a tile, as .jpg, .png or .webp."""
+    shown = service.resolver(layer).layer
+    tile, variant = parse_tile(z, x, y)
+    first = shown.min_zoom - LEVELS_BELOW
+    if variant.scale != 1 or not first <= tile.z <= shown.max_zoom:
+        raise NotFoundError(f"imagery is shown at zooms {first} to {shown.max_zoom}, 256 pixels")
+    data = await asyncio.to_thread(encode, shown.imagery, tile, variant.format)
+    if data is None:
+        raise NotFoundError(f"there is no imagery at {tile.z}/{tile.x}/{tile.y}")
+    etag = f'"{hashlib.blake2b(data, digest_size=12).hexdigest()}"'
+    headers = {"ETag": etag, "Cache-Control": "no-cache", "X-Tile-Imagery": shown.imagery.id}
+    if matches(request.headers.get("if-none-match", ""), etag):
+        return Response(status_code=304, headers=headers)
+    return Response(data, media_type=MEDIA_TYPES[variant.format], headers=headers)

@@ -1,0 +1,107 @@
+"""`/metrics` in Prometheus' format, read from the service when asked, so that counting costs a request little.
+
+Worker processes count by themselves, in prometheus_client's multi-process files; the application adds them up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry, Histogram, generate_latest
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric, SummaryMetricFamily
+from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.process_collector import ProcessCollector
+from prometheus_client.registry import Collector
+
+from tilecascade.app.service import Service
+
+SECONDS = (0.001, 0.005, 0.02, 0.1, 0.25, 0.5, 1, 2, 4, 8, 16, 32, 64)
+
+
+class ServiceCollector(Collector):
+    """The state of a service at the moment of asking."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    def collect(self) -> Iterator[Metric]:
+        """See prometheus_client."""
+        service, engine = self._service, self._service.engine
+        hits = CounterMetricFamily("tilecascade_store_hits", "Tiles found, by cache.", labels=["tier"])
+        for tier, count in service.store.hits.items():
+            hits.add_metric([tier], count)
+        yield hits
+        yield CounterMetricFamily("tilecascade_store_misses", "Tiles found in no cache.", service.store.misses)
+        unavailable = GaugeMetricFamily(
+            "tilecascade_store_ill", "1 for a cache whose last call failed.", labels=["tier"]
+        )
+        for store in service.store.tiers:
+            unavailable.add_metric([store.name], float(store.name in service.store.unavailable))
+        yield unavailable
+        blocks = CounterMetricFamily(
+            "tilecascade_blocks_generated", "Blocks generated and stored.", labels=["layer", "zoom"]
+        )
+        encode = SummaryMetricFamily("tilecascade_encode_seconds", "Encoding and storing a block.", labels=["layer"])
+        for name, generator in ((name, r.generator) for name, r in service.resolvers.items()):
+            for zoom, count in sorted(generator.generated.items()):
+                blocks.add_metric([name, str(zoom)], count)
+            encode.add_metric([name], generator.blocks_generated, generator.encode_seconds)
+        yield blocks
+        yield encode
+        if engine is None:
+            return
+        state = engine.state()
+        waiting = GaugeMetricFamily("tilecascade_queue", "Blocks not yet begun, by priority.", labels=["priority"])
+        for priority, count in state.waiting.items():
+            waiting.add_metric([priority], count)
+        yield waiting
+        batches = CounterMetricFamily(
+            "tilecascade_batches", "Batches generated, by the blocks in them.", labels=["size"]
+        )
+        for size, count in sorted(state.batch_sizes.items()):
+            batches.add_metric([str(size)], count)
+        yield batches
+        yield CounterMetricFamily(
+            "tilecascade_blocks_dropped", "Blocks whose last waiter left before they were begun.", state.dropped
+        )
+        batch_count = sum(state.batch_sizes.values())
+        yield SummaryMetricFamily(
+            "tilecascade_generate_seconds", "The device, per batch.", batch_count, state.generate_seconds
+        )
+        yield SummaryMetricFamily(
+            "tilecascade_conditions_seconds", "Reading a block's conditions.", state.prepared, state.prepare_seconds
+        )
+        if service.device.startswith("cuda"):
+            import torch
+
+            used = torch.cuda.memory_allocated(service.device)
+            yield GaugeMetricFamily("tilecascade_device_memory_bytes", "Allocated on the device.", used)
+
+
+class ServiceMetrics:
+    """Everything that the app's process counts; `text` is the answer of `/metrics`."""
+
+    def __init__(self, service: Service, workers: Path | None) -> None:
+        self._registry = CollectorRegistry()
+        self._registry.register(ServiceCollector(service))
+        ProcessCollector(registry=self._registry)
+        self._answers = Histogram(
+            "tilecascade_answer_seconds",
+            "Tile requests, by state.",
+            ["state"],
+            buckets=SECONDS,
+            registry=self._registry,
+        )
+        self._workers: CollectorRegistry | None = None
+        if workers is not None:
+            self._workers = CollectorRegistry()
+            MultiProcessCollector(self._workers, str(workers))
+
+    def answered(self, state: str, seconds: float) -> None:
+        """A tile request has ended: cached, generated, placeholder, later, or the status of an error."""
+        self._answers.labels(state).observe(seconds)
+
+    def text(self) -> bytes:
+        """All metrics, in Prometheus' text format."""
+        return generate_latest(self._registry) + (generate_latest(self._workers) if self._workers else b"")

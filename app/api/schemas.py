@@ -1,0 +1,147 @@
+"""What goes over the wire as JSON: requests and answers, as the server sends them and the client commands read them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field, model_validator
+
+Bounds = tuple[float, float, float, float]
+"""West, south, east, north in degrees."""
+
+JobState = Literal["queued", "running", "done", "failed", "cancelled"]
+
+
+class HealthAnswer(BaseModel):
+    """The state of the server. `degraded`: a cache does not work, tiles still come."""
+
+    state: Literal["starting", "ready", "degraded", "failed"]
+    version: str
+    caches: dict[str, Literal["ok", "unavailable"]]
+    layers: list[str]
+    problem: str | None = None
+
+
+class TileJSON(BaseModel):
+    """TileJSON 3.0.0, with what is generated and from which revision."""
+
+    tilejson: str = "3.0.0"
+    name: str
+    description: str
+    version: str = "1.0.0"
+    scheme: str = "xyz"
+    tiles: list[str]
+    minzoom: int
+    maxzoom: int
+    bounds: Bounds
+    center: tuple[float, float, int]
+    attribution: str
+    generated: bool = True
+    tilecascade_revision: str
+
+
+class SceneAnswer(BaseModel):
+    """A scene, with the zooms that are generated from it. acquired: when its imagery was taken."""
+
+    id: str
+    bounds: Bounds
+    acquired: str
+    attribution: str
+    zooms: tuple[int, int]
+    notes: list[str]
+
+
+class ScenesAnswer(BaseModel):
+    """All scenes of a layer, topmost first."""
+
+    layer: str
+    revision: str
+    scenes: list[SceneAnswer]
+
+
+class NamedScene(BaseModel, extra="forbid"):
+    """A scene that is named instead of uploaded: by one of path, url and stac."""
+
+    path: Path | None = None
+    url: str | None = Field(default=None, max_length=2000)
+    stac: str | None = Field(default=None, max_length=2000)
+    acquired: str | None = None
+    attribution: str = Field(default="", max_length=500)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _renamed(cls, data: Any) -> Any:
+        if isinstance(data, dict) and "taken" in data:
+            raise ValueError("taken is called acquired since version 0.2")
+        return data
+
+    @model_validator(mode="after")
+    def _one_place(self) -> NamedScene:
+        if sum(place is not None for place in (self.path, self.url, self.stac)) != 1:
+            raise ValueError("name a scene by one of path, url and stac")
+        return self
+
+
+class SceneOrder(BaseModel, extra="forbid"):
+    """Scene ids, topmost first; an empty list goes back to the newest first."""
+
+    ids: list[str] = Field(max_length=10_000)
+
+
+class JobRequest(BaseModel, extra="forbid"):
+    """What to generate: an area as `bbox` (west, south, east, north) or `area` (GeoJSON polygons), and the zooms."""
+
+    layer: str | None = None
+    bbox: Bounds | None = None
+    area: dict[str, Any] | None = None
+    zooms: tuple[int, int]
+    rate: float = Field(default=0, ge=0, le=10_000, description="tiles generated per second at most; 0: no limit")
+    max_failures: int = Field(default=20, ge=0, description="with more failed tiles the job ends as failed")
+    dry_run: bool = False
+    confirm: bool = Field(default=False, description="for more tiles than the server accepts without")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _renamed(cls, data: Any) -> Any:
+        if isinstance(data, dict) and "most_failures" in data:
+            raise ValueError("most_failures is called max_failures since version 0.2")
+        return data
+
+    @model_validator(mode="after")
+    def _one_area(self) -> JobRequest:
+        if (self.bbox is None) == (self.area is None):
+            raise ValueError("give bbox or area, and not both")
+        if self.zooms[0] > self.zooms[1]:
+            raise ValueError("zooms are the first and the last: [14, 17]")
+        return self
+
+
+class JobEstimate(BaseModel):
+    """What a job would take. seconds: None before the first tile was generated. fits: into `disk_bytes`."""
+
+    layer: str
+    tiles: int
+    by_zoom: dict[int, int]
+    stored: int
+    bytes: int
+    seconds: float | None
+    fits: bool
+
+
+class JobAnswer(BaseModel):
+    """A job and how far it is: tiles `finished` (stored now), of these `generated` by the job, and so on."""
+
+    id: str
+    layer: str
+    state: JobState
+    zooms: tuple[int, int]
+    bounds: Bounds
+    total: int
+    finished: int
+    generated: int
+    without_imagery: int
+    failed: int
+    zoom: int | None
+    problems: list[str]
+    estimate: JobEstimate | None = None

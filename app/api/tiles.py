@@ -1,0 +1,299 @@
+"""`/tiles/...`: validate a request, find or make its tile, and say in headers what the answer is."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi.responses import JSONResponse
+from mercantile import Tile
+from pydantic import BaseModel, Field
+
+from tilecascade.app.api.dependencies import MetricsDep, RateLimitDep, ServiceDep
+from tilecascade.app.api.errors import RETRY_AFTER
+from tilecascade.app.api.http_cache import etag_of, matches
+from tilecascade.app.api.metrics import ServiceMetrics
+from tilecascade.app.api.rate_limit import TokenBuckets
+from tilecascade.app.errors import BadRequestError, ClientLeftError, NotFoundError, NotReadyError
+from tilecascade.app.service import Service
+from tilecascade.app.tiles import image
+from tilecascade.app.tiles.formats import CONFIDENCE, MEDIA_TYPES, PLAIN, Variant
+from tilecascade.app.tiles.resolver import TileResolver
+from tilecascade.app.tiles.store import GENERATED, FoundTile
+from tilecascade.model.cascade import enlarge_part
+from tilecascade.model.engine import Priority
+from tilecascade.model.sgdm.scale_text import MAX_TABLE_ZOOM
+
+router = APIRouter(tags=["tiles"])
+
+PLACEHOLDER_AGE = 2
+"""Seconds for which a placeholder may be cached."""
+
+PREFETCH_URGENCY = 5
+"""The HTTP urgency (RFC 9218; 0 is the most urgent, 7 the least) from which on a request counts as a prefetch."""
+
+
+class TileQuery(BaseModel):
+    """The query parameters of a tile."""
+
+    wait: float | None = Field(
+        default=None,
+        ge=0,
+        description="Seconds to wait for the finished tile; the server's interactive wait unless given.",
+    )
+    v: str | None = Field(default=None, description="Layer revision; the present one makes the tile cacheable.")
+    synthetic: int = Field(
+        default=1, ge=0, le=1, description="0: only tiles of the base map, and 404 where it has none."
+    )
+    mark: int = Field(default=0, ge=0, le=1, description="1: with a visible mark that the tile is generated.")
+
+
+@dataclass(frozen=True)
+class TileContext:
+    """One HTTP request with the parts of the application that answer it."""
+
+    request: Request
+    service: Service
+    metrics: ServiceMetrics
+    rate_limit: TokenBuckets
+
+
+def get_context(request: Request, service: ServiceDep, metrics: MetricsDep, rate_limit: RateLimitDep) -> TileContext:
+    """See TileContext."""
+    return TileContext(request, service, metrics, rate_limit)
+
+
+ContextDep = Annotated[TileContext, Depends(get_context)]
+QueryDep = Annotated[TileQuery, Query()]
+
+
+@dataclass(frozen=True)
+class TileRequest:
+    """One validated request for a tile."""
+
+    context: TileContext
+    resolver: TileResolver
+    tile: Tile
+    variant: Variant
+    query: TileQuery
+
+    @property
+    def etags(self) -> str:
+        """The client's If-None-Match, or nothing."""
+        return self.context.request.headers.get("if-none-match", "")
+
+    @property
+    def priority(self) -> Priority:
+        """PREFETCH for `Priority: u=5` to `u=7` (RFC 9218), INTERACTIVE otherwise."""
+        for part in self.context.request.headers.get("priority", "").split(","):
+            name, _, value = part.strip().partition("=")
+            if name == "u" and value.isascii() and value.isdigit():
+                return Priority.PREFETCH if int(value) >= PREFETCH_URGENCY else Priority.INTERACTIVE
+        return Priority.INTERACTIVE
+
+    @property
+    def cache_control(self) -> str:
+        """Cache-Control of the finished tile."""
+        return self.resolver.layer.info.age(self.query.v)
+
+    def stat(self) -> os.stat_result | None:
+        """Of the tile's file on disk; None if there is none."""
+        return self.context.service.disk.stat(self.resolver.layer.key(self.tile, self.variant))
+
+    def describe(self, state: str, source: str) -> dict[str, str]:
+        """Headers that say what an answer is."""
+        return self.resolver.layer.info.describe(self.tile, self.variant, state, source)
+
+
+def parse_number(name: str, text: str) -> int:
+    """A non-negative decimal integer of at most ten ASCII digits. Raises BadRequestError."""
+    if not (text.isascii() and text.isdigit() and len(text) <= 10):
+        raise BadRequestError(f"{name} must be a whole number from 0 up, not {text[:40]!r}")
+    return int(text)
+
+
+def parse_tile(z: str, x: str, y: str) -> tuple[Tile, Variant]:
+    """Validate tile coordinates and the suffix of `y`. Raises BadRequestError or NotFoundError."""
+    row, dot, form = y.partition(".")
+    form = {"jpeg": "jpg"}.get(form.lower(), form.lower())
+    if not dot or form not in MEDIA_TYPES:
+        known = ", ".join(f".{name}" for name in MEDIA_TYPES)
+        raise NotFoundError(f"tiles are served as {known}; {form[:20] or 'no format'!r} is not available")
+    row, at, scale = row.partition("@")
+    if at and scale != "2x":
+        raise NotFoundError(f"tiles are served at their own size and @2x; {at + scale[:20]!r} is not available")
+    zoom = parse_number("z", z)
+    if zoom > MAX_TABLE_ZOOM + 10:
+        raise BadRequestError(f"z must be at most {MAX_TABLE_ZOOM}, not {zoom}")
+    tile = Tile(parse_number("x", x), parse_number("y", row), zoom)
+    limit = (1 << zoom) - 1
+    if tile.x > limit or tile.y > limit:
+        raise BadRequestError(f"x and y go from 0 to {limit} at zoom {zoom}; got {tile.x}, {tile.y}")
+    return tile, Variant(2 if at else 1, form)
+
+
+def parse_confidence_tile(z: str, x: str, y: str) -> tuple[Tile, Variant]:
+    """Like `parse_tile`, for confidence tiles: there are only .png files of 256 pixels."""
+    tile, variant = parse_tile(z, x, y)
+    if variant != PLAIN:
+        raise NotFoundError("confidence comes as .png in 256 pixels")
+    return tile, CONFIDENCE
+
+
+@router.head("/tiles/{z}/{x}/{y}", include_in_schema=False)
+@router.get("/tiles/{z}/{x}/{y}", operation_id="tile", response_class=Response)
+async def tile(context: ContextDep, z: str, x: str, y: str, query: QueryDep) -> Response:
+    """A tile of the default layer: `/tiles/{z}/{x}/{y}.png`, also .webp, .jpg, and @2x before the dot."""
+    return await answer(context, None, parse_tile(z, x, y), query)
+
+
+@router.head("/tiles/{layer}/{z}/{x}/{y}", include_in_schema=False)
+@router.get("/tiles/{layer}/{z}/{x}/{y}", operation_id="layer_tile", response_class=Response)
+async def layer_tile(context: ContextDep, layer: str, z: str, x: str, y: str, query: QueryDep) -> Response:
+    """A tile of a named layer: `/tiles/{layer}/{z}/{x}/{y}.png`, also .webp, .jpg, and @2x before the dot.
+
+    `/tiles/confidence/...`: how far the default layer's tile can be trusted.
+    """
+    if layer == "confidence":
+        return await answer(context, None, parse_confidence_tile(z, x, y), query)
+    return await answer(context, layer, parse_tile(z, x, y), query)
+
+
+@router.get("/tiles/{layer}/confidence/{z}/{x}/{y}", operation_id="confidence_tile", response_class=Response)
+async def confidence_tile(context: ContextDep, layer: str, z: str, x: str, y: str, query: QueryDep) -> Response:
+    """How far a named layer's tile can be trusted: the share of its pixels expected to be wrong, as colours."""
+    return await answer(context, layer, parse_confidence_tile(z, x, y), query)
+
+
+async def answer(context: TileContext, layer: str | None, place: tuple[Tile, Variant], query: TileQuery) -> Response:
+    """Answer a request for one tile, and measure how long it took."""
+    began, state = time.perf_counter(), "error"
+    try:
+        response = await respond(TileRequest(context, context.service.resolver(layer), *place, query))
+        state = response.headers.get("x-tile-state", "later")
+    finally:
+        seconds = time.perf_counter() - began
+        context.metrics.answered(state, seconds)
+    response.headers["Server-Timing"] = f"total;dur={seconds * 1000:.1f}"
+    return response
+
+
+async def respond(wanted: TileRequest) -> Response:
+    """The answer to a request for one tile. HEAD never generates."""
+    if not wanted.query.synthetic:
+        return await base_map_only(wanted)
+    unchanged = not_modified(wanted)
+    if unchanged is not None:
+        return unchanged
+    found = await wanted.resolver.store.lookup(wanted.tile, wanted.variant)
+    if found is not None:
+        return finished(wanted, found)
+    if wanted.context.request.method == "HEAD":
+        wanted.resolver.check_zoom(wanted.tile)
+        raise NotFoundError("this tile has not been generated; HEAD does not generate it")
+    return await generate(wanted)
+
+
+async def generate(wanted: TileRequest) -> Response:
+    """A tile that is not stored yet: the tile itself, or what can be answered before it is finished."""
+    context, request = wanted.context, wanted.context.request
+    settings = context.service.settings
+    context.rate_limit.take(request.client.host if request.client else "")
+    wait = settings.interactive_wait if wanted.query.wait is None else min(wanted.query.wait, settings.max_wait)
+    asynchronous = "respond-async" in request.headers.get("prefer", "").lower()
+    found = await wait_for_tile(wanted, 0.0 if asynchronous else wait)
+    if found is not None:
+        if settings.look_ahead and found.source == GENERATED and wanted.priority == Priority.INTERACTIVE:
+            context.service.background.generate_around(wanted.resolver, wanted.tile)
+        return finished(wanted, found)
+    if asynchronous:
+        headers = {"Retry-After": RETRY_AFTER, "Preference-Applied": "respond-async", "Cache-Control": "no-store"}
+        return JSONResponse({"detail": "this tile is being generated; ask again"}, 202, headers)
+    if wanted.variant.confidence:
+        raise NotReadyError("this tile is being generated; ask again, or with ?wait=60")
+    return await placeholder(wanted)
+
+
+async def wait_for_tile(wanted: TileRequest, seconds: float) -> FoundTile | None:
+    """Wait for a tile to be made. None when the time is over; it is still made, for the next request.
+
+    When the client leaves, the work is dropped, unless others wait for it or the device has begun with it.
+    """
+    making = asyncio.ensure_future(wanted.resolver.make(wanted.tile, wanted.variant, wanted.priority))
+    gone = asyncio.ensure_future(client_left(wanted.context.request))
+    try:
+        await asyncio.wait({making, gone}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+    except asyncio.CancelledError:
+        making.cancel()
+        raise
+    finally:
+        gone.cancel()
+    if making.done():
+        return making.result()
+    if gone.done():
+        making.cancel()
+        raise ClientLeftError("the client left before the tile was generated")
+    wanted.context.service.background.keep_going(making)
+    return None
+
+
+async def client_left(request: Request) -> None:
+    """Return when the client has closed the connection."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+async def base_map_only(wanted: TileRequest) -> Response:
+    """The base map's own tile. Raises NotFoundError where it has none."""
+    tile = wanted.tile
+    if await wanted.resolver.store.from_base_map(tile) is None:
+        raise NotFoundError(f"the base map has nothing at {tile.z}/{tile.x}/{tile.y}; a tile can be generated")
+    if wanted.variant.scale == 2:
+        raise NotFoundError("with synthetic=0 tiles are served at their own size only")
+    return finished(wanted, await wanted.resolver.find(tile, wanted.variant))
+
+
+def not_modified(wanted: TileRequest) -> Response | None:
+    """304 for a client that has the tile as it lies on disk, without reading the file."""
+    if not wanted.etags or wanted.query.mark or wanted.resolver.store.clock.purging(wanted.tile):
+        return None
+    stat = wanted.stat()
+    if stat is None or not matches(wanted.etags, etag_of(stat)):
+        return None
+    headers = wanted.describe("cached", "disk") | {"ETag": etag_of(stat), "Cache-Control": wanted.cache_control}
+    return Response(status_code=304, headers=headers)
+
+
+def finished(wanted: TileRequest, found: FoundTile) -> Response:
+    """A finished tile: 200, or 304 when the client has it."""
+    state = "base-map" if found.from_base_map else "generated" if found.source == GENERATED else "cached"
+    headers = wanted.describe(state, "miss" if state == "generated" else found.source)
+    body, stat = found.data, wanted.stat()
+    if wanted.query.mark and not found.from_base_map:
+        body, stat = image.marked(body, wanted.variant.format), None
+    headers |= {"ETag": etag_of(stat, body), "Cache-Control": wanted.cache_control}
+    if matches(wanted.etags, headers["ETag"]):
+        return Response(status_code=304, headers=headers)
+    return Response(body, media_type=MEDIA_TYPES[wanted.variant.format], headers=headers)
+
+
+async def placeholder(wanted: TileRequest) -> Response:
+    """The nearest finished ancestor, enlarged; never stored. Raises NotReadyError where there is none."""
+    nearest = await wanted.resolver.nearest_ancestor(wanted.tile)
+    if nearest is None:
+        raise NotReadyError("this tile is being generated and no coarser one exists yet; ask again, or with ?wait=60")
+    ancestor, data = nearest
+    part = enlarge_part(image.decode(data), wanted.tile, wanted.tile.z - ancestor.z)
+    if wanted.variant.scale == 2:
+        part = image.double(part)
+    form = wanted.variant.format
+    body = image.encode(part[..., :3], part[..., 3] > 127, {"Comment": "placeholder"}, form)
+    headers = wanted.describe("placeholder", "miss") | {
+        "X-Tile-Ancestor": f"{ancestor.z}/{ancestor.x}/{ancestor.y}",
+        "Cache-Control": f"max-age={PLACEHOLDER_AGE}, must-revalidate",
+    }
+    return Response(body, media_type=MEDIA_TYPES[form], headers=headers)

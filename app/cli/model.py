@@ -1,0 +1,249 @@
+"""Commands for those who make networks: evaluate, calibrate, dataset, train."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import click
+
+from tilecascade.app.cli.options import parse_zooms, renamed
+from tilecascade.app.errors import SettingsError
+from tilecascade.app.settings import load_settings
+
+PATH = click.Path(path_type=Path)
+
+
+def common_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """What both comparisons with ground truth take."""
+    options = (
+        click.option("--split", required=True, help="Split of the manifest."),
+        click.option("--source", default="snezhinsk_osm", show_default=True, help="Source of the manifest."),
+        click.option(
+            "--span", default=1, show_default=True, type=click.IntRange(0, 2), help="1 = 2X, 2 = 4X, 0 = no reference."
+        ),
+        click.option("--out", required=True, type=PATH, help="Folder for metrics and pictures."),
+        click.option("--weights", type=PATH, help="Network to use instead of the shipped one."),
+        click.option("--baselines", type=PATH, help="Folder of trained baselines to compare with."),
+        click.option("--against", multiple=True, type=PATH, help="Folder of an earlier evaluation; repeatable."),
+        click.option("--inception", type=PATH, help="Weights of FID's Inception v3, for KID and FID."),
+        click.option("--dino", type=PATH, help="Weights of a DINO ViT-S or ViT-B, for MFP's two parts."),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def comparison(
+    baselines: Path | None, against: tuple[Path, ...], inception: Path | None, dino: Path | None
+) -> dict[str, Any]:
+    """What generated tiles are compared by and with. Raises SettingsError."""
+    from tilecascade.model.evaluation.baselines import load_baselines
+    from tilecascade.model.evaluation.report import load_perceptual_metrics
+
+    try:
+        return {
+            "baselines": {} if baselines is None else load_baselines(baselines),
+            "perceptual": load_perceptual_metrics(inception, dino),
+            "earlier": against,
+        }
+    except ValueError as error:
+        raise SettingsError(str(error)) from None
+
+
+@click.group()
+@click.option("--scene", hidden=True, callback=renamed("the command `evaluate scene`"))
+@click.option("--pairs", hidden=True, callback=renamed("the command `evaluate pairs`"))
+@click.option("--seams", hidden=True, is_flag=True, callback=renamed("the command `evaluate seams`"))
+def evaluate(scene: None, pairs: None, seams: None) -> None:
+    """Measure what a network generates."""
+
+
+@evaluate.command("scene")
+@click.argument("scenes", nargs=-1, required=True, type=PATH)
+@click.option("--truth", required=True, type=PATH, help="Folder of pairs: the ground truth.")
+@click.option("--zooms", default="14-17", show_default=True, help="Zooms to compare.")
+@common_options
+def evaluate_scene(
+    scenes: tuple[Path, ...], truth: Path, zooms: str, split: str, source: str, span: Literal[0, 1, 2], out: Path,
+    weights: Path | None, **compared: Any,
+) -> None:  # fmt: skip
+    """As served: the whole cascade over GeoTIFF SCENES, from imagery alone, against ground truth."""
+    from tilecascade.app.tools.evaluate import SceneEvaluation, run_evaluation
+
+    settings = load_settings(weights=weights, data_dir=out / "data", redis_url="none")
+    wanted = SceneEvaluation(scenes, truth, source, split, parse_zooms(zooms), out, span=span, **comparison(**compared))
+    asyncio.run(run_evaluation(settings, wanted))
+
+
+@evaluate.command("pairs")
+@click.argument("pairs", type=PATH)
+@click.option("--zooms", default="14-18", show_default=True, help="Zooms to compare.")
+@click.option("--mismatched-imagery", "mismatched", is_flag=True, help="Once more with the imagery of other places.")
+@click.option("--untrusted", is_flag=True, help="Let the network take the true references for its own.")
+@common_options
+def evaluate_pairs(
+    pairs: Path, zooms: str, mismatched: bool, untrusted: bool, split: str, source: str, span: int, out: Path,
+    weights: Path | None, **compared: Any,
+) -> None:  # fmt: skip
+    """Teacher-forced, because each pair of the folder PAIRS is given its true reference."""
+    from tilecascade.model.evaluation.teacher_forced import PairEvaluation, run_teacher_forced
+
+    settings = load_settings(weights=weights)
+    wanted = PairEvaluation(
+        pairs,
+        source,
+        split,
+        parse_zooms(zooms),
+        out,
+        span=span,
+        mismatched=mismatched,
+        trusted=not untrusted,
+        **comparison(**compared),
+    )
+    try:
+        run_teacher_forced(settings.weights, wanted)
+    except (ValueError, FileNotFoundError) as error:
+        raise SettingsError(str(error)) from None
+
+
+@evaluate.command("seams")
+@click.argument("scenes", nargs=-1, required=True, type=PATH)
+@click.option("--zooms", default="14-17", show_default=True, help="Zooms; they may exceed the imagery's own.")
+@click.option("--edge", default=16, show_default=True, type=click.IntRange(2, 64), help="Mosaic's edge in tiles.")
+@click.option("--out", required=True, type=PATH, help="Folder for metrics and pictures.")
+@click.option("--weights", type=PATH, help="Network to use instead of the shipped one.")
+def evaluate_seams(scenes: tuple[Path, ...], zooms: str, edge: int, out: Path, weights: Path | None) -> None:
+    """Look for borders in mosaics of GeoTIFF SCENES; needs no ground truth.
+
+    Ranks of tile, block and window borders among all other places of a mosaic, a shifted lattice, drift of colours.
+    """
+    from tilecascade.app.tools.seams import run_seams
+
+    settings = load_settings(weights=weights, data_dir=out / "data", redis_url="none")
+    asyncio.run(run_seams(settings, list(scenes), parse_zooms(zooms), edge, out))
+
+
+@click.command()
+@click.option("--scene", required=True, multiple=True, type=PATH, help="GeoTIFF; repeatable.")
+@click.option("--truth", required=True, type=PATH, help="Folder of pairs to compare with.")
+@click.option("--split", required=True, help="Split of the manifest.")
+@click.option("--source", default="snezhinsk_osm", show_default=True, help="Source of the manifest.")
+@click.option("--zooms", default="15-17", show_default=True)
+@click.option("--weights", type=PATH, help="Network to use instead of the shipped one.")
+@click.option("--store", is_flag=True, help="Write the calibration into the weights' description.")
+@click.option("--out", required=True, type=PATH, help="Folder for the figures.")
+def calibrate(
+    scene: tuple[Path, ...],
+    truth: Path,
+    split: str,
+    source: str,
+    zooms: str,
+    weights: Path | None,
+    store: bool,
+    out: Path,
+) -> None:
+    """Measure what a network's uncertainty means, for the confidence tiles."""
+    from tilecascade.app.tools.calibrate import run_calibration
+
+    settings = load_settings(weights=weights, data_dir=out / "data", redis_url="none")
+    result = asyncio.run(run_calibration(settings, list(scene), truth, source, split, parse_zooms(zooms), out, store))
+    for name in ("confidence", "fitted", "uncertainty", "edges"):
+        click.echo(f"{name}: AUC {result[name]['auc']}, wrong by decile {result[name]['wrong_by_decile']}")
+
+
+@click.group()
+def dataset() -> None:
+    """Make training data."""
+
+
+@dataset.command()
+@click.option("--seed", "seeds", multiple=True, type=click.IntRange(0, 2**32 - 1), help="Country; repeatable.")
+@click.option("--count", default=200, show_default=True, type=click.IntRange(1), help="Pairs of each country.")
+@click.option("--split", default="train", show_default=True, help="Split to list them under.")
+@click.option("--out", required=True, type=PATH, help="Folder; manifest.csv is appended to.")
+def country(seeds: tuple[int, ...], count: int, split: str, out: Path) -> None:
+    """Render pairs of imagery and map of fictional countries."""
+    from tilecascade.model.world.pairs import write_pairs
+
+    for seed in seeds or (1,):
+        write_pairs(out, seed, count, split)
+
+
+@dataset.command()
+@click.option("--imagery", required=True, type=PATH, help="GeoTIFF, or a folder z/x/y.png.")
+@click.option("--map", "map_source", required=True, type=PATH, help="The same, of the map.")
+@click.option("--zooms", default="14-18", show_default=True)
+@click.option("--source", default="own", show_default=True, help="Name in the manifest.")
+@click.option("--val-share", default=0.1, show_default=True, type=click.FloatRange(0, 1), help="Share of z14 areas.")
+@click.option("--out", required=True, type=PATH, help="Folder to write.")
+def build(imagery: Path, map_source: Path, zooms: str, source: str, val_share: float, out: Path) -> None:
+    """Cut pairs out of imagery and a map (CSCMG layout, and a manifest)."""
+    from tilecascade.app.tools.dataset import build as build_dataset
+
+    counts = build_dataset(imagery, map_source, parse_zooms(zooms), out, source, val_share)
+    click.echo(", ".join(f"{split}: {count} pairs" for split, count in counts.items()))
+
+
+@dataset.command()
+@click.argument("folder", type=PATH)
+@click.option(
+    "--max-blank",
+    "most",
+    default=0.05,
+    show_default=True,
+    type=click.FloatRange(0, 100),
+    help="Percent of blank pixels.",
+)
+def clean(folder: Path, most: float) -> None:
+    """Take pairs whose imagery has black or white holes out of FOLDER/manifest.csv (into dropped.csv)."""
+    from tilecascade.model.data.clean import clean_manifest
+
+    try:
+        kept, dropped = clean_manifest(folder / "manifest.csv", most / 100)
+    except ValueError as error:
+        raise SettingsError(str(error)) from None
+    click.echo(f"kept {kept}, dropped {dropped}")
+
+
+@dataset.command()
+@click.argument("folder", type=PATH)
+@click.option("--gsd", required=True, type=click.FloatRange(min=0, min_open=True), help="Metres per pixel.")
+@click.option("--nested", "as_nested", is_flag=True, help="Centred crops of 4096 to 512 pixels instead.")
+@click.option("--out", required=True, type=PATH, help="Folder for 512 x 512 images and gsd.csv.")
+def standardize(folder: Path, gsd: float, as_nested: bool, out: Path) -> None:
+    """Bring the images of FOLDER to 512 x 512 with a stated resolution (MMM-RS rules)."""
+    from tilecascade.app.tools.dataset import standardize_folder
+
+    try:
+        made, skipped = standardize_folder(folder, gsd, as_nested, out)
+    except ValueError as error:
+        raise SettingsError(str(error)) from None
+    for line in skipped:
+        click.echo(f"skipped {line}", err=True)
+    click.echo(f"wrote {made} images")
+
+
+@click.command()
+@click.argument("config", type=PATH)
+@click.option("--stage", help="Run only this stage; the others are taken from their checkpoints.")
+def train(config: Path, stage: str | None) -> None:
+    """Train a network as CONFIG (TOML) says. Interrupted runs go on where they stopped."""
+    try:
+        from tilecascade.model.training.baselines import train_baselines
+        from tilecascade.model.training.config import BASELINE_PRESET, read_config
+        from tilecascade.model.training.run import train as run_training
+    except ImportError as error:
+        raise SettingsError(f"training needs the extra packages: pip install 'tilecascade[train]' ({error})") from None
+    if not config.is_file():
+        raise SettingsError(f"{config} does not exist; an example is model/training/default.toml")
+    try:
+        parsed = read_config(config)
+        if parsed.preset == BASELINE_PRESET:
+            click.echo(f"baselines: {train_baselines(parsed)}")
+        else:
+            click.echo(f"network: {run_training(parsed, stage)}.safetensors")
+    except ValueError as error:
+        raise SettingsError(str(error)) from None

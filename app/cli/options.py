@@ -1,0 +1,53 @@
+"""Options and arguments that several commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from tilecascade.app.errors import SettingsError
+
+
+def server_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Where the running server is, and its key."""
+    folder = click.option(
+        "--data-dir", default="tilecascade-data", type=click.Path(path_type=Path), help="The server's, for its key."
+    )
+    return click.option("--url", default="http://127.0.0.1:8000", show_default=True, help="The running server.")(
+        folder(command)
+    )
+
+
+def renamed(now: str) -> Callable[[click.Context, click.Parameter, Any], None]:
+    """The callback of a hidden option of the last release. now: what to use instead, which it says when it is used."""
+
+    def refuse(context: click.Context, option: click.Parameter, value: Any) -> None:
+        if value:
+            raise SettingsError(f"{option.opts[0]} is {now} since version 0.2")
+
+    return refuse
+
+
+def parse_bbox(text: str) -> tuple[float, float, float, float]:
+    """W,S,E,N in degrees. Raises SettingsError."""
+    try:
+        west, south, east, north = (float(part) for part in text.split(","))
+    except ValueError:
+        raise SettingsError(f"--bbox wants W,S,E,N in degrees, not {text!r}") from None
+    if not (-180 <= west < east <= 180 and -90 <= south < north <= 90):
+        raise SettingsError(f"--bbox wants west < east and south < north, within the world, not {text!r}")
+    return west, south, east, north
+
+
+def parse_zooms(text: str) -> range:
+    """A-B, or one zoom. Raises SettingsError."""
+    first, _, last = text.partition("-")
+    if not (first.isdigit() and (last or first).isdigit()):
+        raise SettingsError(f"--zooms wants A-B, such as 14-17, not {text!r}")
+    low, high = int(first), int(last or first)
+    if not low <= high <= 24:
+        raise SettingsError(f"--zooms wants a rising range within 0-24, not {text!r}")
+    return range(low, high + 1)

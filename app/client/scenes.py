@@ -1,0 +1,68 @@
+"""`tilecascade scenes`: show and change the scenes of a running server."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import httpx
+
+from tilecascade.app.api.schemas import SceneAnswer, ScenesAnswer
+from tilecascade.app.client.connection import ask
+from tilecascade.app.errors import SettingsError
+from tilecascade.app.settings import DataDir
+
+KEY_VARIABLE = "TILECASCADE_API_KEY"
+
+
+def find_key(data_dir: Path) -> str:
+    """The server's key: from the environment, or from the file in its data directory. Raises SettingsError."""
+    if KEY_VARIABLE in os.environ:
+        return os.environ[KEY_VARIABLE]
+    try:
+        return DataDir(data_dir).api_key.read_text().strip()
+    except OSError:
+        raise SettingsError(
+            f"no key: set {KEY_VARIABLE}, or name the server's data directory with --data-dir (it holds api-key)"
+        ) from None
+
+
+class SceneClient:
+    """Asks one server. Raises SettingsError with the server's sentence for what it refuses."""
+
+    def __init__(self, url: str, layer: str | None, key: str = "") -> None:
+        headers = {"X-API-Key": key} if key else {}
+        self._client = httpx.Client(
+            base_url=url, params={"layer": layer} if layer else {}, headers=headers, timeout=600
+        )
+
+    def show(self) -> str:
+        """A line per scene, topmost first."""
+        found = ScenesAnswer.model_validate_json(ask(self._client, "GET", "/scenes"))
+        lines = [f"layer {found.layer}, revision {found.revision}"]
+        for scene in found.scenes:
+            west, south, east, north = scene.bounds
+            lines.append(
+                f"{scene.id}  acquired {scene.acquired}  zooms {scene.zooms[0]}-{scene.zooms[1]}  "
+                f"{west:.5f},{south:.5f},{east:.5f},{north:.5f}  {scene.attribution}".rstrip()
+            )
+            lines += [f"              {note}" for note in scene.notes]
+        return "\n".join(lines)
+
+    def add(self, path: Path, acquired: str | None, attribution: str) -> str:
+        """Upload a file; returns the scene's id."""
+        params = {"attribution": attribution} | ({"acquired": acquired} if acquired else {})
+        try:
+            with path.open("rb") as file:
+                answer = ask(self._client, "POST", "/scenes", params=params, content=file)
+        except OSError as error:
+            raise SettingsError(f"{path} cannot be read: {error.strerror}") from None
+        return SceneAnswer.model_validate_json(answer).id
+
+    def remove(self, id: str) -> None:
+        """Remove a scene."""
+        ask(self._client, "DELETE", f"/scenes/{id}")
+
+    def order(self, ids: list[str]) -> None:
+        """Put the scenes in this order, topmost first; newest first again if empty."""
+        ask(self._client, "PUT", "/scenes/order", json={"ids": ids})

@@ -1,1 +1,0 @@
-"""HTTP: one module per kind of answer."""

@@ -1,0 +1,148 @@
+"""Changing the scenes of a layer while it is served, and catching up at the start with changes made in between."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+
+from tilecascade.app.errors import PurgeError, SceneError, SettingsError
+from tilecascade.app.scenes.journal import SceneJournal
+from tilecascade.app.scenes.scene_set import SceneSet
+from tilecascade.app.settings import DataDir, LayerSettings
+from tilecascade.app.sources.mosaic import SceneMosaic
+from tilecascade.app.sources.scene import Scene
+from tilecascade.app.storage.publication import Publication
+from tilecascade.app.tiles.invalidation import AffectedTiles, affected_by, changed_scenes
+from tilecascade.app.tiles.layer import Layer, ModelInfo, build_layer, configured_scenes
+from tilecascade.app.tiles.store import TileStore
+
+log = logging.getLogger(__name__)
+
+RETRY_SECONDS = 2.0
+"""Time between two attempts to remove outdated tiles from a cache that does not answer."""
+
+
+@dataclass(frozen=True)
+class LayerScenes:
+    """The scenes of one layer: its settings, the scenes that they name, and what was changed since."""
+
+    settings: LayerSettings
+    configured: list[Scene]
+    set: SceneSet
+
+
+class SceneManager:
+    """The scenes of all layers, and the way from one set of scenes to the next."""
+
+    def __init__(self, data_dir: DataDir, publication: Publication) -> None:
+        self._data_dir = data_dir
+        self._publication = publication
+        self._scenes: dict[str, LayerScenes] = {}
+        self._changing = asyncio.Lock()
+        self._unfinished: set[asyncio.Task[None]] = set()
+
+    def build(self, wanted: LayerSettings, model: ModelInfo) -> Layer:
+        """A layer with its scenes as configured and as changed since. Raises SceneError or SettingsError."""
+        if wanted.country is not None:
+            return build_layer(wanted, model, self._data_dir)
+        configured = configured_scenes(wanted)
+        scenes = SceneSet.read(self._data_dir.scene_set(wanted.name))
+        self._scenes[wanted.name] = LayerScenes(wanted, configured, scenes)
+        return build_layer(wanted, model, self._data_dir, scenes.effective(configured) or configured)
+
+    def journal(self, layer: Layer) -> SceneJournal:
+        """The journal of what the layer's stored tiles were made from."""
+        return SceneJournal(self._data_dir.scene_journal(layer.name, layer.version))
+
+    def catch_up(self, store: TileStore) -> None:
+        """Remove tiles made from other scenes than the present ones: the scenes changed while no server ran, or a
+        removal was interrupted. Raises SettingsError."""
+        layer, imagery = store.layer, store.layer.imagery
+        if not isinstance(imagery, SceneMosaic):
+            return
+        journal = self.journal(layer)
+        try:
+            entry = journal.read()
+        except ValueError as error:
+            raise SettingsError(
+                f"{error}; move it away to have all tiles of layer {layer.name} generated again"
+            ) from None
+        if entry is not None and (entry.pending is not None or entry.scenes != list(imagery.scenes)):
+            changed = changed_scenes(entry.scenes, imagery.scenes)
+            changed += changed_scenes(entry.pending, imagery.scenes) if entry.pending is not None else []
+            journal.begin(entry.scenes, imagery.scenes)
+            affected = affected_by(layer.ladder, layer.max_zoom, changed)
+            store.clock.change(affected, lambda: None)
+            log.info("layer %s: the scenes have changed; removing the tiles made from the old ones", layer.name)
+            try:
+                store.invalidate(affected)
+            except PurgeError as error:
+                log.warning("layer %s: outdated tiles remain and are not used: %s", layer.name, error)
+                return  # the journal stays as it is, so that the next start tries again
+        journal.finish(imagery.scenes)
+
+    async def change(
+        self, store: TileStore, layers: Callable[[], Iterable[Layer]], change: Callable[[SceneSet], SceneSet]
+    ) -> Layer:
+        """Change a layer's scenes; returns when no tile made from the old ones is served any more.
+
+        layers: gives all layers once the change is made. Raises SceneError if the change is impossible. Raises
+        PurgeError if a cache does not answer: the change is made all the same, outdated tiles are not used, and their
+        removal goes on in the background.
+        """
+        async with self._changing:
+            old = store.layer
+            known = self._scenes.get(old.name)
+            if known is None or not isinstance(old.imagery, SceneMosaic):
+                raise SceneError(f"layer {old.name} shows the fictional country; start the server with a scene instead")
+            changed = change(known.set)
+            scenes = changed.effective(known.configured)
+            if not scenes:
+                raise SceneError("a layer needs a scene; add another before you remove the last")
+            new = await asyncio.to_thread(build_layer, known.settings, old.model, self._data_dir, scenes)
+            if new.version != old.version:
+                raise SceneError(
+                    f"with this the layer would begin at zoom {new.ladder.root} instead of {old.ladder.root}; give it "
+                    "a layer of its own"
+                )
+            differing = changed_scenes(old.imagery.scenes, scenes)
+            affected = affected_by(old.ladder, max(old.max_zoom, new.max_zoom), differing)
+            await asyncio.to_thread(self.journal(old).begin, old.imagery.scenes, scenes)
+            await asyncio.to_thread(changed.write)
+            self._scenes[old.name] = replace(known, set=changed)
+            await asyncio.to_thread(self._publication.withdraw, old)
+            try:
+                await store.change_layer(new, affected)
+            except PurgeError:
+                self._unfinished.add(task := asyncio.create_task(self._invalidate_later(store, layers, affected)))
+                task.add_done_callback(self._unfinished.discard)
+                raise
+            await self._finish(store, layers)
+            return new
+
+    async def _invalidate_later(
+        self, store: TileStore, layers: Callable[[], Iterable[Layer]], affected: AffectedTiles
+    ) -> None:
+        while True:
+            await asyncio.sleep(RETRY_SECONDS)
+            with suppress(PurgeError):
+                await asyncio.to_thread(store.invalidate, affected)
+                break
+        async with self._changing:
+            await self._finish(store, layers)
+
+    async def _finish(self, store: TileStore, layers: Callable[[], Iterable[Layer]]) -> None:
+        """No outdated tile is left: record it on disk, and publish the new revision."""
+        layer = store.layer
+        if isinstance(layer.imagery, SceneMosaic):
+            await asyncio.to_thread(self.journal(layer).finish, layer.imagery.scenes)
+        await asyncio.to_thread(self._publication.publish, layer)
+        self._publication.inform_workers(layers())
+
+    def close(self) -> None:
+        """Leave unfinished removals to the next start."""
+        for task in self._unfinished:
+            task.cancel()

@@ -1,0 +1,139 @@
+"""Run the application under uvicorn until told to stop; SIGTERM lets running requests finish.
+
+With workers, the application listens on a unix socket only, and granian's processes stand in front of it (worker.py).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+
+import uvicorn
+
+from tilecascade.app.api.app import create_app
+from tilecascade.app.errors import SettingsError
+from tilecascade.app.server import worker
+from tilecascade.app.server.worker_metrics import MULTIPROCESS
+from tilecascade.app.settings import DataDir, LayerSettings, Settings
+from tilecascade.app.storage.publication import LAYER_INFO_FILE
+from tilecascade.app.tiles.layer import ModelInfo, build_layer
+from tilecascade.cache.redis import die_with_parent
+from tilecascade.model.cascade import WindowConfig
+
+log = logging.getLogger(__name__)
+
+SOCKET = "application.sock"
+DRAIN_SECONDS = 30
+BACKLOG = 4096
+"""Connections that may wait, and requests at once, per worker: many clients that wait for a missing tile must not keep
+others from finished ones."""
+
+
+def run_server(settings: Settings, layers: list[LayerSettings]) -> int:
+    """Serve; returns the exit code: 0 after a normal stop, 2 if the service could not start.
+
+    Raises SettingsError or SceneError for what is wrong with settings or scenes, before anything listens.
+    """
+    weights = settings.weights.with_suffix(".safetensors")
+    if not weights.is_file():
+        raise SettingsError(f"weights {weights} do not exist")
+    for layer in layers:
+        build_layer(layer, ModelInfo("check", "check", WindowConfig()), DataDir(settings.data_dir))
+    check_address(settings.host, settings.port)
+    if not settings.workers:
+        return _run(settings, layers, None)
+    with tempfile.TemporaryDirectory(prefix="tilecascade-workers-") as folder:
+        return _run(settings, layers, Path(folder))
+
+
+def _run(settings: Settings, layers: list[LayerSettings], folder: Path | None) -> int:
+    """Run the application, with workers in front of it if `folder`, where their files are, is given."""
+    server: uvicorn.Server
+    failed = False
+
+    def stop() -> None:
+        nonlocal failed
+        failed = True
+        server.should_exit = True
+
+    app = create_app(settings, layers, on_failure=stop, workers_dir=folder)
+    common = {"timeout_graceful_shutdown": DRAIN_SECONDS, "access_log": False, "log_config": None}
+    if folder is None:
+        config = uvicorn.Config(app, host=settings.host, port=settings.port, **common)  # type: ignore[arg-type]
+    else:
+        # only our own workers can reach the socket, so what they say of a client is true
+        config = uvicorn.Config(app, uds=str(folder / SOCKET), forwarded_allow_ips="*", **common)  # type: ignore[arg-type]
+    server = uvicorn.Server(config)
+    # uvicorn drains on SIGTERM and then raises it again: let that be a normal end
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    with nullcontext() if folder is None else workers(settings, folder, stop):
+        server.run()
+    return 2 if failed else 0
+
+
+def check_address(host: str, port: int) -> None:
+    """Raises SettingsError if nothing can listen there."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        raise SettingsError(f"cannot listen on {host}:{port}: {error.strerror}") from None
+
+
+@contextmanager
+def workers(settings: Settings, folder: Path, on_end: Callable[[], None]) -> Iterator[None]:
+    """Worker processes on the settings' address while the `with` lasts; on_end is called should they end by themselves.
+
+    They end with this process, however that ends; granian starts a failed one again.
+    """
+    count = settings.workers
+    environment = {
+        worker.TILES: str(DataDir(settings.data_dir).tiles),
+        worker.APPLICATION: str(folder / SOCKET),
+        worker.LAYER_INFO: str(folder / LAYER_INFO_FILE),
+        worker.MEMORY: str(settings.memory_bytes // count),
+        MULTIPROCESS: str(folder),
+    }
+    options = {
+        "interface": "rsgi",
+        "workers": count,
+        "host": settings.host,
+        "port": settings.port,
+        "backlog": BACKLOG,
+        "backpressure": BACKLOG,
+        "workers-kill-timeout": DRAIN_SECONDS,
+        "log-level": "warning",
+    }
+    arguments = [f"--{name}={value}" for name, value in options.items()]
+    command = [sys.executable, "-m", "granian", *arguments, "--factory", "--respawn-failed-workers", "--no-ws"]
+    process = subprocess.Popen(
+        [*command, "tilecascade.app.server.worker:create"], env=os.environ | environment, preexec_fn=die_with_parent
+    )
+    ending = threading.Event()
+
+    def watch() -> None:
+        process.wait()
+        if not ending.is_set():
+            log.error("the workers have ended with exit code %d", process.returncode)
+            on_end()
+
+    watcher = threading.Thread(target=watch, name="workers", daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        ending.set()
+        process.terminate()
+        watcher.join(DRAIN_SECONDS)
+        process.kill()

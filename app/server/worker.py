@@ -1,0 +1,242 @@
+"""A worker in front of the application: answers finished tiles from disk, and forwards everything else.
+
+`tilecascade serve --workers N` starts N of these under granian, which runs their event loop and HTTP in Rust and calls
+`__rsgi__` once a request. They hold no model: the one process that owns the device is the application itself, which
+listens on a unix socket. A worker compares what it keeps in memory with the file at each request, so that an
+invalidated tile disappears here at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+from cachetools import LRUCache
+from mercantile import Tile
+
+from tilecascade.app.api.http_cache import EXPOSED_HEADERS, etag_of, matches
+from tilecascade.app.server.worker_metrics import WorkerMetrics
+from tilecascade.app.tiles.formats import MEDIA_TYPES, PATH, Variant, is_whole
+from tilecascade.app.tiles.layer_info import LayerInfo, read_layer_info
+
+TILES, APPLICATION, LAYER_INFO, MEMORY = (
+    f"TILECASCADE_WORKER_{name}" for name in ("TILES", "APPLICATION", "LAYER_INFO", "MEMORY")
+)
+"""Environment variables: the tile directory, the application's socket, LAYER_INFO_FILE, bytes kept in memory."""
+
+CORS = [("access-control-allow-origin", "*"), ("access-control-expose-headers", ", ".join(EXPOSED_HEADERS))]
+HOP_BY_HOP = {"connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade", "proxy-connection"}
+MAX_WHOLE = 1 << 20
+"""Answers of up to so many bytes are forwarded in one piece, longer and endless ones as they come."""
+
+Headers = list[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A tile in memory.
+
+    stamp: of its file when it was read. plain, pinned: the headers of an answer from memory, for a request without
+    `?v=` and for one with that of `revision`.
+    """
+
+    path: str
+    stamp: tuple[int, int, int]
+    revision: str
+    etag: str
+    plain: Headers
+    pinned: Headers
+    content: bytes
+
+
+class Hits:
+    """Finished tiles of the layers, as bytes with their headers."""
+
+    def __init__(self, tiles: Path, layer_info: Path, memory: int) -> None:
+        self._tiles = str(tiles)
+        self._info_path = str(layer_info)
+        self._info_stamp: tuple[int, int] | None = None
+        self._layers: dict[str | None, LayerInfo] = {}
+        self._kept: LRUCache[str, Kept] = LRUCache(memory, getsizeof=lambda kept: len(kept.content) + 1024)
+
+    def find(self, url: str, version: str | None) -> tuple[str, Headers, bytes] | None:
+        """ETag, headers and bytes of a finished tile; None if there is none or the path is no tile's.
+
+        What is in memory costs two `stat` calls: of the layers' information, and of the tile's file.
+        """
+        self._refresh()
+        kept = self._kept.get(url)
+        if kept is not None:
+            try:
+                stat = os.stat(kept.path)
+            except OSError:
+                return None
+            if kept.stamp == (stat.st_mtime_ns, stat.st_size, stat.st_ino):
+                return kept.etag, kept.pinned if version == kept.revision else kept.plain, kept.content
+        kept = self._read(url)
+        if kept is None:
+            return None
+        headers = kept.pinned if version == kept.revision else kept.plain
+        return kept.etag, [("x-cache", "disk") if name == "x-cache" else (name, v) for name, v in headers], kept.content
+
+    def _refresh(self) -> None:
+        """Read the layers' information again if it has changed. There is none before the application is ready."""
+        try:
+            stat = os.stat(self._info_path)
+        except FileNotFoundError:
+            return
+        if (stat.st_mtime_ns, stat.st_ino) != self._info_stamp:
+            layers = read_layer_info(Path(self._info_path))
+            self._layers = {None: layers[0]} | {layer.name: layer for layer in layers}
+            self._info_stamp = (stat.st_mtime_ns, stat.st_ino)
+            self._kept.clear()
+
+    def _read(self, url: str) -> Kept | None:
+        match = PATH.fullmatch(url)
+        layer = self._layers.get(match[1]) if match else None
+        if match is None or layer is None:
+            return None
+        tile = Tile(int(match[3]), int(match[4]), int(match[2]))
+        variant = Variant(2 if match[5].startswith("@2x") else 1, match[6])
+        path = f"{self._tiles}/{layer.name}/{layer.version}/{tile.z}/{tile.x}/{tile.y}{variant.suffix}"
+        try:
+            with open(path, "rb") as file:
+                stat, content = os.fstat(file.fileno()), file.read()
+        except OSError:
+            return None
+        if not is_whole(content):
+            return None  # broken: the application makes it again
+        described = layer.describe(tile, variant, "cached", "memory")
+        etag = etag_of(stat)
+        headers = [*CORS, ("content-type", MEDIA_TYPES[variant.format]), ("etag", etag)]
+        headers += [(name.lower(), value) for name, value in described.items()]
+        plain, pinned = ([*headers, ("cache-control", layer.age(v))] for v in (None, layer.revision))
+        stamp = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
+        kept = Kept(path, stamp, layer.revision, etag, plain, pinned, content)
+        if len(content) + 1024 <= self._kept.maxsize:
+            self._kept[url] = kept
+        return kept
+
+
+def tile_version(query: str) -> tuple[bool, str | None]:
+    """Whether a query asks for no more than a tile (`v`, `wait`), and the version it names."""
+    version = None
+    for part in query.split("&") if query else ():
+        name, _, value = part.partition("=")
+        if name == "v":
+            version = value
+        elif name != "wait":
+            return False, None
+    return True, version
+
+
+class Worker:
+    """The RSGI application of one worker process."""
+
+    def __init__(self, hits: Hits, application: Path) -> None:
+        self._hits = hits
+        self._application = application
+        self._client: httpx.AsyncClient | None = None
+        self._metrics = WorkerMetrics()
+
+    def __rsgi_init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Called by granian in each worker, before the first request."""
+        transport = httpx.AsyncHTTPTransport(uds=str(self._application), limits=httpx.Limits(max_connections=None))
+        self._client = httpx.AsyncClient(transport=transport, timeout=None, follow_redirects=False)
+
+    async def __rsgi__(self, scope: Any, proto: Any) -> None:
+        """Answer one request."""
+        if scope.method == "GET":
+            plain, version = tile_version(scope.query_string)
+            hit = self._hits.find(scope.path, version) if plain else None
+            if hit is not None:
+                etag, headers, png = hit
+                known = scope.headers.get("if-none-match")
+                if known is not None and matches(known, etag):
+                    self._metrics.hit(304)
+                    proto.response_empty(304, headers)
+                else:
+                    self._metrics.hit(200)
+                    proto.response_bytes(200, headers, png)
+                return
+        self._metrics.forwarded()
+        await self._forward(scope, proto)
+
+    async def _forward(self, scope: Any, proto: Any) -> None:
+        """Ask the application. When the client leaves, the request ends, too, and the application may drop the work."""
+        asking = asyncio.ensure_future(self._ask(scope, proto))
+        gone = asyncio.ensure_future(proto.client_disconnect())
+        try:
+            await asyncio.wait({asking, gone}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            gone.cancel()
+            if not asking.done():
+                asking.cancel()
+        if not asking.cancelled() and asking.done():
+            asking.result()
+
+    async def _ask(self, scope: Any, proto: Any) -> None:
+        assert self._client is not None
+        address = f"http://application{scope.path}" + (f"?{scope.query_string}" if scope.query_string else "")
+        body = body_of(proto) if scope.method not in ("GET", "HEAD", "OPTIONS") else None
+        request = self._client.build_request(scope.method, address, headers=forwarded_headers(scope), content=body)
+        try:
+            answer = await self._client.send(request, stream=True)
+        except httpx.TransportError:
+            detail = json.dumps({"detail": "the application does not answer; try again in a moment"})
+            headers = [*CORS, ("content-type", "application/json"), ("retry-after", "2")]
+            proto.response_str(503, [*headers, ("cache-control", "no-store")], detail)
+            return
+        try:
+            headers = [(k, v) for k, v in answer.headers.multi_items() if k.lower() not in HOP_BY_HOP]
+            length = answer.headers.get("content-length")
+            if scope.method == "HEAD" or answer.status_code in (204, 304):
+                proto.response_empty(answer.status_code, headers)
+            elif length is not None and int(length) <= MAX_WHOLE:
+                content = b"".join([chunk async for chunk in answer.aiter_raw()])
+                proto.response_bytes(answer.status_code, headers, content)
+            else:
+                transport = proto.response_stream(answer.status_code, headers)
+                async for chunk in answer.aiter_raw():
+                    await transport.send_bytes(chunk)
+        finally:
+            await answer.aclose()
+
+
+async def body_of(proto: Any) -> AsyncIterator[bytes]:
+    """The chunks of a request's body."""
+    async for chunk in proto:
+        yield chunk
+
+
+def forwarded_headers(scope: Any) -> Headers:
+    """The request's headers for the application, with the client's address and the scheme it used.
+
+    A proxy on this machine is believed about both, another client is not.
+    """
+    client = scope.client.rsplit(":", 1)[0].strip("[]")
+    trusted = client in ("127.0.0.1", "::1", "")
+    ours = {"x-forwarded-for": client, "x-forwarded-proto": scope.scheme}
+    headers = []
+    for name, value in scope.headers.items():
+        if name in HOP_BY_HOP or name == "host":
+            continue
+        if name in ours:
+            if trusted:
+                ours[name] = value
+            continue
+        headers.append((name, value))
+    host = scope.headers.get("host") or scope.authority or "localhost"
+    return [("host", host), *headers, *ours.items()]
+
+
+def create() -> Worker:
+    """The worker that this process's environment describes."""
+    hits = Hits(Path(os.environ[TILES]), Path(os.environ[LAYER_INFO]), int(os.environ[MEMORY]))
+    return Worker(hits, Path(os.environ[APPLICATION]))

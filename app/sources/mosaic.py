@@ -1,0 +1,188 @@
+"""Overlapping scenes as one field of pixels that any window can be read from.
+
+rio-tiler reads the files: any CRS, overviews, nodata values, internal masks and alpha bands. A window is assembled from
+whole tiles, because warping and decimation depend on the extent that is read: two windows of one scene differed by up
+to 22 levels where they overlap, and the pixels under a tile must not depend on who reads them.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import mercantile
+import numpy as np
+import rasterio
+from cachetools import LRUCache
+from mercantile import Tile
+from rio_tiler.errors import NoOverviewWarning
+from rio_tiler.io import Reader
+from scipy import ndimage
+
+from tilecascade.app.errors import SceneError
+from tilecascade.app.sources.scene import Scene, window_bounds
+from tilecascade.app.sources.source import digest
+from tilecascade.model.cascade import TILE_SIZE, Mask, Pixels, Window, assemble, tile_window
+
+READ_MARGIN = 8
+"""Pixels read beyond a tile and cut off: enlarging and warping look at neighbours."""
+
+
+BLACK = 2
+"""Level up to which a pixel counts as pure black: JPEG does not keep zeros exactly."""
+
+
+KEPT_TILES = 512
+"""Tiles of imagery kept in memory (a quarter of a MiB each)."""
+
+
+def nodata_collar(colours: Pixels, known: Mask) -> Mask:
+    """Where areas of pure black stand for missing imagery, with the fringe that JPEG leaves around them: H x W bool.
+
+    Single dark pixels stay imagery. Looks at most READ_MARGIN pixels far.
+    """
+    black = (colours <= BLACK).all(axis=2) & known
+    areas = ndimage.binary_opening(black, np.ones((7, 7), dtype=bool))
+    return np.asarray(ndimage.binary_dilation(areas, iterations=2))
+
+
+def newest_first(scenes: Sequence[Scene]) -> list[Scene]:
+    """By capture time, then by content."""
+    return sorted(scenes, key=lambda scene: (scene.acquired, scene.id), reverse=True)
+
+
+@dataclass
+class SceneMosaic:
+    """Overlapping scenes as one source of imagery, the first on top. Thread-safe. See Source for its attributes."""
+
+    scenes: Sequence[Scene]
+    id: str = field(init=False)
+    bounds: tuple[float, float, float, float] = field(init=False)
+    native_zoom: int = field(init=False)
+    attribution: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        if not self.scenes:
+            raise SceneError("imagery needs at least one scene")
+        self.id = digest([scene.id for scene in self.scenes])
+        edges = np.array([scene.bounds for scene in self.scenes])
+        self.bounds = (
+            float(edges[:, 0].min()),
+            float(edges[:, 1].min()),
+            float(edges[:, 2].max()),
+            float(edges[:, 3].max()),
+        )
+        west, south, east, north = self.bounds
+        self.center = ((west + east) / 2, (south + north) / 2)
+        self.native_zoom = max(scene.native_zoom for scene in self.scenes)
+        self.attribution = ", ".join(dict.fromkeys(s.attribution for s in self.scenes if s.attribution))
+        self._sources: LRUCache[Tile, tuple[str, ...]] = LRUCache(maxsize=100_000)
+        self._tiles: LRUCache[Tile, tuple[Pixels, tuple[str, ...]]] = LRUCache(maxsize=KEPT_TILES)
+        self._lock = threading.Lock()
+        self._readers: dict[Path, list[Reader]] = {scene.path: [] for scene in self.scenes}
+        self._turns = threading.BoundedSemaphore(os.cpu_count() or 1)
+
+    def read(self, window: Window) -> tuple[Pixels, Mask]:
+        """See Source. Unknown pixels are 0. Overlapping windows agree to the bit."""
+        return assemble(window, {tile: self._tile(tile)[0] for tile in window.tiles()})
+
+    def covers(self, tile: Tile) -> bool:
+        """See Source."""
+        return bool(self.sources(tile))
+
+    def id_at(self, tile: Tile) -> str:
+        """See Source."""
+        return digest(self.sources(tile))
+
+    def sources(self, tile: Tile) -> tuple[str, ...]:
+        """The ids of the scenes that the tile's pixels come from, topmost first."""
+        with self._lock:
+            known = self._sources.get(tile)
+        return self._tile(tile)[1] if known is None else known
+
+    @contextmanager
+    def _reader(self, scene: Scene) -> Iterator[Reader]:
+        """A reader of a scene for one thread at a time: opening costs as much as reading a tile.
+
+        There are at most as many as cores, and the one used last is used first, because each decodes the file's blocks
+        for itself.
+        """
+        with self._turns:
+            with self._lock:
+                idle = self._readers[scene.path]
+                reader = idle.pop() if idle else None
+            if reader is None:
+                with rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR"), warnings.catch_warnings():
+                    warnings.simplefilter("ignore", NoOverviewWarning)
+                    reader = Reader(str(scene.path))
+            yield reader
+            with self._lock:
+                idle.append(reader)
+
+    def _tile(self, tile: Tile) -> tuple[Pixels, tuple[str, ...]]:
+        """The scenes over one tile, 256 x 256 x 4 RGBA, and their ids; kept for the windows that share it."""
+        with self._lock:
+            kept = self._tiles.get(tile)
+        if kept is not None:
+            return kept
+        window = tile_window(tile).grown(READ_MARGIN)
+        box = window_bounds(window)
+        inner = (slice(READ_MARGIN, -READ_MARGIN),) * 2
+        pixels = np.zeros((TILE_SIZE, TILE_SIZE, 4), dtype=np.uint8)
+        sources = []
+        for scene in self.scenes:
+            if not _meets(scene.bounds, box):
+                continue
+            with self._reader(scene) as reader:
+                colours, mask = (whole[inner] for whole in _read_scene(reader, scene, window, box))
+            uncovered = mask & (pixels[..., 3] == 0)
+            if uncovered.any():
+                sources.append(scene.id)
+            np.copyto(pixels[..., :3], colours, where=uncovered[..., None])
+            np.copyto(pixels[..., 3], np.uint8(255), where=uncovered)
+            if pixels[..., 3].all():
+                break
+        with self._lock:
+            self._tiles[tile] = pixels, tuple(sources)
+            self._sources[tile] = tuple(sources)
+        return pixels, tuple(sources)
+
+
+def box_of(bounds: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
+    """Degrees (west, south, east, north) -> Web Mercator metres (left, bottom, right, top)."""
+    left, bottom = mercantile.xy(bounds[0], max(bounds[1], -85.06))
+    right, top = mercantile.xy(bounds[2], min(bounds[3], 85.06))
+    return left, bottom, right, top
+
+
+def _meets(bounds: tuple[float, float, float, float], box: tuple[float, float, float, float]) -> bool:
+    left, bottom, right, top = box_of(bounds)
+    return left < box[2] and right > box[0] and bottom < box[3] and top > box[1]
+
+
+def _read_scene(
+    reader: Reader, scene: Scene, window: Window, box: tuple[float, float, float, float]
+) -> tuple[Pixels, Mask]:
+    image = reader.part(
+        box,
+        bounds_crs="epsg:3857",
+        dst_crs="epsg:3857",
+        width=window.width,
+        height=window.height,
+        indexes=scene.indexes,
+        resampling_method="bilinear",
+        reproject_method="bilinear",
+    )
+    data = image.array.data
+    if scene.stretch is not None:
+        low = np.array([pair[0] for pair in scene.stretch])[:, None, None]
+        high = np.array([pair[1] for pair in scene.stretch])[:, None, None]
+        data = np.clip((data.astype(np.float64) - low) / (high - low), 0, 1) * 255
+    mask = np.asarray(image.mask > 127)
+    colours = np.ascontiguousarray(data.transpose(1, 2, 0)).astype(np.uint8)
+    return colours, mask & ~nodata_collar(colours, mask) if scene.black_is_nodata else mask

@@ -1,0 +1,137 @@
+"""One raster file as a source of imagery: what it covers, which bands are its colours, how it is stretched.
+
+Scenes of 16 bits or real numbers are stretched from their 2nd to their 98th percentile, taken once from a coarse read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+import mercantile
+import numpy as np
+import rasterio
+from rasterio.enums import ColorInterp, MaskFlags, Resampling
+from rio_tiler.errors import RioTilerError
+from rio_tiler.io import Reader
+from scipy import ndimage
+
+from tilecascade.app.errors import SceneError
+from tilecascade.model.cascade import TILE_SIZE, Window
+
+STRETCH_SAMPLE = 512
+"""Edge in pixels of the coarse read that percentiles are taken from."""
+
+
+MIN_COLLAR_SHARE = 0.002
+"""Share of a scene that an area of pure black at its edge needs to count as missing imagery (a nodata collar)."""
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One raster file.
+
+    path: of the file. id: names its content. bounds: west, south, east, north in degrees. native_zoom: the zoom whose
+    pixels are about as large as the scene's. indexes: the bands that are red, green and blue. stretch: by band, the
+    values that become 0 and 255; None for 8 bits. acquired: capture time in ISO 8601, by which scenes are sorted.
+    black_is_nodata: areas of pure black are missing imagery, though the file does not say so.
+    """
+
+    path: Path
+    id: str
+    bounds: tuple[float, float, float, float]
+    native_zoom: int
+    indexes: tuple[int, ...]
+    stretch: tuple[tuple[float, float], ...] | None
+    acquired: str
+    attribution: str = ""
+    black_is_nodata: bool = False
+
+
+def _bands(dataset: rasterio.DatasetReader, path: Path) -> tuple[int, ...]:
+    """Which bands are red, green and blue: by their colour interpretation, else the first three."""
+    kinds = list(dataset.colorinterp)
+    wanted = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
+    if all(kind in kinds for kind in wanted):
+        return tuple(kinds.index(kind) + 1 for kind in wanted)
+    optical = [i + 1 for i, kind in enumerate(kinds) if kind != ColorInterp.alpha]
+    if len(optical) >= 3:
+        return tuple(optical[:3])
+    raise SceneError(f"{path} has {len(optical)} colour band(s); imagery needs red, green and blue")
+
+
+def _acquired(dataset: rasterio.DatasetReader, path: Path) -> str:
+    """Capture time as a sortable text: TIFFTAG_DATETIME, else the file's modification time."""
+    tag = dataset.tags().get("TIFFTAG_DATETIME", "")
+    try:
+        return datetime.strptime(tag, "%Y:%m:%d %H:%M:%S").isoformat()
+    except ValueError:
+        return datetime.fromtimestamp(path.stat().st_mtime).isoformat()
+
+
+def open_scene(path: Path, attribution: str = "") -> Scene:
+    """Examine a raster file. Raises SceneError with a sentence if it cannot be used."""
+    if not path.is_file():
+        raise SceneError(f"{path} does not exist or is not a file; give a GeoTIFF or COG")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Reader(str(path)) as reader:
+                dataset = reader.dataset
+                if dataset.crs is None:
+                    raise SceneError(f"{path} has no coordinate reference system; georeference it first")
+                indexes = _bands(dataset, path)
+                kinds = {dataset.dtypes[i - 1] for i in indexes}
+                if any(np.dtype(kind).kind not in "uif" for kind in kinds):
+                    raise SceneError(f"{path} holds {', '.join(kinds)} values; imagery needs whole or real numbers")
+                bounds = reader.get_geographic_bounds("epsg:4326")
+                stretch = None
+                if any(dataset.dtypes[i - 1] != "uint8" for i in indexes):
+                    sample = reader.preview(indexes=indexes, max_size=STRETCH_SAMPLE).array
+                    if not sample.count():
+                        raise SceneError(f"{path} holds no valid pixel")
+                    ends = [np.percentile(band.compressed(), (2, 98)) for band in sample]
+                    stretch = tuple((float(low), max(float(high), float(low) + 1e-6)) for low, high in ends)
+                filled = stretch is None and _has_black_collar(dataset, indexes)
+                with path.open("rb") as file:
+                    digest = hashlib.file_digest(file, "sha256").hexdigest()[:12]
+                return Scene(
+                    path=path.resolve(),
+                    id=digest,
+                    bounds=tuple(bounds),
+                    native_zoom=int(reader.maxzoom),
+                    indexes=indexes,
+                    stretch=stretch,
+                    acquired=_acquired(dataset, path),
+                    attribution=attribution,
+                    black_is_nodata=filled,
+                )
+    except (rasterio.errors.RasterioError, RioTilerError) as error:
+        raise SceneError(f"{path} cannot be read as a raster: {error}") from None
+
+
+def _has_black_collar(dataset: rasterio.DatasetReader, indexes: tuple[int, ...]) -> bool:
+    """Whether a file without a mask has an area of pure black that reaches its edge.
+
+    Tools that write no mask fill mosaics up with it, and a network would take it for water.
+    """
+    if any(flag not in (MaskFlags.all_valid,) for flag in dataset.mask_flag_enums[indexes[0] - 1]):
+        return False
+    scale = min(1.0, STRETCH_SAMPLE / max(dataset.width, dataset.height))
+    shape = (len(indexes), max(1, round(dataset.height * scale)), max(1, round(dataset.width * scale)))
+    black = (dataset.read(indexes, out_shape=shape, resampling=Resampling.nearest) == 0).all(axis=0)
+    areas, _ = ndimage.label(ndimage.binary_opening(black, np.ones((3, 3), dtype=bool)))
+    edge = np.unique(np.concatenate([areas[0], areas[-1], areas[:, 0], areas[:, -1]]))
+    sizes = np.bincount(areas.ravel())
+    return bool(any(sizes[area] >= MIN_COLLAR_SHARE * areas.size for area in edge if area))
+
+
+def window_bounds(window: Window) -> tuple[float, float, float, float]:
+    """A window's edges in Web Mercator metres: left, bottom, right, top."""
+    pixel = mercantile.CE / (TILE_SIZE << window.zoom)
+    left = window.left * pixel - mercantile.CE / 2
+    top = mercantile.CE / 2 - window.top * pixel
+    return left, top - window.height * pixel, left + window.width * pixel, top

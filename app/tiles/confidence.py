@@ -1,0 +1,81 @@
+"""Confidence tiles: how far each generated tile can be trusted, made when they are asked for and kept beside the
+map."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+
+from mercantile import Tile
+
+from tilecascade.app.errors import NoTileError
+from tilecascade.app.tiles import image
+from tilecascade.app.tiles.formats import CONFIDENCE
+from tilecascade.app.tiles.generator import BlockGenerator
+from tilecascade.app.tiles.store import GENERATED, FoundTile
+from tilecascade.cache.single_flight import SingleFlight
+from tilecascade.model.cascade import Block
+from tilecascade.model.confidence import BASE_MAP_COLOUR, colours_of, expected_error
+from tilecascade.model.engine import Declined, Generated, Priority
+from tilecascade.model.pipeline import Uncertainty
+
+NOTE = "expected share of wrongly classed pixels, from green (few) to red (many); blue: surveyed"
+
+
+class ConfidenceTiles:
+    """Makes the confidence tiles of one layer. Its coroutines belong to one event loop."""
+
+    def __init__(self, generator: BlockGenerator) -> None:
+        self._generator = generator
+        self._flights: SingleFlight[dict[Tile, FoundTile]] = SingleFlight()
+
+    async def make(self, tile: Tile, priority: Priority) -> FoundTile:
+        """The confidence tile. Raises NoTileError where there is no map tile, or where no calibration is known."""
+        ladder = self._generator.store.layer.ladder
+        if tile.z < ladder.root:
+            raise NoTileError(f"confidence begins at zoom {ladder.root}")
+        block = ladder.block(tile)
+        tiles = await self._flights.run(block, partial(self._block, block, priority))
+        if tile not in tiles:
+            raise NoTileError(f"there is no imagery at {tile.z}/{tile.x}/{tile.y}")
+        return tiles[tile]
+
+    async def _block(self, block: Block, priority: Priority) -> dict[Tile, FoundTile]:
+        """All confidence tiles of a block, stored."""
+        store = self._generator.store
+        if not store.layer.model.calibration:
+            raise NoTileError("this network has no calibration; `tilecascade calibrate --store` measures one")
+        while True:
+            began, layer, tiles = store.clock.now, store.layer, {}
+            result = await self.uncertainty(block, priority)
+            masks = block.cut(result.conditions.cut(block.footprint()).imagery_known)
+            classes = block.cut(result.output.classes)
+            for tile, disagreement in block.cut(result.output.disagreement).items():
+                base = await store.from_base_map(tile)
+                if base is None and not masks[tile].any():
+                    continue
+                colours = colours_of(expected_error(disagreement, classes[tile], layer.model.calibration))
+                if base is not None:
+                    colours[:] = BASE_MAP_COLOUR
+                notes = image.provenance(layer, tile) | {"Comment": NOTE}
+                data = image.encode(colours, masks[tile] | (base is not None), notes)
+                tiles[tile] = FoundTile(data, GENERATED)
+            kept = [await store.run(store.put, tile, CONFIDENCE, made.data, began) for tile, made in tiles.items()]
+            if all(kept):
+                return tiles
+
+    async def uncertainty(self, block: Block, priority: Priority = Priority.INTERACTIVE) -> Generated[Uncertainty]:
+        """How far maps of a block that are generated with different noise disagree, and from which conditions."""
+        generator = self._generator
+        window = generator.store.layer.ladder.window(block)
+        references = await generator.references(window)
+        prepare = partial(generator.conditions, window, references)
+        result = await asyncio.wrap_future(
+            generator.engine.submit_uncertainty(generator.stage(block), prepare, priority)
+        )
+        assert not isinstance(result, Declined)  # `conditions` never declines
+        return result
+
+    async def drain(self) -> None:
+        """Wait for the blocks under way."""
+        await self._flights.drain()

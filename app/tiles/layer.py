@@ -1,0 +1,182 @@
+"""A layer: what is served, from what imagery, by what model; and the version that names its tiles."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+
+import mercantile
+from mercantile import Tile
+
+from tilecascade.app.errors import SettingsError
+from tilecascade.app.settings import DataDir, LayerSettings
+from tilecascade.app.sources.base_map import BaseMapTiles, open_base_map
+from tilecascade.app.sources.country import CountrySource
+from tilecascade.app.sources.mosaic import SceneMosaic, newest_first
+from tilecascade.app.sources.scene import Scene, open_scene
+from tilecascade.app.sources.source import Source, digest
+from tilecascade.app.tiles.formats import PLAIN, Variant
+from tilecascade.app.tiles.layer_info import NOTICE, LayerInfo
+from tilecascade.model.cascade import Block, Ladder, WindowConfig
+from tilecascade.model.sgdm.scale_text import MAX_TABLE_ZOOM
+
+ALGORITHM = 4
+"""Counts the changes of code that have changed pixels."""
+
+STYLE = "osm"
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What generates the tiles of a layer.
+
+    hash: names the network's weights and configuration. runtime: what else the bytes depend on (see
+    `model.engine.device`). windows: how far the network looks. calibration: what its uncertainty means (see
+    `model.confidence`); empty if unknown.
+    """
+
+    hash: str
+    runtime: str
+    windows: WindowConfig
+    calibration: tuple[tuple[float, ...], ...] = ()
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One served layer.
+
+    version: a hash of everything that a tile's bytes depend on except its coordinates and the scenes, because scenes
+    may change under some of the tiles only. revision: a hash of the version and the scenes; while it stays, no tile
+    changes.
+    info: what answers say of the layer's tiles. base: the base map, whose tiles are served as they are and are the
+    references of generated ones.
+    """
+
+    name: str
+    imagery: Source
+    ladder: Ladder
+    max_zoom: int
+    seed: int
+    model: ModelInfo
+    attribution: str
+    base: BaseMapTiles | None = None
+    version: str = field(init=False)
+    revision: str = field(init=False)
+    info: LayerInfo = field(init=False)
+
+    def __post_init__(self) -> None:
+        described = json.dumps(self.describe(), sort_keys=True)
+        object.__setattr__(self, "version", hashlib.sha256(described.encode()).hexdigest()[:12])
+        object.__setattr__(self, "revision", digest([self.version, self.imagery.id]))
+        object.__setattr__(self, "info", self._info())
+
+    def describe(self) -> dict[str, object]:
+        """Everything that the version is the hash of."""
+        return {
+            "algorithm": ALGORITHM,
+            "model": self.model.hash,
+            "runtime": self.model.runtime,
+            "imagery": "scenes" if isinstance(self.imagery, SceneMosaic) else self.imagery.id,
+            "root_zoom": self.ladder.root,
+            "span": self.ladder.span,
+            "windows": asdict(self.ladder.windows),
+            "seed": self.seed,
+            "style": STYLE,
+        } | ({} if self.base is None else {"base": self.base.id})
+
+    @property
+    def min_zoom(self) -> int:
+        """The first zoom with tiles of its own."""
+        return self.ladder.root if self.base is None else min(self.ladder.root, self.base.zooms[0])
+
+    def base_map_tile(self, tile: Tile) -> bytes | None:
+        """The base map's tile as PNG; None if it has none. May block. Raises BaseMapError."""
+        return None if self.base is None else self.base.get(tile)
+
+    def key(self, tile: Tile, variant: Variant = PLAIN) -> str:
+        """The cache key of a tile: also its path below the tile directory."""
+        return f"{self.name}/{self.version}/{tile.z}/{tile.x}/{tile.y}{variant.suffix}"
+
+    def depth(self, zoom: int) -> int:
+        """Stages of the cascade that lead to a zoom: 1 at the root and below it."""
+        return len(self.ladder.chain(max(zoom, self.ladder.root)))
+
+    def _info(self) -> LayerInfo:
+        zooms = range(MAX_TABLE_ZOOM + 11)
+        references = [self.ladder.reference_zoom(zoom) if zoom > self.ladder.root else None for zoom in zooms]
+        return LayerInfo(
+            name=self.name,
+            version=self.version,
+            revision=self.revision,
+            max_zoom=self.max_zoom,
+            headers={
+                "X-Tile-Model": self.model.hash,
+                "X-Tile-Seed": str(self.seed),
+                "X-Tile-Imagery": self.imagery.id,
+                "X-Tile-Version": self.version,
+                "X-Tile-Notice": NOTICE,
+            },
+            depths=[self.depth(zoom) for zoom in zooms],
+            references=[0 if above is None else zoom - above for zoom, above in zip(zooms, references, strict=True)],
+        )
+
+    def block_key(self, block: Block) -> str:
+        """The name of a block's lease."""
+        return f"{self.name}/{self.version}/{block.zoom}/{block.column}/{block.row}"
+
+    def corners(self, zoom: int) -> tuple[Tile, Tile]:
+        """The north-western and the south-eastern tile of the imagery's bounds at a zoom."""
+        west, south, east, north = self.imagery.bounds
+        return mercantile.tile(west, north, zoom), mercantile.tile(east, south, zoom)
+
+    def root_tiles(self, tile: Tile, limit: int) -> list[Tile] | None:
+        """The root-zoom tiles below `tile` that may have imagery; None if they are more than `limit`."""
+        scale = 1 << (self.ladder.root - tile.z)
+        low, high = self.corners(self.ladder.root)
+        columns = range(max(low.x, tile.x * scale), min(high.x, tile.x * scale + scale - 1) + 1)
+        rows = range(max(low.y, tile.y * scale), min(high.y, tile.y * scale + scale - 1) + 1)
+        if len(columns) * len(rows) > limit:
+            return None
+        return [Tile(x, y, self.ladder.root) for y in rows for x in columns]
+
+
+def configured_scenes(settings: LayerSettings) -> list[Scene]:
+    """Open the scenes that a layer's settings name. Raises SceneError."""
+    return newest_first([open_scene(path) for path in settings.scenes])
+
+
+def build_layer(
+    settings: LayerSettings, model: ModelInfo, data_dir: DataDir, scenes: Sequence[Scene] | None = None
+) -> Layer:
+    """A layer of these scenes, topmost first; of those that its settings name if None.
+
+    data_dir: where what a base map's server answers is kept.
+    Raises SceneError or SettingsError with one sentence.
+    """
+    imagery: Source
+    if settings.country is not None:
+        imagery = CountrySource(settings.country)
+    else:
+        imagery = SceneMosaic(configured_scenes(settings) if scenes is None else scenes)
+    max_zoom = settings.max_zoom if settings.max_zoom is not None else min(imagery.native_zoom, MAX_TABLE_ZOOM)
+    root = settings.root_zoom
+    if max_zoom < root:
+        if settings.max_zoom is not None:
+            raise SettingsError(f"layer {settings.name}: max_zoom {max_zoom} is below root_zoom {root}")
+        root = max_zoom  # coarse imagery: the cascade has one stage, at the imagery's own zoom
+    base = None
+    if settings.base_map is not None:
+        base = open_base_map(settings.base_map, settings.base_max_zoom, root, data_dir.base_maps)
+        root = min(root, base.zooms[-1])  # the cascade goes on where the base map ends
+    return Layer(
+        name=settings.name,
+        imagery=imagery,
+        ladder=Ladder(root, settings.span, model.windows),
+        max_zoom=max_zoom,
+        seed=settings.seed,
+        model=model,
+        attribution=settings.attribution or imagery.attribution,
+        base=base,
+    )

@@ -1,0 +1,43 @@
+"""Work that goes on after its request has been answered: unfinished tiles, and the neighbourhood of viewed ones."""
+
+from __future__ import annotations
+
+import asyncio
+
+from mercantile import Tile
+
+from tilecascade.app.tiles.formats import PLAIN
+from tilecascade.app.tiles.resolver import TileResolver
+from tilecascade.app.tiles.store import FoundTile
+from tilecascade.model.engine import Priority
+
+LINGER_SECONDS = 60.0
+"""How long a tile is still generated after its last request was answered with a placeholder."""
+
+
+class BackgroundTiles:
+    """Keeps tiles going that no request waits for at the moment. Belongs to one event loop."""
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[FoundTile]] = set()
+
+    def keep_going(self, task: asyncio.Task[FoundTile]) -> None:
+        """Let a tile be generated for LINGER_SECONDS more: its client will ask again."""
+        timer = asyncio.get_running_loop().call_later(LINGER_SECONDS, task.cancel)
+        self._tasks.add(task)
+
+        def done(finished: asyncio.Task[FoundTile]) -> None:
+            timer.cancel()
+            self._tasks.discard(finished)
+            if not finished.cancelled():
+                finished.exception()  # otherwise asyncio would report that nobody has looked at it
+
+        task.add_done_callback(done)
+
+    def generate_around(self, resolver: TileResolver, tile: Tile) -> None:
+        """Begin with the blocks around a tile, because a viewer is likely to look there next."""
+        edge, world = 1 << resolver.layer.ladder.span, 1 << tile.z
+        for across, down in ((a, d) for d in (-edge, 0, edge) for a in (-edge, 0, edge) if a or d):
+            if 0 <= tile.y + down < world:
+                near = Tile((tile.x + across) % world, tile.y + down, tile.z)
+                self.keep_going(asyncio.ensure_future(resolver.find(near, PLAIN, Priority.NEIGHBOUR)))

@@ -1,0 +1,101 @@
+"""One entry for every tile of a layer: `lookup` what is finished, `make` what is not, `find` does one after the
+other."""
+
+from __future__ import annotations
+
+from mercantile import Tile
+
+from tilecascade.app.errors import NoTileError
+from tilecascade.app.tiles import image
+from tilecascade.app.tiles.confidence import ConfidenceTiles
+from tilecascade.app.tiles.formats import PLAIN, Variant
+from tilecascade.app.tiles.generator import BlockGenerator
+from tilecascade.app.tiles.layer import Layer
+from tilecascade.app.tiles.store import GENERATED, FoundTile, TileStore
+from tilecascade.app.tiles.variants import make_variant
+from tilecascade.model.engine import Priority
+
+MAX_ROOT_TILES = 4096
+"""Root tiles that one tile below the root zoom may be averaged from."""
+
+
+class TileResolver:
+    """Finds or makes the tiles of one layer. Its coroutines belong to one event loop."""
+
+    def __init__(self, store: TileStore, generator: BlockGenerator) -> None:
+        self.store = store
+        self.generator = generator
+        self.confidence = ConfidenceTiles(generator)
+
+    @property
+    def layer(self) -> Layer:
+        """The layer as it is served now."""
+        return self.store.layer
+
+    async def find(self, tile: Tile, variant: Variant = PLAIN, priority: Priority = Priority.INTERACTIVE) -> FoundTile:
+        """The tile, made if need be. Raises NoTileError where there is nothing to show, and BaseMapError."""
+        return await self.store.lookup(tile, variant) or await self.make(tile, variant, priority)
+
+    async def make(self, tile: Tile, variant: Variant = PLAIN, priority: Priority = Priority.INTERACTIVE) -> FoundTile:
+        """A tile that `lookup` has not found. Raises like `find`.
+
+        Cancelling this call drops the work, unless others wait for it or the device has begun with it.
+        """
+        self.check_zoom(tile)
+        if variant.confidence:
+            return await self.confidence.make(tile, priority)
+        if variant != PLAIN:
+            return await make_variant(self.store, self.find, tile, variant, priority)
+        if tile.z < self.layer.ladder.root:
+            return await self._below_root(tile, priority)
+        return await self.generator.tile(tile, priority)
+
+    def check_zoom(self, tile: Tile) -> None:
+        """Raises NoTileError above the layer's max zoom."""
+        if tile.z > self.layer.max_zoom:
+            raise NoTileError(
+                f"zoom {tile.z} is above this layer's max zoom {self.layer.max_zoom}; let the client over-zoom"
+            )
+
+    async def nearest_ancestor(self, tile: Tile) -> tuple[Tile, bytes] | None:
+        """The closest finished tile above a tile, for placeholders."""
+        for levels in range(1, tile.z - self.layer.ladder.root + 1):
+            ancestor = Tile(tile.x >> levels, tile.y >> levels, tile.z - levels)
+            found = await self.store.lookup(ancestor)
+            if found is not None:
+                return ancestor, found.data
+        return None
+
+    async def _below_root(self, tile: Tile, priority: Priority) -> FoundTile:
+        """A tile below the root zoom, averaged from its children. Exists only if all root tiles under it do."""
+        layer, store = self.layer, self.store
+        roots = layer.root_tiles(tile, MAX_ROOT_TILES)
+        if roots is None:
+            raise NoTileError(f"zoom {tile.z} covers too much; the map begins at zoom {layer.ladder.root}")
+        began = store.clock.now
+        covered = await store.run(lambda: [root for root in roots if layer.imagery.covers(root)])
+        if not covered:
+            raise NoTileError(f"there is no imagery at {tile.z}/{tile.x}/{tile.y}")
+        for root in covered:
+            if await store.lookup(root) is None:
+                raise NoTileError(
+                    f"{tile.z}/{tile.x}/{tile.y} is made from zoom {layer.ladder.root}, where not all tiles exist yet"
+                )
+        children = {}
+        for column in (0, 1):
+            for row in (0, 1):
+                child = Tile(2 * tile.x + column, 2 * tile.y + row, tile.z + 1)
+                try:
+                    children[column, row] = image.decode((await self.find(child, PLAIN, priority)).data)
+                except NoTileError:
+                    continue
+        merged = image.merge_down(children)
+        data = image.encode(merged[..., :3], merged[..., 3] > 127, image.provenance(layer, tile))
+        if await store.run(store.put, tile, PLAIN, data, began):
+            return FoundTile(data, GENERATED)
+        return await self._below_root(tile, priority)
+
+    async def drain(self) -> None:
+        """Wait for the work under way."""
+        await self.generator.drain()
+        await self.confidence.drain()

@@ -1,0 +1,124 @@
+"""The finished tiles of one layer: looking them up, keeping them, and forgetting them when the imagery changes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
+
+from mercantile import Tile
+
+from tilecascade.app.errors import PurgeError
+from tilecascade.app.tiles.formats import PLAIN, VARIANTS, Variant
+from tilecascade.app.tiles.invalidation import AffectedTiles, InvalidationClock
+from tilecascade.app.tiles.layer import Layer
+from tilecascade.cache.tiered import TieredStore
+
+BASE_MAP, GENERATED = "base map", "generated"
+"""Sources of a tile that did not come out of a cache."""
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class FoundTile:
+    """A finished tile. data: its image file. source: the name of the cache that held it, GENERATED, or BASE_MAP."""
+
+    data: bytes
+    source: str
+
+    @property
+    def from_base_map(self) -> bool:
+        """Whether the tile is the base map's own."""
+        return self.source == BASE_MAP
+
+
+class TileStore:
+    """The finished tiles of one layer. Coroutines belong to one event loop; the other methods may block.
+
+    layer: what is served now; it is replaced when the imagery changes. clock: says which tiles a change has outdated.
+    """
+
+    def __init__(self, layer: Layer, tiers: TieredStore, executor: ThreadPoolExecutor) -> None:
+        self.layer = layer
+        self.clock = InvalidationClock()
+        self._tiers = tiers
+        self._executor = executor
+
+    async def run(self, work: Callable[..., Result], *arguments: object) -> Result:
+        """Run something that may block outside the event loop."""
+        return await asyncio.get_running_loop().run_in_executor(self._executor, partial(work, *arguments))
+
+    async def lookup(self, tile: Tile, variant: Variant = PLAIN) -> FoundTile | None:
+        """The finished tile, or the base map's. Memory answers at once; the other caches are asked outside the loop.
+
+        Every call counts as one hit or one miss. Raises BaseMapError.
+        """
+        outdated = self.clock.purging(tile)
+        memory = None if outdated else self._tiers.get_nearest(self.layer.key(tile, variant))
+        if memory is not None:
+            return FoundTile(memory, self._tiers.tiers[0].name)
+        # after memory, because tiles of the base map are never kept there
+        if variant == PLAIN and (found := await self.from_base_map(tile)):
+            return found
+        hit = None if outdated else await self.run(self._read, tile, variant, True)
+        if hit is None:
+            self._tiers.misses += 1
+        return hit
+
+    async def from_base_map(self, tile: Tile) -> FoundTile | None:
+        """The base map's own tile, if it has one. Raises BaseMapError."""
+        base = self.layer.base
+        if base is None or tile.z not in base.zooms:
+            return None
+        data = await self.run(base.get, tile)
+        return None if data is None else FoundTile(data, BASE_MAP)
+
+    def stored(self, tiles: Iterable[Tile]) -> dict[Tile, FoundTile] | None:
+        """These tiles, if all of them are stored or the base map's. Counts neither hits nor misses."""
+        found = {}
+        for tile in tiles:
+            data = self.layer.base_map_tile(tile)
+            here = self._read(tile, PLAIN, False) if data is None else FoundTile(data, BASE_MAP)
+            if here is None:
+                return None
+            found[tile] = here
+        return found
+
+    def _read(self, tile: Tile, variant: Variant, count: bool) -> FoundTile | None:
+        with self.clock.using():
+            if self.clock.purging(tile):
+                return None
+            hit = self._tiers.get(self.layer.key(tile, variant), count)
+            return None if hit is None else FoundTile(*hit)
+
+    def put(self, tile: Tile, variant: Variant, data: bytes, began: int) -> bool:
+        """Keep a tile whose making began at `began` (`clock.now`). False, and not kept, if a change has outdated it."""
+        with self.clock.using():
+            if self.clock.stale(tile, began):
+                return False
+            self._tiers.put(self.layer.key(tile, variant), data)
+            return True
+
+    async def change_layer(self, layer: Layer, affected: AffectedTiles) -> None:
+        """Replace the layer; returns when no cache holds a tile of `affected` from before.
+
+        Work under way on such tiles begins again. Raises PurgeError if a cache does not answer: then call `invalidate`
+        again later; until that succeeds, stored tiles of `affected` are not used.
+        """
+
+        def swap() -> None:
+            self.layer = layer
+
+        await self.run(self.clock.change, affected, swap)
+        await self.run(self.invalidate, affected)
+
+    def invalidate(self, affected: AffectedTiles) -> None:
+        """Remove the tiles of `affected`, in all variants, from every cache. Raises PurgeError."""
+        keys = (self.layer.key(tile, variant) for tile in affected.tiles() for variant in VARIANTS)
+        if not self._tiers.purge(keys):
+            raise PurgeError(f"these caches do not answer: {', '.join(sorted(self._tiers.unavailable))}")
+        self.clock.purged(affected)

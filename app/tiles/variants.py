@@ -1,0 +1,67 @@
+"""Variants of a tile, made from finished tiles and kept beside them: other image formats, and twice the resolution."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from mercantile import Tile
+
+from tilecascade.app.errors import NoTileError
+from tilecascade.app.tiles import image
+from tilecascade.app.tiles.formats import PLAIN, Variant
+from tilecascade.app.tiles.layer import Layer
+from tilecascade.app.tiles.layer_info import BASE_MAP_NOTICE
+from tilecascade.app.tiles.store import BASE_MAP, GENERATED, FoundTile, TileStore
+from tilecascade.model.cascade import Pixels
+from tilecascade.model.engine import Priority
+
+FindTile = Callable[[Tile, Variant, Priority], Awaitable[FoundTile]]
+
+
+async def make_variant(store: TileStore, find: FindTile, tile: Tile, variant: Variant, priority: Priority) -> FoundTile:
+    """A tile in another variant than PLAIN and CONFIDENCE; `find` gives the plain tiles that it is made from.
+
+    At twice the resolution a tile consists of the four tiles of the next zoom; at the max zoom it is enlarged. Raises
+    NoTileError where there is nothing to show.
+    """
+    while True:
+        began, layer = store.clock.now, store.layer
+        if variant.scale == 2 and tile.z < layer.max_zoom:
+            if tile.z < layer.ladder.root:
+                await find(tile, PLAIN, priority)  # only if all root tiles under it exist
+            pixels, from_base_map = await _four_children(find, tile, priority)
+        else:
+            plain = await find(tile, PLAIN, priority)
+            pixels, from_base_map = image.decode(plain.data), plain.from_base_map
+            if variant.scale == 2:
+                pixels = await asyncio.to_thread(image.double, pixels)
+        data = await asyncio.to_thread(_encode, layer, tile, variant, pixels, from_base_map)
+        if from_base_map:
+            return FoundTile(data, BASE_MAP)  # tiles of the base map are never stored
+        if await store.run(store.put, tile, variant, data, began):
+            return FoundTile(data, GENERATED)
+
+
+async def _four_children(find: FindTile, tile: Tile, priority: Priority) -> tuple[Pixels, bool]:
+    """A tile's children side by side, and whether all of them are the base map's."""
+    places = [(column, row) for column in (0, 1) for row in (0, 1)]
+    below = [Tile(2 * tile.x + column, 2 * tile.y + row, tile.z + 1) for column, row in places]
+    answers = await asyncio.gather(*(find(child, PLAIN, priority) for child in below), return_exceptions=True)
+    children, from_base_map = {}, True
+    for place, answer in zip(places, answers, strict=True):
+        if isinstance(answer, FoundTile):
+            children[place] = image.decode(answer.data)
+            from_base_map = from_base_map and answer.from_base_map
+        elif not isinstance(answer, NoTileError):
+            raise answer
+    if not children:
+        raise NoTileError(f"there is no imagery at {tile.z}/{tile.x}/{tile.y}")
+    return image.join(children), from_base_map and len(children) == 4
+
+
+def _encode(layer: Layer, tile: Tile, variant: Variant, pixels: Pixels, from_base_map: bool) -> bytes:
+    notes = {"Comment": BASE_MAP_NOTICE} if from_base_map else image.provenance(layer, tile)
+    if variant.scale == 2:
+        notes["tilecascade:scale"] = layer.info.scale_note(tile)
+    return image.encode(pixels[..., :3], pixels[..., 3] > 127, notes, variant.format)

@@ -1,0 +1,39 @@
+"""The device that generates: which one, in which precision, and what else the bytes of a tile depend on."""
+
+from __future__ import annotations
+
+import platform
+
+import torch
+
+
+def choose_device(wanted: str) -> str:
+    """The torch device for a setting: "auto" is CUDA where there is a GPU, otherwise the CPU.
+
+    Raises ValueError for a device that is not usable here.
+    """
+    if wanted == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.zeros(1, device=wanted)
+    except (RuntimeError, AssertionError):
+        raise ValueError(f"device {wanted!r} is not usable here; use auto, cpu or cuda") from None
+    return wanted
+
+
+def choose_dtype(wanted: str, device: str) -> torch.dtype:
+    """The type of matrix products for a setting: "auto" is bfloat16 where the device computes it natively."""
+    if wanted == "auto":
+        native = device.startswith("cuda") or torch.cpu._is_avx512_bf16_supported()
+        return torch.bfloat16 if native else torch.float32
+    return torch.bfloat16 if wanted == "bfloat16" else torch.float32
+
+
+def runtime_fingerprint(device: str, dtype: torch.dtype, batch: int) -> str:
+    """What the bytes of a tile depend on besides the network.
+
+    Two different machines may round the last bit differently, so their tiles get different layer versions.
+    """
+    kind = torch.cuda.get_device_name(device) if device.startswith("cuda") else platform.machine()
+    capability = torch.backends.cpu.get_cpu_capability()
+    return f"{kind} {capability} {dtype} torch {torch.__version__} batch {batch}"

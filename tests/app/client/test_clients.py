@@ -1,0 +1,274 @@
+"""What others read: GDAL the WMTS and the tiles, SQLite and pmtiles the exported files; all see the same pixels."""
+
+from __future__ import annotations
+
+import io
+import sqlite3
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from xml.etree import ElementTree as xml
+
+import httpx
+import mercantile
+import numpy as np
+import pytest
+import rasterio
+from mercantile import Tile
+from PIL import Image
+from pmtiles.reader import MmapSource, Reader
+from rasterio.windows import Window, from_bounds
+
+from tests.conftest import PLACE, SceneMaker, picture, place_bounds, write_scene
+from tests.program import TILECASCADE, Server
+from tilecascade.app.sources.scene import window_bounds
+from tilecascade.model.cascade import tile_window
+
+ZOOM, X, Y = 16, 4 * PLACE.x + 1, 4 * PLACE.y + 1
+
+TMS = """<GDAL_WMS>
+  <Service name="TMS"><ServerUrl>{url}/tiles/${{z}}/${{x}}/${{y}}.png</ServerUrl></Service>
+  <DataWindow>
+    <UpperLeftX>-20037508.34</UpperLeftX><UpperLeftY>20037508.34</UpperLeftY>
+    <LowerRightX>20037508.34</LowerRightX><LowerRightY>-20037508.34</LowerRightY>
+    <TileLevel>16</TileLevel><TileCountX>1</TileCountX><TileCountY>1</TileCountY><YOrigin>top</YOrigin>
+  </DataWindow>
+  <Projection>EPSG:3857</Projection><BlockSizeX>256</BlockSizeX><BlockSizeY>256</BlockSizeY><BandsCount>3</BandsCount>
+  <Timeout>60</Timeout>
+</GDAL_WMS>"""
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory, tiny_weights: Path) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("clients")
+    scene = write_scene(folder / "scene.tif", picture(1024, 0), place_bounds(), "EPSG:3857")
+    running = Server(scene, tiny_weights, folder / "data")
+    yield running
+    running.stop()
+
+
+@pytest.fixture(scope="module")
+def truth(server: Server) -> np.ndarray:
+    """The tile as an image, 256 x 256 x 3."""
+    answer = httpx.get(f"{server.url}/tiles/{ZOOM}/{X}/{Y}.png?wait=100", timeout=120)
+    answer.raise_for_status()
+    with Image.open(io.BytesIO(answer.content)) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def tile_of(dataset: rasterio.DatasetReader) -> np.ndarray:
+    """The test tile's pixels, read by a dataset at its zoom."""
+    bounds = window_bounds(tile_window(Tile(X, Y, ZOOM)))
+    window = from_bounds(*bounds, transform=dataset.transform)
+    whole = Window(*(round(value) for value in (window.col_off, window.row_off, window.width, window.height)))
+    return dataset.read((1, 2, 3), window=whole).transpose(1, 2, 0)
+
+
+def test_gdal_wmts_reads_the_same_pixels(server: Server, truth: np.ndarray) -> None:
+    address = f"WMTS:{server.url}/wmts/1.0.0/WMTSCapabilities.xml,layer=map"
+    with rasterio.open(address) as dataset:
+        assert dataset.crs.to_epsg() == 3857
+        assert np.array_equal(tile_of(dataset), truth)
+
+
+def test_gdal_tms_reads_the_same_pixels(server: Server, truth: np.ndarray, tmp_path: Path) -> None:
+    description = tmp_path / "tms.xml"
+    description.write_text(TMS.format(url=server.url))
+    with rasterio.open(description) as dataset:
+        assert np.array_equal(tile_of(dataset), truth)
+
+
+def test_wmts_by_key_and_value(server: Server, truth: np.ndarray) -> None:
+    asked = {"SERVICE": "WMTS", "REQUEST": "GetTile", "LAYER": "map", "STYLE": "default", "FORMAT": "image/png"}
+    asked |= {"TILEMATRIXSET": "GoogleMapsCompatible", "TILEMATRIX": str(ZOOM), "TILECOL": str(X), "TILEROW": str(Y)}
+    answer = httpx.get(server.url + "/wmts", params=asked)
+    with Image.open(io.BytesIO(answer.content)) as image:
+        assert np.array_equal(np.asarray(image.convert("RGB")), truth)
+    for wrong in ({"REQUEST": "GetMap"}, {"FORMAT": "image/gif"}, {"TILEMATRIXSET": "other"}, {"TILECOL": "x"}):
+        refused = httpx.get(server.url + "/wmts", params=asked | wrong)
+        assert refused.status_code == 400, wrong
+        assert refused.json()["detail"]
+    del asked["TILEROW"]
+    assert "TILEROW" in httpx.get(server.url + "/wmts", params=asked).json()["detail"]
+
+
+def test_capabilities_name_what_is_served(server: Server) -> None:
+    document = xml.fromstring(server.get("/wmts?service=WMTS&request=GetCapabilities").content)
+    space = {"w": "http://www.opengis.net/wmts/1.0", "ows": "http://www.opengis.net/ows/1.1"}
+    layer = document.find("w:Contents/w:Layer", space)
+    assert layer is not None
+    assert layer.findtext("ows:Identifier", namespaces=space) == "map"
+    assert "not surveyed" in (layer.findtext("ows:Abstract", namespaces=space) or "")
+    limits = layer.findall(".//w:TileMatrixLimits", space)
+    assert [limit.findtext("w:TileMatrix", namespaces=space) for limit in limits] == ["14", "15", "16"]
+    template = layer.find("w:ResourceURL", space)
+    assert template is not None
+    url = template.get("template", "").format(TileMatrix=ZOOM, TileCol=X, TileRow=Y)
+    assert httpx.get(url).status_code == 200
+
+
+def test_behind_a_prefix_addresses_carry_it(make_scene: SceneMaker, tiny_weights: Path, tmp_path: Path) -> None:
+    server = Server(make_scene(), tiny_weights, tmp_path / "data", {"TILECASCADE_ROOT_PATH": "/maps"})
+    try:
+        told = server.get("/tilejson.json").json()["tiles"][0]
+        assert told.startswith(f"{server.url}/maps/tiles/map/")
+        assert f"{server.url}/maps/tiles/map/" in server.get("/wmts").text
+        assert f"{server.url}/maps" in server.get("/").text
+        assert server.get("/maps/health").status_code == 200
+    finally:
+        server.stop()
+
+
+AREA = mercantile.bounds(PLACE)
+BBOX = f"{AREA.west + 1e-6},{AREA.south + 1e-6},{AREA.east - 1e-6},{AREA.north - 1e-6}"
+
+
+def export(server: Server, out: Path, zooms: str, bbox: str = BBOX) -> subprocess.CompletedProcess[str]:
+    command = [*TILECASCADE, "export", "--url", server.url, "--bbox", bbox, "--zooms", zooms, "--out", str(out)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+
+
+def served(server: Server, tile: Tile) -> bytes:
+    answer = httpx.get(f"{server.url}/tiles/{tile.z}/{tile.x}/{tile.y}.png?wait=100", timeout=120)
+    return answer.raise_for_status().content
+
+
+def test_an_exported_mbtiles_holds_the_tiles(server: Server, tmp_path: Path) -> None:
+    out = tmp_path / "area.mbtiles"
+    done = export(server, out, "14-16")
+    assert done.returncode == 0, done.stderr
+    with sqlite3.connect(out) as file:
+        rows = {(z, x, y): data for z, x, y, data in file.execute("SELECT * FROM tiles")}
+        told = dict(file.execute("SELECT name, value FROM metadata"))
+    assert len(rows) == 1 + 4 + 16
+    for (z, x, y), data in rows.items():
+        assert data == served(server, Tile(x, (1 << z) - 1 - y, z))
+    assert (told["minzoom"], told["maxzoom"], told["format"]) == ("14", "16", "png")
+    assert "not surveyed" in told["description"]
+    with rasterio.open(out) as dataset:  # GDAL reads it, too
+        assert dataset.crs.to_epsg() == 3857
+    assert [path.name for path in tmp_path.iterdir()] == ["area.mbtiles"]
+
+
+def test_an_exported_pmtiles_holds_the_tiles(server: Server, tmp_path: Path) -> None:
+    out = tmp_path / "area.pmtiles"
+    assert export(server, out, "14-16").returncode == 0
+    with out.open("rb") as file:
+        reader = Reader(MmapSource(file))
+        header = reader.header()
+        assert (header["min_zoom"], header["max_zoom"], header["clustered"]) == (14, 16, True)
+        assert header["addressed_tiles_count"] == 21
+        assert "not surveyed" in reader.metadata()["description"]
+        for zoom in (14, 15, 16):
+            for tile in mercantile.tiles(*map(float, BBOX.split(",")), zooms=zoom):
+                assert reader.get(tile.z, tile.x, tile.y) == served(server, tile)
+
+
+def test_an_exported_geotiff_and_picture_are_the_mosaic(server: Server, truth: np.ndarray, tmp_path: Path) -> None:
+    out = tmp_path / "area.tif"
+    assert export(server, out, "16").returncode == 0
+    with rasterio.open(out) as dataset:
+        assert dataset.tags(ns="IMAGE_STRUCTURE")["LAYOUT"] == "COG"
+        assert (dataset.crs.to_epsg(), dataset.width, dataset.height) == (3857, 1024, 1024)
+        assert dataset.tags()["TIFFTAG_IMAGEDESCRIPTION"] == "generated, not surveyed"
+        assert np.array_equal(tile_of(dataset), truth)
+        mosaic = dataset.read((1, 2, 3)).transpose(1, 2, 0)
+    picture = tmp_path / "area.png"
+    assert export(server, picture, "16").returncode == 0
+    with Image.open(picture) as image:
+        assert np.array_equal(np.asarray(image.convert("RGB")), mosaic)
+
+
+@pytest.mark.parametrize(
+    ("name", "zooms", "bbox", "words"),
+    [
+        ("area.zip", "14", BBOX, "ends in one of"),
+        ("area.png", "14-15", BBOX, "one zoom"),
+        ("no/area.tif", "14", BBOX, "no directory"),
+        ("area.tif", "14-19", BBOX, "14-16"),
+        ("area.tif", "14", "10,10,11,11", "outside"),
+    ],
+)
+def test_exports_that_cannot_be_say_why(
+    server: Server, tmp_path: Path, name: str, zooms: str, bbox: str, words: str
+) -> None:
+    done = export(server, tmp_path / name, zooms, bbox)
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("kind", ["mbtiles", "pmtiles"])
+def test_an_export_can_fill_a_cache_that_would_draw_the_same(
+    server: Server, tmp_path: Path, tiny_weights: Path, kind: str
+) -> None:
+    out = tmp_path / f"area.{kind}"
+    assert export(server, out, "14-16").returncode == 0
+    scene = server.log.parent / "scene.tif"
+
+    def take(data: Path) -> subprocess.CompletedProcess[str]:
+        command = [*TILECASCADE, "import", str(out), "--data-dir", str(data)]
+        return subprocess.run(command, capture_output=True, text=True, timeout=60)
+
+    refused = take(tmp_path / "empty")
+    assert refused.returncode == 2
+    assert "does not serve" in refused.stderr
+    other = Server(scene, tiny_weights, tmp_path / "other", {"TILECASCADE_REDIS_URL": "none"})
+    try:
+        assert other.get("/metrics").text.count("tilecascade_blocks_generated_total{") == 0
+        done = take(tmp_path / "other")
+        assert "21 tiles added, 0 present already" in done.stdout, done.stderr
+        assert "0 tiles added, 21 present already" in take(tmp_path / "other").stdout
+        tile = Tile(X, Y, ZOOM)
+        assert served(other, tile) == served(server, tile)
+        assert other.get("/metrics").text.count("tilecascade_blocks_generated_total{") == 0, "nothing was drawn"
+    finally:
+        other.stop()
+
+
+def test_what_cannot_be_imported_is_refused(tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / "other.mbtiles") as file:
+        file.execute("CREATE TABLE metadata (name text, value text)")
+        file.execute("CREATE TABLE tiles (zoom_level, tile_column, tile_row, tile_data)")
+        file.execute("INSERT INTO tiles VALUES (0, 0, 0, x'00')")
+    (tmp_path / "broken.pmtiles").write_bytes(b"no tiles")
+    for name, words in (
+        ("missing.mbtiles", "does not exist"),
+        ("broken.pmtiles", "cannot be read"),
+        ("other.mbtiles", "base_map"),
+        ("other.zip", "neither"),
+    ):
+        if name.endswith("zip"):
+            (tmp_path / name).touch()
+        command = [*TILECASCADE, "import", str(tmp_path / name), "--data-dir", str(tmp_path)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 2
+        assert words in done.stderr
+        assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_old_versions_can_be_removed(tmp_path: Path) -> None:
+    layer = tmp_path / "tiles" / "map"
+    for version, count in (("aaa", 3), ("bbb", 2)):
+        for number in range(count):
+            tile = layer / version / "14" / "1" / f"{number}.png"
+            tile.parent.mkdir(parents=True, exist_ok=True)
+            tile.write_bytes(b"x" * 10)
+    (layer / "current").symlink_to("bbb")
+    (layer / "revision").symlink_to("bbb")
+    never = tmp_path / "tiles" / "other" / "ccc"
+    never.mkdir(parents=True)
+
+    def clean(*arguments: str) -> str:
+        command = [*TILECASCADE, "clean", "--data-dir", str(tmp_path), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+
+    assert "would remove map/aaa: 3 tiles, 30 bytes" in clean("--dry-run")
+    assert clean("--older", "1") == ""
+    assert (layer / "aaa").is_dir()
+    assert "removed map/aaa" in clean()
+    assert not (layer / "aaa").exists()
+    assert len(list((layer / "bbb").rglob("*.png"))) == 2
+    assert never.is_dir()
+    assert clean() == ""

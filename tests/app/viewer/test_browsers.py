@@ -1,0 +1,130 @@
+"""Leaflet, OpenLayers and MapLibre in a real browser, given our URL, show the tile's own pixels."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import io
+import threading
+from collections.abc import Iterator
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import httpx
+import mercantile
+import numpy as np
+import pytest
+from PIL import Image
+from selenium import webdriver
+from xstatic.pkg import leaflet
+
+from tests.browser import browser, pixels_of, wait_until
+from tests.conftest import PLACE, picture, place_bounds, write_scene
+from tests.program import Server
+
+ZOOM, X, Y = 16, 4 * PLACE.x + 1, 4 * PLACE.y + 1
+
+
+def package(name: str) -> Path:
+    """The folder of a package that carries a library for browsers."""
+    found = importlib.util.find_spec(name)
+    if found is None or not found.submodule_search_locations:
+        pytest.skip(f"{name} is not installed")
+    return Path(found.submodule_search_locations[0])
+
+
+PAGE = """<!doctype html><html><head><style>body { margin: 0 } #map { width: 256px; height: 256px }</style>%s</head>
+<body><div id="map"></div><script>
+const tiles = "%s", zoom = %d, longitude = %.12f, latitude = %.12f;
+window.shown = null;
+%s
+</script></body></html>"""
+
+LEAFLET = """
+const map = L.map("map", {zoomAnimation: false, fadeAnimation: false, zoomControl: false});
+const layer = L.tileLayer(tiles, {crossOrigin: "anonymous", minZoom: 14, maxZoom: 16}).addTo(map);
+layer.on("load", () => {
+  const canvas = Object.assign(document.createElement("canvas"), {width: 256, height: 256});
+  const corner = document.getElementById("map").getBoundingClientRect();
+  for (const image of document.querySelectorAll(".leaflet-tile")) {
+    const place = image.getBoundingClientRect();
+    canvas.getContext("2d").drawImage(image, place.left - corner.left, place.top - corner.top);
+  }
+  window.shown = canvas.toDataURL();
+});
+map.setView([latitude, longitude], zoom);
+"""
+
+OPENLAYERS = """
+const source = new ol.source.XYZ({url: tiles, crossOrigin: "anonymous", transition: 0, maxZoom: 16});
+const map = new ol.Map({target: "map", controls: [], pixelRatio: 1, layers: [new ol.layer.Tile({source})],
+  view: new ol.View({center: ol.proj.fromLonLat([longitude, latitude]), zoom})});
+map.on("rendercomplete", () => { window.shown = document.querySelector("#map canvas").toDataURL(); });
+"""
+
+MAPLIBRE = """
+const map = new maplibregl.Map({container: "map", attributionControl: false, fadeDuration: 0, pixelRatio: 1,
+  canvasContextAttributes: {preserveDrawingBuffer: true}, preserveDrawingBuffer: true,
+  center: [longitude, latitude], zoom: zoom - 1,  // its zooms are of tiles of 512 pixels
+  style: {version: 8, sources: {map: {type: "raster", tiles: [tiles], tileSize: 256, minzoom: 14, maxzoom: 16}},
+    layers: [{id: "map", type: "raster", source: "map",
+      paint: {"raster-fade-duration": 0, "raster-resampling": "nearest"}}]}});
+map.on("idle", () => { window.shown = map.getCanvas().toDataURL(); });
+map.on("error", (event) => { window.problem = String(event.error); });
+"""
+
+CLIENTS = {"leaflet": LEAFLET, "openlayers": OPENLAYERS, "maplibre": MAPLIBRE}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory, tiny_weights: Path) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("browsers")
+    scene = write_scene(folder / "scene.tif", picture(1024, 0), place_bounds(), "EPSG:3857")
+    running = Server(scene, tiny_weights, folder / "data")
+    for tile in mercantile.children(PLACE, zoom=16):
+        httpx.get(f"{running.url}/tiles/{tile.z}/{tile.x}/{tile.y}.png?wait=100", timeout=120).raise_for_status()
+    yield running
+    running.stop()
+
+
+@pytest.fixture(scope="module")
+def window() -> Iterator[webdriver.Chrome]:
+    with browser(400, 400) as page:
+        yield page
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize("name", CLIENTS)
+def test_a_client_shows_the_tiles_pixels(name: str, server: Server, window: webdriver.Chrome, tmp_path: Path) -> None:
+    sources = {
+        "leaflet": lambda: (Path(leaflet.BASE_DIR), "leaflet.js", "leaflet.css"),
+        "openlayers": lambda: (package("mapproxy") / "service/templates/demo/static", "ol.js", "ol.css"),
+        "maplibre": lambda: (package("maplibre") / "srcjs", "maplibre-gl.js", "maplibre-gl.css"),
+    }
+    folder, script, style = sources[name]()
+    for file in (script, style):
+        (tmp_path / file).write_bytes((folder / file).read_bytes())
+    bounds = mercantile.xy_bounds(X, Y, ZOOM)
+    middle = mercantile.lnglat((bounds.left + bounds.right) / 2, (bounds.bottom + bounds.top) / 2)
+    head = f'<link rel="stylesheet" href="{style}"><script src="{script}"></script>'
+    url = f"{server.url}/tiles/{{z}}/{{x}}/{{y}}.png"
+    (tmp_path / "index.html").write_text(PAGE % (head, url, ZOOM, middle.lng, middle.lat, CLIENTS[name]))
+    pages = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=tmp_path))
+    threading.Thread(target=pages.serve_forever, daemon=True).start()
+    try:
+        window.get(f"http://127.0.0.1:{pages.server_port}/")
+        shown = pixels_of(wait_until(window, "return window.shown || window.problem"))
+    finally:
+        pages.shutdown()
+        pages.server_close()
+    answer = httpx.get(f"{server.url}/tiles/{ZOOM}/{X}/{Y}.png")
+    with Image.open(io.BytesIO(answer.content)) as image:
+        truth = np.asarray(image.convert("RGB"))
+    assert shown.shape == truth.shape
+    off = np.abs(shown.astype(int) - truth).max(axis=2)
+    # a client may round the view by half a pixel at the rim
+    assert (off[2:-2, 2:-2] <= 2).all(), f"{(off > 2).mean():.1%} of the pixels differ"

@@ -1,0 +1,178 @@
+"""Helpers that several tests share."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import threading
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import pytest
+from fastapi.testclient import TestClient
+from mercantile import Tile
+
+from tests.conftest import PLACE, picture, write_scene
+from tilecascade.app.service import Service
+from tilecascade.app.settings import LayerSettings, Settings
+from tilecascade.app.sources.scene import window_bounds
+from tilecascade.app.tiles.resolver import TileResolver
+from tilecascade.model.cascade import tile_window
+from tilecascade.model.engine import Declined, EngineState, Generated, GenerationEngine, Priority
+from tilecascade.model.engine.protocol import Prepare
+from tilecascade.model.palette import LAND
+from tilecascade.model.pipeline import Conditions, Stage
+
+MakeSettings = Callable[..., Settings]
+Result = TypeVar("Result")
+
+
+def with_service(
+    settings: Settings, layer: LayerSettings, story: Callable[[Service, TileResolver], Awaitable[Result]]
+) -> Result:
+    """Run a coroutine function on a service of one layer and its resolver."""
+
+    async def whole() -> Result:
+        async with Service.running(settings, [layer]) as service:
+            return await story(service, service.resolvers[layer.name])
+
+    return asyncio.run(whole())
+
+
+def run(settings: Settings, layer: LayerSettings, story: Callable[[TileResolver], Awaitable[Result]]) -> Result:
+    """Run a coroutine function on the resolver of a service of one layer."""
+    return with_service(settings, layer, lambda service, resolver: story(resolver))
+
+
+def tiles_at(zoom: int) -> list[Tile]:
+    """All tiles of a zoom in PLACE."""
+    shift = zoom - 14
+    edge = 1 << shift
+    return [Tile((PLACE.x << shift) + i, (PLACE.y << shift) + j, zoom) for j in range(edge) for i in range(edge)]
+
+
+ALL = [tile for zoom in (14, 15, 16) for tile in tiles_at(zoom)]
+
+
+async def fetch_all(resolver: TileResolver, order: Sequence[Tile], parallel: int = 8) -> dict[Tile, bytes]:
+    """The bytes of tiles, requested in this order."""
+    gate = asyncio.Semaphore(parallel)
+
+    async def one(tile: Tile) -> tuple[Tile, bytes]:
+        async with gate:
+            return tile, (await resolver.find(tile)).data
+
+    return dict(await asyncio.gather(*(one(tile) for tile in order)))
+
+
+async def until(ready: Callable[[], bool]) -> None:
+    """Wait for something to become true."""
+    for _ in range(1000):
+        if ready():
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError("it never became true")
+
+
+class HeldEngine:
+    """An engine that begins with a block but finishes none before `open`. priorities: of the blocks submitted, by
+    zoom."""
+
+    def __init__(self, engine: GenerationEngine) -> None:
+        self.engine = engine
+        self.begun = threading.Event()
+        self.priorities: dict[Future[Any], Priority] = {}
+        self._open = threading.Event()
+
+    def open(self) -> None:
+        """Let everything finish."""
+        self._open.set()
+
+    def submit(
+        self, stage: Stage, prepare: Prepare, priority: Priority = Priority.INTERACTIVE
+    ) -> Future[Generated[Any] | Declined]:
+        """See GenerationEngine."""
+
+        def wait() -> Conditions | Declined:
+            conditions = prepare()
+            self.begun.set()
+            self._open.wait(30)
+            return conditions
+
+        future = self.engine.submit(stage, wait, priority)
+        self.priorities[future] = priority
+        return future
+
+    def submit_uncertainty(
+        self, stage: Stage, prepare: Prepare, priority: Priority = Priority.INTERACTIVE
+    ) -> Future[Generated[Any] | Declined]:
+        """See GenerationEngine."""
+        return self.engine.submit_uncertainty(stage, prepare, priority)
+
+    def promote(self, future: Future[Any], priority: Priority) -> None:
+        """See GenerationEngine."""
+        self.priorities[future] = min(priority, self.priorities[future])
+        self.engine.promote(future, priority)
+
+    def state(self) -> EngineState:
+        """See GenerationEngine."""
+        return self.engine.state()
+
+    def close(self) -> None:
+        """See GenerationEngine."""
+        self.open()
+        self.engine.close()
+
+
+def hold(resolver: TileResolver) -> HeldEngine:
+    """Put a HeldEngine in front of a resolver's engine."""
+    held = HeldEngine(resolver.generator.engine)
+    resolver.generator.engine = held
+    return held
+
+
+def corner_scene(folder: Path, seed: int, name: str = "new.tif") -> Path:
+    """Fresh imagery over the south-eastern sixteenth of the test tile."""
+    left, bottom, right, _ = window_bounds(tile_window(PLACE))
+    quarter = (right - left) / 4
+    return write_scene(
+        folder / name, picture(256, seed), (right - quarter, bottom, right, bottom + quarter), "EPSG:3857"
+    )
+
+
+def write_mbtiles(path: Path, tiles: dict[Tile, bytes]) -> Path:
+    file = sqlite3.connect(path)
+    file.execute("CREATE TABLE tiles (zoom_level integer, tile_column integer, tile_row integer, tile_data blob)")
+    rows = [(t.z, t.x, (1 << t.z) - 1 - t.y, data) for t, data in tiles.items()]
+    file.executemany("INSERT INTO tiles VALUES (?, ?, ?, ?)", rows)
+    file.commit()
+    file.close()
+    return path
+
+
+def wait_ready(client: TestClient) -> None:
+    for _ in range(600):
+        if client.get("/health").status_code == 200:
+            return
+        time.sleep(0.05)
+    pytest.fail("never ready")
+
+
+def map_picture(rng: np.random.Generator) -> np.ndarray:
+    """A map-like tile: land, a wood, a lake, roads, houses."""
+    image = np.full((256, 256, 3), LAND, dtype=np.uint8)
+    for colour, size in (((173, 209, 158), 120), ((170, 211, 223), 70)):
+        top, left = rng.integers(0, 256 - size, 2)
+        image[top : top + size, left : left + size] = colour
+    for _ in range(3):
+        row = int(rng.integers(10, 240))
+        image[row : row + 6] = 255
+        image[:, row : row + 6] = 255
+    for _ in range(12):
+        top, left = rng.integers(0, 240, 2)
+        image[top : top + 14, left : left + 10] = (217, 208, 201)
+    return image
