@@ -141,7 +141,7 @@ def test_a_broken_file_heals(start: Start, tmp_path: Path) -> None:
     assert (current / "14" / str(PLACE.x) / f"{PLACE.y}.png").read_bytes() == drawn
 
 
-def test_prefetch_draws_everything_once_and_tells(start: Start, make_scene: SceneMaker, tmp_path: Path) -> None:
+def test_prefetch_generates_everything_once_and_tells(start: Start, make_scene: SceneMaker, tmp_path: Path) -> None:
     server = start()
     west, south, east, north = open_scene(make_scene()).bounds
     box = f"{west + 1e-6},{south + 1e-6},{east - 1e-6},{north - 1e-6}"

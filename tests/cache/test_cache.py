@@ -132,7 +132,7 @@ def test_redis_holds_the_bytes_with_a_time_to_live(redis_server: EmbeddedRedis) 
     assert store.get(KEY) is None
 
 
-def test_a_dead_redis_is_passed_over_quickly(redis_server: EmbeddedRedis, tmp_path: Path) -> None:
+def test_a_dead_redis_is_skipped_quickly(redis_server: EmbeddedRedis, tmp_path: Path) -> None:
     tiers = TieredStore([MemoryStore(10), DiskStore(tmp_path, 1 << 20), RedisStore(RedisClient(redis_server.url), 100)])
     tiers.put(KEY, b"a" * 20)
     redis_server.process.send_signal(signal.SIGKILL)

@@ -45,7 +45,7 @@ def client(make_settings: MakeSettings, layer_settings: LayerSettings) -> Iterat
         yield running
 
 
-def test_a_tile_is_drawn_then_served_from_the_cache(client: TestClient) -> None:
+def test_a_tile_is_generated_then_served_from_the_cache(client: TestClient) -> None:
     first = client.get(CHILD)
     assert first.status_code == 200, first.text
     assert first.headers["content-type"] == "image/png"
@@ -173,7 +173,7 @@ def test_placeholder_now_sharp_later(client: TestClient) -> None:
     assert client.get(CHILD).content == late.content
 
 
-def test_respond_async_is_202_and_the_tile_is_drawn_meanwhile(client: TestClient) -> None:
+def test_respond_async_is_202_and_the_tile_is_generated_meanwhile(client: TestClient) -> None:
     first = client.get(ROOT, headers={"Prefer": "respond-async"})
     assert first.status_code == 202
     assert first.headers["retry-after"] == "2"
@@ -187,7 +187,7 @@ def test_respond_async_is_202_and_the_tile_is_drawn_meanwhile(client: TestClient
     assert service_of(client).resolver(None).generator.blocks_generated == 1
 
 
-def test_looking_ahead_draws_what_lies_around(make_settings: MakeSettings, layer_settings: LayerSettings) -> None:
+def test_looking_ahead_generates_what_lies_around(make_settings: MakeSettings, layer_settings: LayerSettings) -> None:
     app = create_app(make_settings(interactive_wait=60, look_ahead=True), [layer_settings])
     near = [f"/tiles/16/{4 * PLACE.x + i}/{4 * PLACE.y + j}.png" for i in (0, 2) for j in (0, 2)]
     with TestClient(app) as client:
@@ -202,7 +202,7 @@ def test_looking_ahead_draws_what_lies_around(make_settings: MakeSettings, layer
             pytest.fail("the blocks around were not drawn")
 
 
-def test_metrics_tell_what_was_drawn_and_found(client: TestClient) -> None:
+def test_metrics_tell_what_was_generated_and_found(client: TestClient) -> None:
     for _ in range(3):
         assert client.get(CHILD).status_code == 200
     said = client.get("/metrics")
@@ -353,7 +353,7 @@ def test_other_suffixes_are_404_with_what_there_is(client: TestClient, suffix: s
 
 
 @pytest.mark.parametrize("form", ["png", "webp", "jpg"])
-def test_a_mark_is_drawn_on_request_only(client: TestClient, form: str) -> None:
+def test_a_mark_is_generated_on_request_only(client: TestClient, form: str) -> None:
     path = CHILD.replace("png", form)
     plain = client.get(path)
     marked = client.get(path + "?mark=1")

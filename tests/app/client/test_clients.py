@@ -200,7 +200,7 @@ def test_exports_that_cannot_be_say_why(
 
 
 @pytest.mark.parametrize("kind", ["mbtiles", "pmtiles"])
-def test_an_export_can_fill_a_cache_that_would_draw_the_same(
+def test_an_export_can_fill_a_cache_that_would_generate_the_same(
     server: Server, tmp_path: Path, tiny_weights: Path, kind: str
 ) -> None:
     out = tmp_path / f"area.{kind}"

@@ -120,7 +120,7 @@ def files(client: TestClient) -> list[Path]:
     return list((service_of(client).data_dir.tiles / "map" / "current").glob("*/*/*.png"))
 
 
-def test_a_job_draws_its_area_and_counts_its_files(client: TestClient) -> None:
+def test_a_job_generates_its_area_and_counts_its_files(client: TestClient) -> None:
     guess = order(client, dry_run=True)
     assert (guess["tiles"], guess["stored"], guess["seconds"], guess["fits"]) == (21, 0, None, True)
     assert guess["by_zoom"] == {"14": 1, "15": 4, "16": 16}
@@ -183,7 +183,7 @@ def test_too_many_failures_end_a_job(client: TestClient) -> None:
     assert (answer["state"], answer["failed"]) == ("done", 21)
 
 
-def test_imagery_that_changes_under_a_job_is_drawn_too(client: TestClient, make_scene: SceneMaker) -> None:
+def test_imagery_that_changes_under_a_job_is_generated_too(client: TestClient, make_scene: SceneMaker) -> None:
     job = order(client, rate=30)
     while client.get(f"/jobs/{job['id']}").json()["finished"] < 6:
         time.sleep(0.02)

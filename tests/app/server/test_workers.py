@@ -151,7 +151,7 @@ def test_two_servers_on_one_directory_need_no_redis(begin: Begin) -> None:
     assert sum(counted(server, "tilecascade_blocks_generated_total") for server in servers) == 3
 
 
-def test_when_redis_dies_midway_each_server_draws_at_most_once(begin: Begin) -> None:
+def test_when_redis_dies_midway_each_server_generates_at_most_once(begin: Begin) -> None:
     program = find_server()
     if program is None:
         pytest.skip("no redis-server here")

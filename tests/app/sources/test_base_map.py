@@ -129,7 +129,7 @@ def path_of(tile: Tile, suffix: str = ".png") -> str:
     return f"/tiles/{tile.z}/{tile.x}/{tile.y}{suffix}"
 
 
-def test_answers_say_what_is_real(client: TestClient) -> None:
+def test_answers_say_what_is_of_the_base_map(client: TestClient) -> None:
     real = client.get(path_of(PLACE))
     assert (real.status_code, real.headers["x-tile-state"]) == (200, "base-map")
     assert real.headers["x-tile-notice"] == "from the base map"
@@ -145,7 +145,7 @@ def test_answers_say_what_is_real(client: TestClient) -> None:
     assert client.get("/tilejson.json").json()["minzoom"] == 13
 
 
-def test_only_what_is_real_on_request(client: TestClient) -> None:
+def test_only_the_base_maps_tiles_on_request(client: TestClient) -> None:
     assert client.get(path_of(PLACE) + "?synthetic=0").content == REAL[PLACE]
     drawn = path_of(Tile(2 * PLACE.x, 2 * PLACE.y, 15))
     assert client.get(drawn).status_code == 200

@@ -90,7 +90,9 @@ def colours(answer: object) -> np.ndarray:
 CHILD = f"15/{2 * PLACE.x}/{2 * PLACE.y}"
 
 
-def test_confidence_tiles_are_drawn_kept_and_purged(client: TestClient, make_scene: SceneMaker, tmp_path: Path) -> None:
+def test_confidence_tiles_are_generated_kept_and_purged(
+    client: TestClient, make_scene: SceneMaker, tmp_path: Path
+) -> None:
     first = client.get(f"/tiles/confidence/{CHILD}.png")
     assert (first.status_code, first.headers["x-tile-state"]) == (200, "generated"), first.text
     shown = colours(first)
@@ -111,7 +113,7 @@ def test_confidence_tiles_are_drawn_kept_and_purged(client: TestClient, make_sce
     assert changed.content != first.content
 
 
-def test_what_is_real_is_trusted(client: TestClient) -> None:
+def test_tiles_of_the_base_map_have_a_colour_of_their_own(client: TestClient) -> None:
     answer = client.get(f"/tiles/confidence/14/{PLACE.x}/{PLACE.y}.png")
     assert (colours(answer) == BASE_MAP_COLOUR).all()
 

@@ -18,9 +18,12 @@ from tilecascade.app.errors import NoTileError
 from tilecascade.app.service import Service
 from tilecascade.app.settings import LayerSettings
 from tilecascade.app.tiles import image as tile_image
+from tilecascade.app.tiles.generator import BlockGenerator
 from tilecascade.app.tiles.resolver import TileResolver
 from tilecascade.model.engine import LocalEngine, Priority
-from tilecascade.model.pipeline import Stage
+from tilecascade.model.pipeline import CascadePipeline, Stage
+from tilecascade.model.sgdm.config import tiny
+from tilecascade.model.sgdm.network import random_network
 
 
 @pytest.mark.parametrize("span", [0, 1, 2])
@@ -108,8 +111,7 @@ def test_a_block_that_the_device_has_begun_is_finished_and_stored(
 
     async def story(resolver: TileResolver) -> None:
         begun, go = threading.Event(), threading.Event()
-        engine: Any = resolver.generator.engine
-        generate = engine._generate
+        generate = CascadePipeline(random_network(tiny()))
 
         def slow(stage: Stage, batch: Any) -> Any:
             begun.set()
@@ -176,13 +178,13 @@ def test_reading_takes_no_lock(make_settings: MakeSettings, layer_settings: Laye
             raise AssertionError("a lease was asked for")
 
     async def read(service: Service, resolver: TileResolver) -> bytes:
-        resolver.generator._leases = NoLeases()  # type: ignore[assignment]
+        locked = TileResolver(resolver.store, BlockGenerator(resolver.store, NoLeases(), resolver.generator.engine))
         folders = [path for path in (settings.data_dir / "tiles").rglob("*") if path.is_dir()]
         for folder in folders:
             folder.chmod(0o555)
         try:
             before = sorted(settings.data_dir.rglob("*"))
-            data = (await resolver.find(tile)).data
+            data = (await locked.find(tile)).data
             assert sorted(settings.data_dir.rglob("*")) == before
             return data
         finally:

@@ -77,7 +77,7 @@ def seen(page: webdriver.Chrome) -> np.ndarray:
         return np.asarray(shot.convert("RGB"))
 
 
-def test_it_shows_drawn_tiles_and_says_so(page: webdriver.Chrome) -> None:
+def test_it_shows_generated_tiles_and_says_so(page: webdriver.Chrome) -> None:
     sharp(page)
     states = set(page.execute_script(STATES))
     assert states & {"cached", "generated"}
@@ -147,7 +147,7 @@ def test_how_far_to_trust_it_is_laid_over_the_map(page: webdriver.Chrome) -> Non
     wait_until(page, "return !document.querySelector('.leaflet-trust-pane .tile')")
 
 
-def test_a_drawn_box_is_prefetched(page: webdriver.Chrome, server: Server) -> None:
+def test_a_generated_box_is_prefetched(page: webdriver.Chrome, server: Server) -> None:
     sharp(page)
     click(page, "menu")
     put(page, "key", KEY)

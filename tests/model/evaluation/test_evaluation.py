@@ -74,7 +74,7 @@ def test_cross_zoom_consistency_is_that_of_the_same_ground() -> None:
     assert consistency(compared, "generated", 15) is None
 
 
-def test_baselines_are_drawn_scored_and_named(tmp_path: Path) -> None:
+def test_baselines_are_generated_scored_and_named(tmp_path: Path) -> None:
     for name, build in BASELINES.items():
         save_baseline(build(), tmp_path / f"{name}.safetensors")
     baselines = load_baselines(tmp_path)
@@ -199,7 +199,7 @@ def test_the_command_compares_the_served_cascade(truth: Path, tmp_path: Path, ti
 
 
 @pytest.mark.parametrize("span", [0, 1, 2])
-def test_the_command_draws_pairs_with_true_references(
+def test_the_command_generates_pairs_with_true_references(
     truth: Path, tmp_path: Path, tiny_weights: Path, span: int
 ) -> None:
     result = run_cli(
@@ -215,7 +215,7 @@ def test_the_command_draws_pairs_with_true_references(
     assert "| all | generated | 9 |" in (tmp_path / "out" / "metrics.md").read_text()
 
 
-def test_pairs_are_drawn_with_the_imagery_of_another_place(truth: Path, tmp_path: Path, tiny_weights: Path) -> None:
+def test_pairs_are_generated_with_the_imagery_of_another_place(truth: Path, tmp_path: Path, tiny_weights: Path) -> None:
     arguments = (
         "evaluate", "pairs", str(tmp_path), "--split", "val", "--source", "s", "--zooms", "15-16",
         "--mismatched-imagery", "--out", str(tmp_path / "out"), "--weights", str(tiny_weights),

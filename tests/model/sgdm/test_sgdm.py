@@ -339,7 +339,7 @@ def test_what_is_likelier_than_around_it_stands_out() -> None:
     assert not land_between(wood), "woods have no gaps to be kept"
 
 
-def test_where_the_reference_is_surveyed_less_stands_out() -> None:
+def test_where_the_reference_is_trusted_less_stands_out() -> None:
     config = replace(tiny().autoencoder, trusted_contrast=0.0)
     auto = PaletteAutoencoder(config)
     plain = PaletteAutoencoder(replace(config, building_contrast=0.0, road_contrast=0.0))
@@ -355,7 +355,7 @@ def test_where_the_reference_is_surveyed_less_stands_out() -> None:
     assert (without - everywhere).abs().mean() > 0.05
 
 
-def test_the_text_and_the_details_change_what_is_drawn() -> None:
+def test_the_text_and_the_details_change_what_is_generated() -> None:
     network = random_network(tiny())
     auto, prior = network.autoencoder, network.prior
     assert isinstance(auto, PaletteAutoencoder)
@@ -390,7 +390,7 @@ def test_context_is_cut_off_before_merging_without_a_difference() -> None:
     assert early[0].shape[2] == 8
 
 
-def test_only_a_surveyed_reference_can_be_kept() -> None:
+def test_only_a_trusted_reference_can_be_kept() -> None:
     network = random_network(tiny())
     auto = network.autoencoder
     assert isinstance(auto, PaletteAutoencoder)

@@ -387,7 +387,7 @@ def test_augmentations() -> None:
     assert sum((c != image).any() for c in changed) > 10
 
 
-def test_an_outdated_reference_is_a_map_still_and_marked_as_surveyed(pairs_dir: Path, tmp_path: Path) -> None:
+def test_an_outdated_reference_is_a_map_still_and_marked_as_trusted(pairs_dir: Path, tmp_path: Path) -> None:
     image, other = map_picture(np.random.default_rng(1)), map_picture(np.random.default_rng(2))
     rng = np.random.default_rng(3)
     changed = [outdate_reference(image, other, rng) for _ in range(60)]
