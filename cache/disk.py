@@ -38,11 +38,15 @@ class DiskStore:
         self._used = 0
         self._evicting = False
 
+    def _place(self, key: str) -> str:
+        """The path of a key as text: pathlib would take a twentieth of the time of a finished tile."""
+        for part in key.split("/"):
+            if part in ("", ".", "..") or part.startswith(TEMPORARY):
+                raise ValueError(f"not a key: {key!r}")
+        return f"{self.root}/{key}"
+
     def _path(self, key: str) -> Path:
-        parts = key.split("/")
-        if any(part in ("", ".", "..") or part.startswith(TEMPORARY) for part in parts):
-            raise ValueError(f"not a key: {key!r}")
-        return self.root.joinpath(*parts)
+        return Path(self._place(key))
 
     def get(self, key: str) -> bytes | None:
         """See Store."""
@@ -82,7 +86,7 @@ class DiskStore:
     def stat(self, key: str) -> os.stat_result | None:
         """Of the file that holds a value; None if there is none."""
         try:
-            return self._path(key).stat()
+            return os.stat(self._place(key))
         except OSError:
             return None
 

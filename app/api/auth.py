@@ -43,7 +43,7 @@ def load_api_key(settings: Settings) -> ApiKey:
     return ApiKey(value, str(path))
 
 
-def need_key(
+async def need_key(
     request: Request,
     header: Annotated[str | None, Depends(_header)],
     bearer: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],

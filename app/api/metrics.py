@@ -93,6 +93,7 @@ class ServiceMetrics:
             buckets=SECONDS,
             registry=self._registry,
         )
+        self._by_state: dict[str, Histogram] = {}
         self._workers: CollectorRegistry | None = None
         if workers is not None:
             self._workers = CollectorRegistry()
@@ -100,7 +101,9 @@ class ServiceMetrics:
 
     def answered(self, state: str, seconds: float) -> None:
         """A tile request has ended: cached, generated, placeholder, later, or the status of an error."""
-        self._answers.labels(state).observe(seconds)
+        if state not in self._by_state:
+            self._by_state[state] = self._answers.labels(state)
+        self._by_state[state].observe(seconds)
 
     def text(self) -> bytes:
         """All metrics, in Prometheus' text format."""
