@@ -53,7 +53,7 @@ format: $(VENV)/.test
 
 lock: $(VENV)/.test
 	(echo "# The versions that this project is tested with, Python 3.11. Made by \`make lock\`; used by make, CI and the images."; \
-	$(BIN)/pip freeze --exclude-editable) > deploy/constraints.txt
+	$(BIN)/pip freeze --exclude-editable | grep ==) > deploy/constraints.txt
 
 wheel: $(VENV)/.test
 	$(BIN)/python -m pytest tests/test_wheel.py
