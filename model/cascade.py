@@ -7,7 +7,8 @@ block), so the same tile always comes out of the same window, whatever was reque
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import itertools
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -202,11 +203,16 @@ def enlarge(colours: Pixels, known: Mask, levels: int, background: tuple[int, in
     return _bicubic(filled, levels), _repeated(known, levels)
 
 
-def enlarge_part(ancestor: NDArray[np.uint8], tile: Tile, levels: int) -> NDArray[np.uint8]:
-    """The part of an ancestor tile that covers `tile`, `levels` below it, enlarged to a tile.
+def enlarge_part(
+    ancestor: NDArray[np.uint8],
+    tile: Tile,
+    levels: int,
+    neighbour: Callable[[int, int], NDArray[np.uint8] | None] = lambda right, down: None,
+) -> NDArray[np.uint8]:
+    """The part of an ancestor tile that covers `tile`, `levels` below it, enlarged to a tile, as `enlarge` does it.
 
-    ancestor: 256 x 256 x 3 or RGBA uint8. The same filter as `enlarge`; beyond the ancestor its edge is repeated. Alpha
-    stays sharp.
+    ancestor: 256 x 256 x 3 or RGBA uint8. neighbour: gives the tile that is so many tiles to the right of the ancestor
+    and below it, each -1, 0 or 1, or None; without it the ancestor's edge is repeated. Alpha stays sharp.
     """
     size = TILE_SIZE >> levels
     left, top = ((place % (1 << levels)) * TILE_SIZE >> levels for place in (tile.x, tile.y))
@@ -214,6 +220,13 @@ def enlarge_part(ancestor: NDArray[np.uint8], tile: Tile, levels: int) -> NDArra
         return np.broadcast_to(ancestor[top, left], ancestor.shape).copy()
     edge = ENLARGE_MARGIN
     padded = np.pad(ancestor, ((edge, edge), (edge, edge), (0, 0)), mode="edge")
+    # by -1, 0, 1: where a strip lies in the padded ancestor, and where in the neighbour that it comes from
+    here = {-1: slice(0, edge), 0: slice(edge, -edge), 1: slice(-edge, None)}
+    there = {-1: slice(-edge, None), 0: slice(None), 1: slice(0, edge)}
+    for down, right in itertools.product(here, here):
+        beside = neighbour(right, down) if (right, down) != (0, 0) else None
+        if beside is not None:
+            padded[here[down], here[right]] = beside[there[down], there[right]]
     part = np.ascontiguousarray(padded[top : top + size + 2 * edge, left : left + size + 2 * edge])
     colours = _bicubic(part[..., :3], levels)
     return colours if ancestor.shape[2] == 3 else np.dstack([colours, _repeated(part[..., 3], levels)])

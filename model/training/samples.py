@@ -95,10 +95,20 @@ class SampleSource:
         return self._objects[key]
 
     def reference(self, pair: Pair, span: int, generated: bool = False) -> Pixels | None:
-        """The true (or the generated) reference `span` levels up, enlarged; None where that tile is not known."""
+        """The true (or the generated) reference `span` levels up, enlarged; None where that tile is not known.
+
+        As in serving, the enlarging filter sees the neighbouring tiles, where these are known.
+        """
         tiles = self.generated if generated else self.maps
-        parent = tiles.get((pair.zoom - span, pair.x >> span, pair.y >> span))
-        return None if parent is None else enlarge_part(parent, Tile(pair.x, pair.y, pair.zoom), span)
+        zoom, column, row = pair.zoom - span, pair.x >> span, pair.y >> span
+        parent = tiles.get((zoom, column, row))
+        if parent is None:
+            return None
+
+        def neighbour(right: int, down: int) -> Pixels | None:
+            return tiles.get((zoom, column + right, row + down))
+
+        return enlarge_part(parent, Tile(pair.x, pair.y, pair.zoom), span, neighbour)
 
     def batch(self, stage: StageConfig, rng: np.random.Generator) -> Batch:
         """Sample and augment one batch."""

@@ -2,13 +2,24 @@
 
 import itertools
 
+import mercantile
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from mercantile import Tile
 
-from tilecascade.model.cascade import ENLARGE_MARGIN, Block, Ladder, Window, WindowConfig, assemble, enlarge
+from tilecascade.model.cascade import (
+    ENLARGE_MARGIN,
+    Block,
+    Ladder,
+    Window,
+    WindowConfig,
+    assemble,
+    enlarge,
+    enlarge_part,
+    tile_window,
+)
 from tilecascade.model.sgdm.config import default, sd21
 
 WINDOWS = (default().windows, sd21().windows)
@@ -147,3 +158,25 @@ def test_cutting_gives_back_the_tiles() -> None:
     parts = block.cut(pixels)
     assert list(parts) == block.tiles()
     assert parts[Tile(3, 5, 3)][0, 0] == 256 * size + 256
+
+
+@pytest.mark.parametrize("levels", [1, 2])
+def test_a_part_is_enlarged_as_the_whole_field_is(levels: int) -> None:
+    rng = np.random.default_rng(levels)
+    tiles = {
+        Tile(x, y, 14): np.dstack([rng.integers(0, 256, (256, 256, 3)), np.full((256, 256), 255)]).astype(np.uint8)
+        for x in (8, 9, 10)
+        for y in (8, 9, 10)
+    }
+    middle = Tile(9, 9, 14)
+    for child in mercantile.children(middle, zoom=14 + levels):
+        field = tile_window(child).above(levels).grown(ENLARGE_MARGIN)
+        whole, known = enlarge(*assemble(field, tiles), levels, (0, 0, 0))
+        assert known.all()
+        part = enlarge_part(tiles[middle], child, levels, lambda i, j: tiles[Tile(9 + i, 9 + j, 14)])
+        assert np.array_equal(part[..., :3], whole)
+        assert (part[..., 3] == 255).all()
+        alone = enlarge_part(tiles[middle], child, levels)
+        inner = slice(16, -16)
+        assert np.array_equal(alone[inner, inner, :3], whole[inner, inner])
+    assert (enlarge_part(tiles[middle], Tile(9 << 9, 9 << 9, 23), 9) == tiles[middle][0, 0]).all()
