@@ -98,7 +98,12 @@ class Settings(BaseSettings):
         default=0, ge=0, description="blocks generated side by side on a CPU, one core each; 0 = all cores, at most 8"
     )
     batch_blocks: int = Field(default=0, ge=0, description="blocks generated at once; 0 = 1 on a CPU, 8 on a GPU")
-    interactive_wait: float = Field(default=3.0, ge=0, le=60)
+    interactive_wait: float = Field(
+        default=50.0,
+        ge=0,
+        le=600,
+        description="seconds that a request waits for its tile unless it says ?wait=; map clients never ask again",
+    )
     max_wait: float = Field(default=600.0, ge=0)
     memory_bytes: int = Field(default=128 << 20, ge=0)
     disk_bytes: int = Field(default=20 << 30, ge=0)

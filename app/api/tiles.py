@@ -17,14 +17,14 @@ from tilecascade.app.api.errors import RETRY_AFTER
 from tilecascade.app.api.http_cache import etag_of, matches
 from tilecascade.app.api.metrics import ServiceMetrics
 from tilecascade.app.api.rate_limit import TokenBuckets
-from tilecascade.app.errors import BadRequestError, ClientLeftError, NotFoundError, NotReadyError
+from tilecascade.app.errors import BadRequestError, ClientLeftError, NotFoundError, NoTileError, NotReadyError
 from tilecascade.app.service import Service
 from tilecascade.app.tiles import image
 from tilecascade.app.tiles.formats import CONFIDENCE, MEDIA_TYPES, PLAIN, Variant
 from tilecascade.app.tiles.resolver import TileResolver
 from tilecascade.app.tiles.store import GENERATED, FoundTile
-from tilecascade.model.cascade import enlarge_part
-from tilecascade.model.engine import Priority
+from tilecascade.model.cascade import enlarge_part, tile_window
+from tilecascade.model.engine import Priority, QueueFullError
 from tilecascade.model.sgdm.scale_text import MAX_TABLE_ZOOM
 
 router = APIRouter(tags=["tiles"])
@@ -204,7 +204,12 @@ async def generate(wanted: TileRequest) -> Response:
     context.rate_limit.take(request.client.host if request.client else "")
     wait = settings.interactive_wait if wanted.query.wait is None else min(wanted.query.wait, settings.max_wait)
     asynchronous = "respond-async" in request.headers.get("prefer", "").lower()
-    found = await wait_for_tile(wanted, 0.0 if asynchronous else wait)
+    try:
+        found = await wait_for_tile(wanted, 0.0 if asynchronous else wait)
+    except QueueFullError:
+        if asynchronous or wanted.variant.confidence:
+            raise
+        return await placeholder(wanted)  # a busy server is no reason for a client to show nothing
     if found is not None:
         if settings.look_ahead and found.source == GENERATED and wanted.priority == Priority.INTERACTIVE:
             context.service.background.generate_around(wanted.resolver, wanted.tile)
@@ -281,18 +286,25 @@ def finished(wanted: TileRequest, found: FoundTile) -> Response:
 
 
 async def placeholder(wanted: TileRequest) -> Response:
-    """The nearest finished ancestor, enlarged; never stored. Raises NotReadyError where there is none."""
-    nearest = await wanted.resolver.nearest_ancestor(wanted.tile)
-    if nearest is None:
-        raise NotReadyError("this tile is being generated and no coarser one exists yet; ask again, or with ?wait=60")
-    ancestor, data = nearest
-    part = enlarge_part(image.decode(data), wanted.tile, wanted.tile.z - ancestor.z)
+    """What stands in for a tile that is not finished: its nearest finished ancestor, enlarged, or a preview of its
+    imagery.
+
+    Never stored. Raises NoTileError where there is no imagery.
+    """
+    tile, form = wanted.tile, wanted.variant.format
+    headers = wanted.describe("placeholder", "miss")
+    nearest = await wanted.resolver.nearest_ancestor(tile)
+    if nearest is not None:
+        ancestor, data = nearest
+        pixels = enlarge_part(image.decode(data), tile, tile.z - ancestor.z)
+        headers["X-Tile-Ancestor"] = f"{ancestor.z}/{ancestor.x}/{ancestor.y}"
+    else:
+        pixels = image.preview(*await asyncio.to_thread(wanted.resolver.layer.imagery.read, tile_window(tile)))
+    known = pixels[..., 3] > 127
+    if not known.any():
+        raise NoTileError(f"there is no imagery at {tile.z}/{tile.x}/{tile.y}")
     if wanted.variant.scale == 2:
-        part = image.double(part)
-    form = wanted.variant.format
-    body = image.encode(part[..., :3], part[..., 3] > 127, {"Comment": "placeholder"}, form)
-    headers = wanted.describe("placeholder", "miss") | {
-        "X-Tile-Ancestor": f"{ancestor.z}/{ancestor.x}/{ancestor.y}",
-        "Cache-Control": f"max-age={PLACEHOLDER_AGE}, must-revalidate",
-    }
+        pixels, known = image.double(pixels), known.repeat(2, 0).repeat(2, 1)
+    body = image.encode(pixels[..., :3], known, {"Comment": "placeholder"}, form)
+    headers["Cache-Control"] = f"max-age={PLACEHOLDER_AGE}, must-revalidate"
     return Response(body, media_type=MEDIA_TYPES[form], headers=headers)

@@ -99,6 +99,18 @@ def decode(png: bytes) -> Pixels:
     return pixels
 
 
+PREVIEW_COLOUR, PREVIEW_STRENGTH = 0.35, 0.45
+"""How much of the imagery's colour and of its contrast a preview keeps, so that it looks like ground under a map."""
+
+
+def preview(imagery: Pixels, known: Mask) -> Pixels:
+    """Imagery as the background of a map that is not finished: pale, on LAND. H x W x 3 and mask -> H x W x 4 RGBA."""
+    colours = imagery.astype(np.float32)
+    grey = colours.mean(axis=2, keepdims=True)
+    pale = np.array(LAND, dtype=np.float32) + PREVIEW_STRENGTH * (grey + PREVIEW_COLOUR * (colours - grey) - 128)
+    return np.dstack([pale.clip(0, 255), known * 255.0]).astype(np.uint8)
+
+
 def double(tile: Pixels) -> Pixels:
     """An RGBA tile at twice its size, smoothly; its mask stays sharp."""
     size = (2 * tile.shape[1], 2 * tile.shape[0])

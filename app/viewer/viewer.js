@@ -13,7 +13,8 @@ const CascadeLayer = L.GridLayer.extend({
     const show = async () => {
       if (tile.gone) return;
       try {
-        const response = await fetch(L.Util.template(this.options.url, coords));
+        // this page asks again, so it need not wait for the finished tile
+        const response = await fetch(L.Util.template(this.options.url, coords) + "&wait=2");
         const state = response.headers.get("X-Tile-State") || String(response.status);
         tile.dataset.state = label.textContent = state;
         label.className = "state " + state;

@@ -231,7 +231,7 @@ def test_every_answer_has_the_id_of_its_request(client: TestClient, caplog: pyte
     assert not any("\n" in record.getMessage() for record in caplog.records)
 
 
-def test_a_full_queue_is_503_with_a_sentence(client: TestClient) -> None:
+def test_a_full_queue_is_answered_with_a_placeholder(client: TestClient) -> None:
     class Full:
         """An engine whose queue is full."""
 
@@ -240,9 +240,7 @@ def test_a_full_queue_is_503_with_a_sentence(client: TestClient) -> None:
 
     service_of(client).resolver(None).generator.engine = Full()  # type: ignore[assignment]
     answer = client.get(ROOT)
-    assert answer.status_code == 503
-    assert answer.headers["retry-after"] == "2"
-    assert "try again" in answer.json()["detail"]
+    assert (answer.status_code, answer.headers["x-tile-state"]) == (200, "placeholder")
 
 
 @pytest.mark.parametrize(
@@ -255,13 +253,24 @@ def test_the_priority_header_says_who_is_waiting(header: str, priority: int) -> 
     assert TileRequest(context, None, PLACE, PLAIN, TileQuery()).priority == priority  # type: ignore[arg-type]
 
 
-def test_nothing_to_stand_in_is_503(client: TestClient) -> None:
+@pytest.mark.parametrize(("suffix", "size"), [(".png", 256), ("@2x.webp", 512), (".jpg", 256)])
+def test_a_cold_server_shows_a_preview_of_the_imagery(client: TestClient, suffix: str, size: int) -> None:
     held = hold(service_of(client).resolver(None))
-    answer = client.get(ROOT + "?wait=0.05")
+    path = ROOT.removesuffix(".png") + suffix
+    answer = client.get(path + "?wait=0.05")
     held.open()
-    assert answer.status_code == 503
-    assert answer.headers["retry-after"] == "2"
-    assert "wait" in answer.json()["detail"]
+    assert (answer.status_code, answer.headers["x-tile-state"]) == (200, "placeholder")
+    assert "x-tile-ancestor" not in answer.headers
+    assert answer.headers["cache-control"].startswith("max-age=2")
+    seen = client.get(ROOT.replace("/tiles/", "/imagery/map/"))
+    with Image.open(io.BytesIO(answer.content)) as shown, Image.open(io.BytesIO(seen.content)) as imagery:
+        assert shown.size == (size, size)
+        pale = np.asarray(shown.convert("L").resize((64, 64)), dtype=float)
+        below = np.asarray(imagery.convert("L").resize((64, 64)), dtype=float)
+    assert np.corrcoef(pale.ravel(), below.ravel())[0, 1] > 0.9
+    assert pale.mean() > below.mean() + 30
+    outside = f"/tiles/14/{PLACE.x + 1}/{PLACE.y}.png?wait=0"
+    assert client.get(outside).status_code == 404
 
 
 def test_starting_is_said(

@@ -76,13 +76,11 @@ map.on("error", (event) => { window.problem = String(event.error); });
 CLIENTS = {"leaflet": LEAFLET, "openlayers": OPENLAYERS, "maplibre": MAPLIBRE}
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory, tiny_weights: Path) -> Iterator[Server]:
-    folder = tmp_path_factory.mktemp("browsers")
-    scene = write_scene(folder / "scene.tif", picture(1024, 0), place_bounds(), "EPSG:3857")
-    running = Server(scene, tiny_weights, folder / "data")
-    for tile in mercantile.children(PLACE, zoom=16):
-        httpx.get(f"{running.url}/tiles/{tile.z}/{tile.x}/{tile.y}.png?wait=100", timeout=120).raise_for_status()
+@pytest.fixture
+def server(tmp_path: Path, tiny_weights: Path) -> Iterator[Server]:
+    """A cold server: nothing has been generated."""
+    scene = write_scene(tmp_path / "scene.tif", picture(1024, 0), place_bounds(), "EPSG:3857")
+    running = Server(scene, tiny_weights, tmp_path / "data")
     yield running
     running.stop()
 
@@ -99,7 +97,9 @@ class Quiet(SimpleHTTPRequestHandler):
 
 
 @pytest.mark.parametrize("name", CLIENTS)
-def test_a_client_shows_the_tiles_pixels(name: str, server: Server, window: webdriver.Chrome, tmp_path: Path) -> None:
+def test_a_plain_client_of_a_cold_server_shows_finished_tiles(
+    name: str, server: Server, window: webdriver.Chrome, tmp_path: Path
+) -> None:
     sources = {
         "leaflet": lambda: (Path(leaflet.BASE_DIR), "leaflet.js", "leaflet.css"),
         "openlayers": lambda: (package("mapproxy") / "service/templates/demo/static", "ol.js", "ol.css"),
