@@ -71,7 +71,7 @@ async def fetch_all(resolver: TileResolver, order: Sequence[Tile], parallel: int
 
 async def until(ready: Callable[[], bool]) -> None:
     """Wait for something to become true."""
-    for _ in range(1000):
+    for _ in range(6000):
         if ready():
             return
         await asyncio.sleep(0.01)

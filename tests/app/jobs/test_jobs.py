@@ -184,7 +184,7 @@ def test_too_many_failures_end_a_job(client: TestClient) -> None:
 
 
 def test_imagery_that_changes_under_a_job_is_generated_too(client: TestClient, make_scene: SceneMaker) -> None:
-    job = order(client, rate=30)
+    job = order(client, rate=3)
     while client.get(f"/jobs/{job['id']}").json()["finished"] < 6:
         time.sleep(0.02)
     fresh = make_scene("fresh.tif", seed=7).read_bytes()
