@@ -34,7 +34,7 @@ class ServiceCollector(Collector):
         yield hits
         yield CounterMetricFamily("tilecascade_store_misses", "Tiles found in no cache.", service.store.misses)
         unavailable = GaugeMetricFamily(
-            "tilecascade_store_ill", "1 for a cache whose last call failed.", labels=["tier"]
+            "tilecascade_store_unavailable", "1 for a cache whose last call failed.", labels=["tier"]
         )
         for store in service.store.tiers:
             unavailable.add_metric([store.name], float(store.name in service.store.unavailable))

@@ -41,9 +41,9 @@ class AffectedTiles:
             affected: dict[int, set[Block]] = {}
             for zoom in self._blocks:
                 reference = ladder.reference_zoom(zoom)
-                above = (
-                    {tile for block in affected.get(reference, ()) for tile in block.tiles()} if reference else set()
-                )
+                above = {
+                    tile for block in affected.get(-1 if reference is None else reference, ()) for tile in block.tiles()
+                }
                 affected[zoom] = set(self._affected(zoom, box, above))
                 self._blocks[zoom] |= affected[zoom]
         self._below = {

@@ -112,5 +112,5 @@ class FairQueue(Generic[Job]):
         return turn, chosen
 
     def charge(self, priority: Priority, seconds: float) -> None:
-        """Say how long the device was busy for the turn of an priority."""
+        """Charge a priority for the seconds that the device worked on its turn."""
         self._clock[priority] += seconds / WEIGHT[priority]
