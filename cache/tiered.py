@@ -64,14 +64,6 @@ class TieredStore:
         for tier in reversed(self.tiers):
             self._put(tier, key, value)
 
-    def delete(self, key: str) -> None:
-        """Forget in every tier."""
-        for tier in self.tiers:
-            try:
-                tier.delete(key)
-            except TIER_ERRORS as error:
-                self._failed(tier, error)
-
     def purge(self, keys: Iterable[str]) -> bool:
         """Forget many keys in every tier, farthest first, so that none is filled again from a farther one.
 

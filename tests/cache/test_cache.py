@@ -194,7 +194,7 @@ def test_tiers_never_answer_with_other_bytes(tmp_path_factory: pytest.TempPathFa
             tiers.put(key, value)
             model[key] = value
         elif action == "delete":
-            tiers.delete(key)
+            tiers.purge([key])
             model.pop(key, None)
         else:
             found = tiers.get(key)
