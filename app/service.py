@@ -96,7 +96,7 @@ class Service:
             if on_failure is None:
                 await starting
             else:
-                starting.add_done_callback(lambda task: service._started(task, on_failure))
+                starting.add_done_callback(lambda task: service._record_failed_start(task, on_failure))
             yield service
         finally:
             starting.cancel()
@@ -106,10 +106,11 @@ class Service:
 
     async def _start(self) -> None:
         await asyncio.to_thread(self._load)
+        self._scenes.go_on(lambda: self.layers)
         self.jobs.start()
         self.state = "ready"
 
-    def _started(self, task: asyncio.Task[None], on_failure: Callable[[], None]) -> None:
+    def _record_failed_start(self, task: asyncio.Task[None], on_failure: Callable[[], None]) -> None:
         """Record why a start in the background has failed, if it has."""
         if task.cancelled() or (error := task.exception()) is None:
             return
@@ -131,7 +132,6 @@ class Service:
             store = TileStore(layer, self.store, self._executor)
             self._scenes.catch_up(store)
             self.resolvers[layer.name] = TileResolver(store, BlockGenerator(store, self._leases, self.engine))
-            self._publication.publish(layer)
             log.info(
                 "layer %s: version %s, zooms %d to %d", layer.name, layer.version, layer.ladder.root, layer.max_zoom
             )

@@ -123,7 +123,7 @@ class RedisLeases:
                 log.warning("leases could not be renewed: %s", error)
 
     def close(self) -> None:
-        """Stop renewing."""
+        """Stop renewing, as when the process dies: what is held expires."""
         self._stop.set()
 
 

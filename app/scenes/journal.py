@@ -1,14 +1,15 @@
 """What the stored tiles of a layer were made from: its scenes, written down before and after each change.
 
-Between `begin` and `finish` the journal names both the old and the new scenes. Whoever starts next finishes removing
-the tiles that differ between the two before anything is served.
+From `begin` until `finish` the journal names the old scenes and the new ones; further changes in between add theirs.
+Whoever starts next finishes removing the tiles that differ between any of them and the scenes of that time before
+anything is served.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from tilecascade.app.sources.scene import Scene
@@ -17,10 +18,11 @@ from tilecascade.app.storage.atomic import write_atomically
 
 @dataclass(frozen=True)
 class Entry:
-    """scenes: what the stored tiles were made from. pending: the scenes of a change that has not ended."""
+    """scenes: what the stored tiles were made from. pending: the scenes of each change since whose outdated tiles may
+    not all have been removed, the oldest first."""
 
     scenes: list[Scene]
-    pending: list[Scene] | None = None
+    pending: list[list[Scene]] = field(default_factory=list)
 
 
 class SceneJournal:
@@ -36,14 +38,24 @@ class SceneJournal:
         except FileNotFoundError:
             return None
         try:
-            pending = data["pending"]
-            return Entry(scenes_from(data["scenes"]), None if pending is None else scenes_from(pending))
+            pending = data["pending"] or []
+            if pending and isinstance(pending[0], dict):  # version 0.1 names the scenes of one change
+                pending = [pending]
+            return Entry(scenes_from(data["scenes"]), [scenes_from(change) for change in pending])
         except (KeyError, TypeError) as error:
             raise ValueError(f"{self._path} is not a record of scenes: {error}") from None
 
     def begin(self, old: Sequence[Scene], new: Sequence[Scene]) -> None:
-        """To be called before the first outdated tile is removed."""
-        self._write(Entry(list(old), list(new)))
+        """To be called before the first outdated tile is removed.
+
+        old: the scenes until now. They are recorded only if no earlier change is unfinished. Raises ValueError like
+        `read`.
+        """
+        entry = self.read() or Entry(list(old))
+        if entry.pending:
+            self._write(Entry(entry.scenes, [*entry.pending, list(new)]))
+        else:
+            self._write(Entry(list(old), [list(new)]))
 
     def finish(self, scenes: Sequence[Scene]) -> None:
         """To be called after the last one is removed."""

@@ -43,6 +43,7 @@ class SceneManager:
         self._scenes: dict[str, LayerScenes] = {}
         self._changing = asyncio.Lock()
         self._unfinished: set[asyncio.Task[None]] = set()
+        self._remaining: list[tuple[TileStore, AffectedTiles]] = []
 
     def build(self, wanted: LayerSettings, model: ModelInfo) -> Layer:
         """A layer with its scenes as configured and as changed since. Raises SceneError or SettingsError."""
@@ -59,9 +60,13 @@ class SceneManager:
 
     def catch_up(self, store: TileStore) -> None:
         """Remove tiles made from other scenes than the present ones: the scenes changed while no server ran, or a
-        removal was interrupted. Raises SettingsError."""
+        removal was interrupted. Then publish the layer.
+
+        If a cache does not answer, outdated tiles are not used, and `go_on` finishes the removal. Raises SettingsError.
+        """
         layer, imagery = store.layer, store.layer.imagery
         if not isinstance(imagery, SceneMosaic):
+            self._publication.publish(layer)
             return
         journal = self.journal(layer)
         try:
@@ -70,9 +75,9 @@ class SceneManager:
             raise SettingsError(
                 f"{error}; move it away to have all tiles of layer {layer.name} generated again"
             ) from None
-        if entry is not None and (entry.pending is not None or entry.scenes != list(imagery.scenes)):
-            changed = changed_scenes(entry.scenes, imagery.scenes)
-            changed += changed_scenes(entry.pending, imagery.scenes) if entry.pending is not None else []
+        if entry is not None and (entry.pending or entry.scenes != list(imagery.scenes)):
+            earlier = [entry.scenes, *entry.pending]
+            changed = [scene for scenes in earlier for scene in changed_scenes(scenes, imagery.scenes)]
             journal.begin(entry.scenes, imagery.scenes)
             affected = affected_by(layer.ladder, layer.max_zoom, changed)
             store.clock.change(affected, lambda: None)
@@ -81,8 +86,16 @@ class SceneManager:
                 store.invalidate(affected)
             except PurgeError as error:
                 log.warning("layer %s: outdated tiles remain and are not used: %s", layer.name, error)
-                return  # the journal stays as it is, so that the next start tries again
+                self._remaining.append((store, affected))
+                return
         journal.finish(imagery.scenes)
+        self._publication.publish(layer)
+
+    def go_on(self, layers: Callable[[], Iterable[Layer]]) -> None:
+        """Go on in the background with the removals that `catch_up` could not finish."""
+        for store, affected in self._remaining:
+            self._remove_later(store, layers, affected)
+        self._remaining.clear()
 
     async def change(
         self, store: TileStore, layers: Callable[[], Iterable[Layer]], change: Callable[[SceneSet], SceneSet]
@@ -117,11 +130,14 @@ class SceneManager:
             try:
                 await store.change_layer(new, affected)
             except PurgeError:
-                self._unfinished.add(task := asyncio.create_task(self._invalidate_later(store, layers, affected)))
-                task.add_done_callback(self._unfinished.discard)
+                self._remove_later(store, layers, affected)
                 raise
             await self._finish(store, layers)
             return new
+
+    def _remove_later(self, store: TileStore, layers: Callable[[], Iterable[Layer]], affected: AffectedTiles) -> None:
+        self._unfinished.add(task := asyncio.create_task(self._invalidate_later(store, layers, affected)))
+        task.add_done_callback(self._unfinished.discard)
 
     async def _invalidate_later(
         self, store: TileStore, layers: Callable[[], Iterable[Layer]], affected: AffectedTiles
@@ -135,8 +151,13 @@ class SceneManager:
             await self._finish(store, layers)
 
     async def _finish(self, store: TileStore, layers: Callable[[], Iterable[Layer]]) -> None:
-        """No outdated tile is left: record it on disk, and publish the new revision."""
+        """Record on disk that no outdated tile is left, and publish the new revision.
+
+        While the removal of another change is unfinished, this is left to that one.
+        """
         layer = store.layer
+        if store.clock.removing:
+            return
         if isinstance(layer.imagery, SceneMosaic):
             await asyncio.to_thread(self.journal(layer).finish, layer.imagery.scenes)
         await asyncio.to_thread(self._publication.publish, layer)

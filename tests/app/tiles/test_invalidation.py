@@ -16,6 +16,7 @@ from mercantile import Tile
 from tests.conftest import PLACE, SceneMaker
 from tests.support import ALL, MakeSettings, corner_scene, fetch_all, hold, with_service
 from tilecascade.app.errors import PurgeError
+from tilecascade.app.scenes import manager
 from tilecascade.app.scenes.journal import SceneJournal
 from tilecascade.app.service import Service
 from tilecascade.app.settings import LayerSettings
@@ -180,11 +181,15 @@ def test_a_record_comes_back_as_it_was_written(make_scene: SceneMaker, tmp_path:
     registry.begin(scenes[:1], scenes)
     record = registry.read()
     assert record is not None
-    assert (record.scenes, record.pending) == (scenes[:1], scenes)
+    assert (record.scenes, record.pending) == (scenes[:1], [scenes])
+    registry.begin(scenes, scenes[1:])  # the first change is not finished, so its old scenes stay
+    record = registry.read()
+    assert record is not None
+    assert (record.scenes, record.pending) == (scenes[:1], [scenes, scenes[1:]])
     registry.finish(scenes)
     record = registry.read()
     assert record is not None
-    assert (record.scenes, record.pending) == (scenes, None)
+    assert (record.scenes, record.pending) == (scenes, [])
     (tmp_path / "deep" / "record.json").write_text("{}")
     with pytest.raises(ValueError, match="not a record"):
         registry.read()
@@ -216,6 +221,38 @@ def test_a_change_waits_for_those_who_use_the_store() -> None:
     user.join()
     assert order == ["in", "out", "changed"]
     assert clock.now == 1
+
+
+def test_a_second_change_does_not_end_the_record_of_an_unfinished_one(
+    make_settings: MakeSettings, layer_settings: LayerSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(manager, "RETRY_SECONDS", 0.05)
+    new, other = (open_scene(corner_scene(tmp_path, seed, f"{seed}.tif")) for seed in (7, 8))
+
+    async def story(service: Service, resolver: TileResolver) -> None:
+        journal = SceneJournal(service.data_dir.scene_journal("map", resolver.layer.version))
+        await resolver.find(HEART)
+        purge, unavailable = service.store.purge, [True]
+        monkeypatch.setattr(service.store, "purge", lambda keys: not unavailable and purge(keys))
+        with pytest.raises(PurgeError):
+            await service.change_scenes(None, lambda scenes: scenes.add(new))
+        answer = asyncio.create_task(service.change_scenes(None, lambda scenes: scenes.add(other)))
+        with pytest.raises(PurgeError):
+            await answer
+        entry = journal.read()
+        assert entry is not None
+        assert len(entry.pending) == 2
+        unavailable.clear()
+        for _ in range(200):
+            await asyncio.sleep(0.05)
+            entry = journal.read()
+            assert entry is not None
+            if not entry.pending:
+                break
+        assert not resolver.store.clock.removing
+        assert [scene.id for scene in entry.scenes] == [scene.id for scene in resolver.layer.imagery.scenes]  # type: ignore[attr-defined]
+
+    with_service(make_settings(), layer_settings, story)
 
 
 def test_while_a_cache_does_not_answer_old_tiles_are_not_used(
