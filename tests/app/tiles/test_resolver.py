@@ -87,9 +87,11 @@ def test_work_that_nobody_waits_for_any_more_is_dropped(
 
     async def story(resolver: TileResolver) -> None:
         held = hold(resolver)
-        requests = {tile: [asyncio.create_task(resolver.find(tile)) for _ in range(2)] for tile in tiles}
+        requests = {}
+        for count, tile in enumerate(tiles, 1):  # one after the other, so that the last ones wait last
+            requests[tile] = [asyncio.create_task(resolver.find(tile)) for _ in range(2)]
+            await until(lambda count=count: len(held.priorities) == count)  # type: ignore[misc]
         await asyncio.to_thread(held.begun.wait, 30)
-        await until(lambda: len(held.priorities) == len(tiles))
         left, kept = tiles[-1], tiles[-2]
         for task in (*requests[left], requests[kept][0]):
             task.cancel()
