@@ -5,6 +5,8 @@ The commands print it and exit with code 2; `app.api.errors` gives each class it
 
 from __future__ import annotations
 
+from mercantile import Tile
+
 
 class TilecascadeError(Exception):
     """Base class of all errors that users see. The message says what was wrong, what is allowed, or what to do."""
@@ -31,7 +33,12 @@ class AreaError(TilecascadeError):
 
 
 class NoTileError(TilecascadeError):
-    """There is no such tile, and there never will be with the present imagery."""
+    """There is no such tile with the present imagery; coarser than the root zoom: not before all root tiles exist."""
+
+    @classmethod
+    def no_imagery(cls, tile: Tile) -> NoTileError:
+        """No scene shows the place."""
+        return cls(f"there is no imagery at {tile.z}/{tile.x}/{tile.y}")
 
 
 class BaseMapError(TilecascadeError):

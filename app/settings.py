@@ -34,7 +34,6 @@ class DataDir:
     """
 
     def __init__(self, root: Path) -> None:
-        self.root = root
         self.tiles = root / "tiles"
         self.scenes = root / "scenes"
         self.layers = root / "layers"
@@ -122,7 +121,7 @@ class Settings(BaseSettings):
         default=0.0, ge=0, description="tiles that may be generated per second for one client; 0 = no limit"
     )
     look_ahead: bool = Field(
-        default=False, description="generate the blocks around a viewed one, too, when nothing else is waiting"
+        default=False, description="generate the blocks around a viewed one, too, after what viewers wait for"
     )
     log_format: Literal["text", "json"] = "text"
     api_key: str | None = Field(default=None, min_length=8, description="needed for changes; made up if not given")

@@ -23,9 +23,6 @@ class SingleFlight(Generic[Result]):
         self._callers: dict[asyncio.Task[Result], int] = {}
         self._running: set[asyncio.Task[Result]] = set()
 
-    def __len__(self) -> int:
-        return len(self._tasks)
-
     def __contains__(self, key: Hashable) -> bool:
         return key in self._tasks
 

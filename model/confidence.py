@@ -32,7 +32,7 @@ Calibration = Sequence[Sequence[float]]
 """By class, the share of wrong pixels at each knot."""
 
 SMOOTH = 6.0
-"""Standard deviation in pixels of the neighbourhood. Four times this must fit into what a window decodes beyond its
+"""Standard deviation in pixels of the neighbourhood. Four times this must fit into what a window denoises beyond its
 block."""
 
 COLOURS: tuple[tuple[float, tuple[int, int, int]], ...] = (

@@ -22,7 +22,7 @@ from tilecascade.model.cascade import tile_window
 router = APIRouter(tags=["imagery"])
 
 LEVELS_BELOW = 2
-"""Zooms below a layer's first at which imagery is shown: farther out a scene without overviews would be read whole."""
+"""Zooms coarser than a layer's first at which imagery is shown: farther out a scene without overviews is read whole."""
 
 
 def encode(imagery: Source, tile: Tile, form: str) -> bytes | None:

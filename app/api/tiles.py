@@ -20,12 +20,11 @@ from tilecascade.app.api.rate_limit import TokenBuckets
 from tilecascade.app.errors import BadRequestError, ClientLeftError, NotFoundError, NoTileError, NotReadyError
 from tilecascade.app.service import Service
 from tilecascade.app.tiles import image
-from tilecascade.app.tiles.formats import CONFIDENCE, MEDIA_TYPES, PLAIN, Variant
+from tilecascade.app.tiles.formats import CONFIDENCE, MAX_ZOOM, MEDIA_TYPES, PLAIN, Variant
 from tilecascade.app.tiles.resolver import TileResolver
 from tilecascade.app.tiles.store import GENERATED, FoundTile
 from tilecascade.model.cascade import enlarge_part, tile_window
 from tilecascade.model.engine import Priority, QueueFullError
-from tilecascade.model.sgdm.scale_text import MAX_TABLE_ZOOM
 
 router = APIRouter(tags=["tiles"])
 
@@ -97,7 +96,7 @@ class TileRequest:
     @property
     def cache_control(self) -> str:
         """Cache-Control of the finished tile."""
-        return self.resolver.layer.info.age(self.query.v)
+        return self.resolver.layer.info.cache_control(self.query.v)
 
     def stat(self) -> os.stat_result | None:
         """Of the tile's file on disk; None if there is none."""
@@ -126,8 +125,8 @@ def parse_tile(z: str, x: str, y: str) -> tuple[Tile, Variant]:
     if at and scale != "2x":
         raise NotFoundError(f"tiles are served at their own size and @2x; {at + scale[:20]!r} is not available")
     zoom = parse_number("z", z)
-    if zoom > MAX_TABLE_ZOOM + 10:
-        raise BadRequestError(f"z must be at most {MAX_TABLE_ZOOM}, not {zoom}")
+    if zoom > MAX_ZOOM:
+        raise BadRequestError(f"z must be at most {MAX_ZOOM}, not {zoom}")
     tile = Tile(parse_number("x", x), parse_number("y", row), zoom)
     limit = (1 << zoom) - 1
     if tile.x > limit or tile.y > limit:
@@ -302,7 +301,7 @@ async def placeholder(wanted: TileRequest) -> Response:
         pixels = image.preview(*await asyncio.to_thread(wanted.resolver.layer.imagery.read, tile_window(tile)))
     known = pixels[..., 3] > 127
     if not known.any():
-        raise NoTileError(f"there is no imagery at {tile.z}/{tile.x}/{tile.y}")
+        raise NoTileError.no_imagery(tile)
     if wanted.variant.scale == 2:
         pixels, known = image.double(pixels), known.repeat(2, 0).repeat(2, 1)
     body = image.encode(pixels[..., :3], known, {"Comment": "placeholder"}, form)

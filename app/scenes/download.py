@@ -15,7 +15,7 @@ from tilecascade.app.errors import SceneError, SceneRefusedError, SceneTooLargeE
 from tilecascade.app.settings import Settings
 
 
-def check_address(url: str, settings: Settings) -> None:
+def check_allowed(url: str, settings: Settings) -> None:
     """Raises SceneRefusedError for an address that the operator has not allowed, or one inside the network."""
     parts = urlsplit(url)
     host = parts.hostname or ""
@@ -39,7 +39,7 @@ def check_address(url: str, settings: Settings) -> None:
 async def download(url: str, target: Path, settings: Settings) -> None:
     """Fetch a scene's file. Raises SceneError, SceneRefusedError or SceneTooLargeError."""
     async with httpx.AsyncClient(timeout=60, follow_redirects=False) as client:
-        check_address(url, settings)
+        check_allowed(url, settings)
         try:
             async with client.stream("GET", url) as answer:
                 if answer.status_code != 200:
@@ -51,7 +51,7 @@ async def download(url: str, target: Path, settings: Settings) -> None:
 
 async def asset_of(item_url: str, settings: Settings) -> tuple[str, str | None]:
     """The address of a STAC item's picture, and its time. Raises SceneError or SceneRefusedError."""
-    check_address(item_url, settings)
+    check_allowed(item_url, settings)
     async with httpx.AsyncClient(timeout=60, follow_redirects=False) as client:
         try:
             answer = await client.get(item_url)

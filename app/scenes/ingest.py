@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import replace
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
 import rasterio
@@ -17,7 +17,7 @@ MAX_SCENE_PIXELS = 16_000_000_000
 """Width x height of a scene: a hundred square kilometres at 8 cm."""
 
 
-DRIVERS = ["GTiff"]
+DRIVER = "GTiff"
 """What an upload may be. Not VRT and the like, which name other files and addresses."""
 
 
@@ -30,7 +30,7 @@ def examine(path: Path, acquired: str | None, attribution: str) -> Scene:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with rasterio.open(path, driver=DRIVERS[0]) as dataset:
+            with rasterio.open(path, driver=DRIVER) as dataset:
                 if dataset.width * dataset.height > MAX_SCENE_PIXELS:
                     raise SceneError(
                         f"{dataset.width} x {dataset.height} pixels are too many; cut it into scenes of at most "
@@ -72,9 +72,10 @@ def _check_blocks(dataset: rasterio.DatasetReader, size: int) -> None:
 
 
 def parse_time(text: str) -> str:
-    """A capture time as scenes are sorted by. Raises SceneError."""
+    """A capture time as scenes are sorted by, in UTC. Raises SceneError."""
     try:
-        return datetime.fromisoformat(text).replace(tzinfo=None).isoformat()
+        time = datetime.fromisoformat(text)
+        return (time.astimezone(UTC).replace(tzinfo=None) if time.tzinfo else time).isoformat()
     except ValueError:
         raise SceneError(f"acquired wants a date or time such as 2026-11-22T10:30, not {text[:40]!r}") from None
 

@@ -48,7 +48,7 @@ def run_server(settings: Settings, layers: list[LayerSettings]) -> int:
         raise SettingsError(f"weights {weights} do not exist")
     for layer in layers:
         build_layer(layer, ModelInfo("check", "check", WindowConfig()), DataDir(settings.data_dir))
-    check_address(settings.host, settings.port)
+    check_port_is_free(settings.host, settings.port)
     if not settings.workers:
         return _run(settings, layers, None)
     with tempfile.TemporaryDirectory(prefix="tilecascade-workers-") as folder:
@@ -80,7 +80,7 @@ def _run(settings: Settings, layers: list[LayerSettings], folder: Path | None) -
     return 2 if failed else 0
 
 
-def check_address(host: str, port: int) -> None:
+def check_port_is_free(host: str, port: int) -> None:
     """Raises SettingsError if nothing can listen there."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]

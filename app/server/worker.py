@@ -55,7 +55,7 @@ class Kept:
     content: bytes
 
 
-class Hits:
+class FinishedTiles:
     """Finished tiles of the layers, as bytes with their headers."""
 
     def __init__(self, tiles: Path, layer_info: Path, memory: int) -> None:
@@ -65,7 +65,7 @@ class Hits:
         self._layers: dict[str | None, LayerInfo] = {}
         self._kept: LRUCache[str, Kept] = LRUCache(memory, getsizeof=lambda kept: len(kept.content) + 1024)
 
-    def find(self, url: str, version: str | None) -> tuple[str, Headers, bytes] | None:
+    def find(self, url: str, revision: str | None) -> tuple[str, Headers, bytes] | None:
         """ETag, headers and bytes of a finished tile; None if there is none or the path is no tile's.
 
         What is in memory costs two `stat` calls: of the layers' information, and of the tile's file.
@@ -78,11 +78,11 @@ class Hits:
             except OSError:
                 return None
             if kept.stamp == (stat.st_mtime_ns, stat.st_size, stat.st_ino):
-                return kept.etag, kept.pinned if version == kept.revision else kept.plain, kept.content
+                return kept.etag, kept.pinned if revision == kept.revision else kept.plain, kept.content
         kept = self._read(url)
         if kept is None:
             return None
-        headers = kept.pinned if version == kept.revision else kept.plain
+        headers = kept.pinned if revision == kept.revision else kept.plain
         return kept.etag, [("x-cache", "disk") if name == "x-cache" else (name, v) for name, v in headers], kept.content
 
     def _refresh(self) -> None:
@@ -116,7 +116,7 @@ class Hits:
         etag = etag_of(stat)
         headers = [*CORS, ("content-type", MEDIA_TYPES[variant.format]), ("etag", etag)]
         headers += [(name.lower(), value) for name, value in described.items()]
-        plain, pinned = ([*headers, ("cache-control", layer.age(v))] for v in (None, layer.revision))
+        plain, pinned = ([*headers, ("cache-control", layer.cache_control(v))] for v in (None, layer.revision))
         stamp = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
         kept = Kept(path, stamp, layer.revision, etag, plain, pinned, content)
         if len(content) + 1024 <= self._kept.maxsize:
@@ -124,23 +124,23 @@ class Hits:
         return kept
 
 
-def tile_version(query: str) -> tuple[bool, str | None]:
-    """Whether a query asks for no more than a tile (`v`, `wait`), and the version it names."""
-    version = None
+def tile_revision(query: str) -> tuple[bool, str | None]:
+    """Whether a query asks for no more than a tile (`v`, `wait`), and the layer revision it names."""
+    revision = None
     for part in query.split("&") if query else ():
         name, _, value = part.partition("=")
         if name == "v":
-            version = value
+            revision = value
         elif name != "wait":
             return False, None
-    return True, version
+    return True, revision
 
 
 class Worker:
     """The RSGI application of one worker process."""
 
-    def __init__(self, hits: Hits, application: Path) -> None:
-        self._hits = hits
+    def __init__(self, finished: FinishedTiles, application: Path) -> None:
+        self._finished = finished
         self._application = application
         self._client: httpx.AsyncClient | None = None
         self._metrics = WorkerMetrics()
@@ -153,8 +153,8 @@ class Worker:
     async def __rsgi__(self, scope: Any, proto: Any) -> None:
         """Answer one request."""
         if scope.method == "GET":
-            plain, version = tile_version(scope.query_string)
-            hit = self._hits.find(scope.path, version) if plain else None
+            plain, revision = tile_revision(scope.query_string)
+            hit = self._finished.find(scope.path, revision) if plain else None
             if hit is not None:
                 etag, headers, png = hit
                 known = scope.headers.get("if-none-match")
@@ -238,5 +238,5 @@ def forwarded_headers(scope: Any) -> Headers:
 
 def create() -> Worker:
     """The worker that this process's environment describes."""
-    hits = Hits(Path(os.environ[TILES]), Path(os.environ[LAYER_INFO]), int(os.environ[MEMORY]))
-    return Worker(hits, Path(os.environ[APPLICATION]))
+    finished = FinishedTiles(Path(os.environ[TILES]), Path(os.environ[LAYER_INFO]), int(os.environ[MEMORY]))
+    return Worker(finished, Path(os.environ[APPLICATION]))

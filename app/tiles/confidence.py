@@ -11,7 +11,7 @@ from mercantile import Tile
 from tilecascade.app.errors import NoTileError
 from tilecascade.app.tiles import image
 from tilecascade.app.tiles.formats import CONFIDENCE
-from tilecascade.app.tiles.generator import BlockGenerator
+from tilecascade.app.tiles.generator import BlockGenerator, BlockWork
 from tilecascade.app.tiles.store import GENERATED, FoundTile
 from tilecascade.cache.single_flight import SingleFlight
 from tilecascade.model.cascade import Block
@@ -37,7 +37,7 @@ class ConfidenceTiles:
         block = ladder.block(tile)
         tiles = await self._flights.run(block, partial(self._block, block, priority))
         if tile not in tiles:
-            raise NoTileError(f"there is no imagery at {tile.z}/{tile.x}/{tile.y}")
+            raise NoTileError.no_imagery(tile)
         return tiles[tile]
 
     async def _block(self, block: Block, priority: Priority) -> dict[Tile, FoundTile]:
@@ -68,7 +68,7 @@ class ConfidenceTiles:
         """How far maps of a block that are generated with different noise disagree, and from which conditions."""
         generator = self._generator
         window = generator.store.layer.ladder.window(block)
-        references = await generator.references(window)
+        references = await generator.references(window, BlockWork(priority))
         prepare = partial(generator.conditions, window, references)
         result = await asyncio.wrap_future(
             generator.engine.submit_uncertainty(generator.stage(block), prepare, priority)

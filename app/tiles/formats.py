@@ -5,6 +5,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+MAX_ZOOM = 32
+"""The finest zoom that an address may name; no layer goes so far."""
+
 MEDIA_TYPES = {"png": "image/png", "webp": "image/webp", "jpg": "image/jpeg"}
 """Formats that tiles are served in, by file suffix."""
 

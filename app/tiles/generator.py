@@ -43,8 +43,8 @@ class HeldElsewhere(Declined):
 
 
 @dataclass
-class _Request:
-    """A block on its way: its priority, the blocks it waits for, and its place in the engine's queue."""
+class BlockWork:
+    """The work on one block: its priority, the blocks it waits for, and its place in the engine's queue."""
 
     priority: Priority
     needs: set[Block] = field(default_factory=set)
@@ -58,8 +58,8 @@ class BlockGenerator:
         self.store = store
         self.engine = engine
         self._leases = leases
-        self._flights: SingleFlight[dict[Tile, FoundTile]] = SingleFlight(self._has_begun)
-        self._requests: dict[Block, _Request] = {}
+        self._flights: SingleFlight[dict[Tile, FoundTile]] = SingleFlight(self._begun_or_cancel)
+        self._works: dict[Block, BlockWork] = {}
         self.generated: Counter[int] = Counter()
         self.encode_seconds = 0.0
 
@@ -75,48 +75,51 @@ class BlockGenerator:
         the device has begun with it.
         """
         if not await self.store.run(self.store.layer.imagery.covers, tile):
-            raise NoTileError(f"there is no imagery at {tile.z}/{tile.x}/{tile.y}")
+            raise NoTileError.no_imagery(tile)
         tiles = await self.block(self.store.layer.ladder.block(tile), priority)
         if tile not in tiles:
-            raise NoTileError(f"there is no imagery at {tile.z}/{tile.x}/{tile.y}")
+            raise NoTileError.no_imagery(tile)
         return tiles[tile]
 
     async def block(self, block: Block, priority: Priority) -> dict[Tile, FoundTile]:
         """The tiles of a block, generated once however many ask; the highest priority of them counts."""
         self._promote(block, priority)
         # a flight that has just landed can still be joined, though its request has gone
-        request = self._requests.get(block) or _Request(priority)
+        work = self._works.get(block) or BlockWork(priority)
         if block not in self._flights:
-            request = self._requests[block] = _Request(priority)
-        return await self._flights.run(block, partial(self._generate, block, request))
+            work = self._works[block] = BlockWork(priority)
+        return await self._flights.run(block, partial(self._generate, block, work))
 
     def _promote(self, block: Block, priority: Priority) -> None:
         """Raise the priority of a block on its way, and of the blocks that it waits for."""
-        request = self._requests.get(block)
-        if request is None or priority >= request.priority:
+        work = self._works.get(block)
+        if work is None or priority >= work.priority:
             return
-        request.priority = priority
-        if request.queued is not None:
-            self.engine.promote(request.queued, priority)
-        for need in request.needs:
+        work.priority = priority
+        if work.queued is not None:
+            self.engine.promote(work.queued, priority)
+        for need in work.needs:
             self._promote(need, priority)
 
-    def _has_begun(self, block: Hashable) -> bool:
-        """Whether the device works on a block: then it is finished and stored even if nobody waits any more."""
-        request = self._requests.get(block)  # type: ignore[call-overload]
-        return request is not None and request.queued is not None and not request.queued.cancel()
+    def _begun_or_cancel(self, block: Hashable) -> bool:
+        """Whether the device works on a block: then it is finished and stored even if nobody waits any more.
 
-    async def _generate(self, block: Block, request: _Request) -> dict[Tile, FoundTile]:
+        A block that is only queued is taken off the queue.
+        """
+        work = self._works.get(block)  # type: ignore[call-overload]
+        return work is not None and work.queued is not None and not work.queued.cancel()
+
+    async def _generate(self, block: Block, work: BlockWork) -> dict[Tile, FoundTile]:
         """Generate and store a block, or wait for the process that does so."""
         claim = Claim(self._leases, self.store.layer.block_key(block))
         window = self.store.layer.ladder.window(block)
         try:
             while True:
                 began = self.store.clock.now
-                references = await self.references(window, request)
+                references = await self.references(window, work)
                 prepare = partial(self._prepare, block, window, references, claim)
-                request.queued = self.engine.submit(self.stage(block), prepare, request.priority)
-                result = await asyncio.wrap_future(request.queued)
+                work.queued = self.engine.submit(self.stage(block), prepare, work.priority)
+                result = await asyncio.wrap_future(work.queued)
                 if isinstance(result, Generated):
                     tiles = await self.store.run(self._encode, block, result.output, result.conditions, began)
                     if tiles is not None:
@@ -127,10 +130,10 @@ class BlockGenerator:
                 elif (stored := await self._wait_for_holder(block, claim)) is not None:
                     return stored
                 # the imagery has changed meanwhile, or the lease has passed to us: from the beginning
-                request.queued = None
+                work.queued = None
         finally:
-            if self._requests.get(block) is request:
-                del self._requests[block]
+            if self._works.get(block) is work:
+                del self._works[block]
             await asyncio.shield(self.store.run(claim.give_up))
 
     def _prepare(
@@ -163,21 +166,19 @@ class BlockGenerator:
         reference_zoom = layer.ladder.reference_zoom(block.zoom)
         return Stage(block.zoom, reference_zoom, block.footprint().width, layer.seed, layer.revision)
 
-    async def references(self, window: Window, request: _Request | None = None) -> dict[Tile, FoundTile]:
-        """The canonical ancestor tiles under a window's reference field, generated if need be."""
+    async def references(self, window: Window, work: BlockWork) -> dict[Tile, FoundTile]:
+        """The canonical ancestor tiles under a window's reference field, generated if need be, for this work."""
         layer = self.store.layer
         reference_window = layer.ladder.reference_window(window)
         if reference_window is None:
             return {}
         tiles = await self.store.run(self._existing, list(reference_window.tiles()))
-        if request is None:
-            request = _Request(Priority.INTERACTIVE)
-        request.needs = {layer.ladder.block(tile) for tile in tiles}
-        found = await asyncio.gather(*(self._reference(tile, request) for tile in tiles))
+        work.needs = {layer.ladder.block(tile) for tile in tiles}
+        found = await asyncio.gather(*(self._reference(tile, work) for tile in tiles))
         return dict(zip(tiles, found, strict=True))
 
-    async def _reference(self, tile: Tile, request: _Request) -> FoundTile:
-        return await self.store.lookup(tile) or await self.tile(tile, request.priority)
+    async def _reference(self, tile: Tile, work: BlockWork) -> FoundTile:
+        return await self.store.lookup(tile) or await self.tile(tile, work.priority)
 
     def _existing(self, tiles: list[Tile]) -> list[Tile]:
         """Those that have imagery or are the base map's."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from functools import lru_cache
 
+import mercantile
 import numpy as np
 from mercantile import Tile
 from numpy.typing import NDArray
@@ -22,6 +23,7 @@ DECODED = 256
 """Tiles kept decoded (64 MiB), because each is the reference of several blocks."""
 
 MARK, MARK_TEXT = (170, 0, 90), "GENERATED"
+"""Colour and text of the visible mark."""
 
 QUALITY = 90
 """Of JPEG, without subsampling of colours: roads are thin."""
@@ -43,8 +45,8 @@ def provenance(layer: Layer, tile: Tile) -> dict[str, str]:
         return notes
     reference = layer.ladder.reference_zoom(tile.z)
     if reference is not None:
-        shift = tile.z - reference
-        notes["tilecascade:reference"] = f"{reference}/{tile.x >> shift}/{tile.y >> shift}"
+        parent = mercantile.parent(tile, zoom=reference)
+        notes["tilecascade:reference"] = f"{parent.z}/{parent.x}/{parent.y}"
     return notes
 
 
@@ -78,15 +80,26 @@ def encode(colours: Pixels, known: Mask, notes: dict[str, str], form: str = "png
 
 
 def marked(data: bytes, form: str) -> bytes:
-    """The same image with a mark that people see: GENERATED along its lower edge, and a frame."""
+    """The same image and notes with a mark that people see: GENERATED along its lower edge, and a frame."""
     with Image.open(io.BytesIO(data)) as image:
-        picture = image.convert("RGB" if form == "jpg" else "RGBA")
+        picture, chunks, exif = (
+            image.convert("RGB" if form == "jpg" else "RGBA"),
+            PngImagePlugin.PngInfo(),
+            image.getexif(),
+        )
+        for name, value in getattr(image, "text", {}).items():
+            chunks.add_text(name, value)
     draw = ImageDraw.Draw(picture)
     width, height = picture.size
     draw.rectangle((0, 0, width - 1, height - 1), outline=MARK)
     draw.text((6, height - 16), MARK_TEXT, fill=MARK, stroke_width=1, stroke_fill=(255, 255, 255))
     out = io.BytesIO()
-    picture.save(out, {"jpg": "JPEG"}.get(form, form.upper()), **({"lossless": True} if form == "webp" else {}))
+    if form == "png":
+        picture.save(out, "PNG", pnginfo=chunks, compress_level=COMPRESSION)
+    elif form == "webp":
+        picture.save(out, "WEBP", lossless=True, exif=exif)
+    else:
+        picture.save(out, "JPEG", quality=QUALITY, subsampling=0, exif=exif)
     return out.getvalue()
 
 

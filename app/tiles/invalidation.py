@@ -1,7 +1,7 @@
 """Which tiles a change of imagery affects, and how none that was made from the old imagery survives it.
 
 A block is generated from the imagery under its window and from the reference tiles under the same window. A change
-therefore affects the blocks whose window meets it, and the blocks of deeper zooms whose reference field contains an
+therefore affects the blocks whose window meets it, and the blocks of finer zooms whose reference field contains an
 affected tile. Scenes count by their bounding boxes: one tile too many is generated again, to the same bytes.
 """
 
@@ -93,7 +93,7 @@ class AffectedTiles:
         return tile.z in self._blocks and self._ladder.block(tile) in self._blocks[tile.z]
 
     def tiles(self) -> Iterator[Tile]:
-        """All of them, below the root as well."""
+        """All of them, those coarser than the root zoom as well."""
         for below in self._below.values():
             yield from below
         for blocks in self._blocks.values():
@@ -175,6 +175,11 @@ class InvalidationClock:
         """No cache holds an outdated tile of this change any more."""
         with self._change:
             self._purging = [other for other in self._purging if other is not affected]
+
+    @property
+    def removing(self) -> bool:
+        """Whether outdated tiles may be left of any change."""
+        return bool(self._purging)
 
     def purging(self, tile: Tile) -> bool:
         """Whether the stored files of a tile may be outdated."""

@@ -17,7 +17,7 @@ from tilecascade.app.sources.country import CountrySource
 from tilecascade.app.sources.mosaic import SceneMosaic, newest_first
 from tilecascade.app.sources.scene import Scene, open_scene
 from tilecascade.app.sources.source import Source, digest
-from tilecascade.app.tiles.formats import PLAIN, Variant
+from tilecascade.app.tiles.formats import MAX_ZOOM, PLAIN, Variant
 from tilecascade.app.tiles.layer_info import NOTICE, LayerInfo
 from tilecascade.model.cascade import Block, Ladder, WindowConfig
 from tilecascade.model.sgdm.scale_text import MAX_TABLE_ZOOM
@@ -26,6 +26,7 @@ ALGORITHM = 4
 """Counts the changes of code that have changed pixels."""
 
 STYLE = "osm"
+"""Name of the map style that the network has learned."""
 
 
 @dataclass(frozen=True)
@@ -67,12 +68,12 @@ class Layer:
     info: LayerInfo = field(init=False)
 
     def __post_init__(self) -> None:
-        described = json.dumps(self.describe(), sort_keys=True)
+        described = json.dumps(self.identity(), sort_keys=True)
         object.__setattr__(self, "version", hashlib.sha256(described.encode()).hexdigest()[:12])
         object.__setattr__(self, "revision", digest([self.version, self.imagery.id]))
         object.__setattr__(self, "info", self._info())
 
-    def describe(self) -> dict[str, object]:
+    def identity(self) -> dict[str, object]:
         """Everything that the version is the hash of."""
         return {
             "algorithm": ALGORITHM,
@@ -104,7 +105,7 @@ class Layer:
         return len(self.ladder.chain(max(zoom, self.ladder.root)))
 
     def _info(self) -> LayerInfo:
-        zooms = range(MAX_TABLE_ZOOM + 11)
+        zooms = range(MAX_ZOOM + 1)
         references = [self.ladder.reference_zoom(zoom) if zoom > self.ladder.root else None for zoom in zooms]
         return LayerInfo(
             name=self.name,
@@ -164,7 +165,7 @@ def build_layer(
     root = settings.root_zoom
     if max_zoom < root:
         if settings.max_zoom is not None:
-            raise SettingsError(f"layer {settings.name}: max_zoom {max_zoom} is below root_zoom {root}")
+            raise SettingsError(f"layer {settings.name}: max_zoom {max_zoom} is coarser than root_zoom {root}")
         root = max_zoom  # coarse imagery: the cascade has one stage, at the imagery's own zoom
     base = None
     if settings.base_map is not None:

@@ -6,6 +6,7 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import mercantile
 from mercantile import Tile
 
 from tilecascade.app.storage.atomic import write_atomically
@@ -51,12 +52,13 @@ class LayerInfo:
         headers = {"X-Tile-State": state, "X-Cache": source, "X-Tile-Depth": str(self.depths[tile.z]), **self.headers}
         levels = self.references[tile.z]
         if levels:
-            headers["X-Tile-Reference"] = f"{tile.z - levels}/{tile.x >> levels}/{tile.y >> levels}"
+            parent = mercantile.parent(tile, zoom=tile.z - levels)
+            headers["X-Tile-Reference"] = f"{parent.z}/{parent.x}/{parent.y}"
         if variant.scale == 2:
             headers["X-Tile-Scale"] = self.scale_note(tile)
         return headers
 
-    def age(self, revision: str | None) -> str:
+    def cache_control(self, revision: str | None) -> str:
         """Cache-Control of a finished tile that was asked for with `?v=revision`, or without."""
         return PINNED if revision == self.revision else FINISHED
 

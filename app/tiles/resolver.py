@@ -3,6 +3,7 @@ other."""
 
 from __future__ import annotations
 
+import mercantile
 from mercantile import Tile
 
 from tilecascade.app.errors import NoTileError
@@ -16,7 +17,7 @@ from tilecascade.app.tiles.variants import make_variant
 from tilecascade.model.engine import Priority
 
 MAX_ROOT_TILES = 4096
-"""Root tiles that one tile below the root zoom may be averaged from."""
+"""Root tiles that one tile coarser than the root zoom may be averaged from."""
 
 
 class TileResolver:
@@ -47,27 +48,27 @@ class TileResolver:
         if variant != PLAIN:
             return await make_variant(self.store, self.find, tile, variant, priority)
         if tile.z < self.layer.ladder.root:
-            return await self._below_root(tile, priority)
+            return await self._averaged(tile, priority)
         return await self.generator.tile(tile, priority)
 
     def check_zoom(self, tile: Tile) -> None:
-        """Raises NoTileError above the layer's max zoom."""
+        """Raises NoTileError for zooms finer than the layer's max zoom."""
         if tile.z > self.layer.max_zoom:
             raise NoTileError(
-                f"zoom {tile.z} is above this layer's max zoom {self.layer.max_zoom}; let the client over-zoom"
+                f"zoom {tile.z} is finer than this layer's max zoom {self.layer.max_zoom}; let the client over-zoom"
             )
 
     async def nearest_ancestor(self, tile: Tile) -> tuple[Tile, bytes] | None:
-        """The closest finished tile above a tile, for placeholders."""
+        """The finest finished ancestor of a tile, for placeholders."""
         for levels in range(1, tile.z - self.layer.ladder.root + 1):
-            ancestor = Tile(tile.x >> levels, tile.y >> levels, tile.z - levels)
+            ancestor = mercantile.parent(tile, zoom=tile.z - levels)
             found = await self.store.lookup(ancestor)
             if found is not None:
                 return ancestor, found.data
         return None
 
-    async def _below_root(self, tile: Tile, priority: Priority) -> FoundTile:
-        """A tile below the root zoom, averaged from its children. Exists only if all root tiles under it do."""
+    async def _averaged(self, tile: Tile, priority: Priority) -> FoundTile:
+        """A tile coarser than the root zoom, averaged from its children. Exists only if all root tiles under it do."""
         layer, store = self.layer, self.store
         roots = layer.root_tiles(tile, MAX_ROOT_TILES)
         if roots is None:
@@ -75,25 +76,23 @@ class TileResolver:
         began = store.clock.now
         covered = await store.run(lambda: [root for root in roots if layer.imagery.covers(root)])
         if not covered:
-            raise NoTileError(f"there is no imagery at {tile.z}/{tile.x}/{tile.y}")
+            raise NoTileError.no_imagery(tile)
         for root in covered:
             if await store.lookup(root) is None:
                 raise NoTileError(
                     f"{tile.z}/{tile.x}/{tile.y} is made from zoom {layer.ladder.root}, where not all tiles exist yet"
                 )
         children = {}
-        for column in (0, 1):
-            for row in (0, 1):
-                child = Tile(2 * tile.x + column, 2 * tile.y + row, tile.z + 1)
-                try:
-                    children[column, row] = image.decode((await self.find(child, PLAIN, priority)).data)
-                except NoTileError:
-                    continue
+        for child in mercantile.children(tile):
+            try:
+                children[child.x % 2, child.y % 2] = image.decode((await self.find(child, PLAIN, priority)).data)
+            except NoTileError:
+                continue
         merged = image.merge_down(children)
         data = image.encode(merged[..., :3], merged[..., 3] > 127, image.provenance(layer, tile))
         if await store.run(store.put, tile, PLAIN, data, began):
             return FoundTile(data, GENERATED)
-        return await self._below_root(tile, priority)
+        return await self._averaged(tile, priority)
 
     async def drain(self) -> None:
         """Wait for the work under way."""

@@ -55,7 +55,8 @@ class TileStore:
     async def lookup(self, tile: Tile, variant: Variant = PLAIN) -> FoundTile | None:
         """The finished tile, or the base map's. Memory answers at once; the other caches are asked outside the loop.
 
-        Every call counts as one hit or one miss. Raises BaseMapError.
+        Every call counts as one hit or one miss, unless the base map answers. Memory is read without waiting for a
+        change of the imagery: until the change is made, the tile from before is the right one. Raises BaseMapError.
         """
         outdated = self.clock.purging(tile)
         memory = None if outdated else self._tiers.get_nearest(self.layer.key(tile, variant))

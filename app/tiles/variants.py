@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
+import mercantile
 from mercantile import Tile
 
 from tilecascade.app.errors import NoTileError
@@ -45,18 +46,17 @@ async def make_variant(store: TileStore, find: FindTile, tile: Tile, variant: Va
 
 async def _four_children(find: FindTile, tile: Tile, priority: Priority) -> tuple[Pixels, bool]:
     """A tile's children side by side, and whether all of them are the base map's."""
-    places = [(column, row) for column in (0, 1) for row in (0, 1)]
-    below = [Tile(2 * tile.x + column, 2 * tile.y + row, tile.z + 1) for column, row in places]
-    answers = await asyncio.gather(*(find(child, PLAIN, priority) for child in below), return_exceptions=True)
+    tiles = mercantile.children(tile)
+    answers = await asyncio.gather(*(find(child, PLAIN, priority) for child in tiles), return_exceptions=True)
     children, from_base_map = {}, True
-    for place, answer in zip(places, answers, strict=True):
+    for child, answer in zip(tiles, answers, strict=True):
         if isinstance(answer, FoundTile):
-            children[place] = image.decode(answer.data)
+            children[child.x % 2, child.y % 2] = image.decode(answer.data)
             from_base_map = from_base_map and answer.from_base_map
         elif not isinstance(answer, NoTileError):
             raise answer
     if not children:
-        raise NoTileError(f"there is no imagery at {tile.z}/{tile.x}/{tile.y}")
+        raise NoTileError.no_imagery(tile)
     return image.join(children), from_base_map and len(children) == 4
 
 

@@ -104,10 +104,11 @@ def build(imagery: Path, map_source: Path, zooms: range, out: Path, source: str,
         _save(folder / "rs_256" / name, pair[0])
         _save(folder / "map_256" / name, pair[1])
         for span in (1, 2):
-            above = whole(maps.tile(Tile(tile.x >> span, tile.y >> span, tile.z - span)))
+            above = whole(maps.tile(mercantile.parent(tile, zoom=tile.z - span)))
             if above is not None:
                 _save(folder / f"ref_scale_{2**span}_256" / name, enlarge_part(above, tile, span))
-        parent = f"{split}/map_256/{tile.z - 1}_{tile.x >> 1}_{tile.y >> 1}.png"
+        coarser = mercantile.parent(tile)
+        parent = f"{split}/map_256/{coarser.z}_{coarser.x}_{coarser.y}.png"
         paths = [f"{split}/rs_256/{name}", f"{split}/map_256/{name}", parent if (out / parent).exists() else ""]
         rows.append([source, split, name.removesuffix(".png"), tile.z, tile.x, tile.y, *paths])
         names[split].append(name)

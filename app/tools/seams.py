@@ -19,9 +19,10 @@ from tilecascade.app.errors import NoTileError, SettingsError
 from tilecascade.app.service import Service
 from tilecascade.app.settings import LayerSettings, Settings
 from tilecascade.app.tiles import image
+from tilecascade.app.tiles.generator import BlockWork
 from tilecascade.app.tiles.resolver import TileResolver
 from tilecascade.model.cascade import TILE_SIZE, Mask, Pixels, Window, WindowConfig, enlarge_part, tile_window
-from tilecascade.model.engine import Generated, LocalEngine
+from tilecascade.model.engine import Generated, LocalEngine, Priority
 from tilecascade.model.evaluation.seams import border_ranks, difference, inside_band, style_drift
 from tilecascade.model.pipeline import CascadePipeline, Conditions, Stage
 from tilecascade.model.sgdm.network import load_network
@@ -90,7 +91,7 @@ async def generate_naive(resolver: TileResolver, engine: LocalEngine, like: Mosa
         reference = mask = None
         if reference_zoom is not None:
             levels = tile.z - reference_zoom
-            parent = await resolver.find(Tile(tile.x >> levels, tile.y >> levels, reference_zoom))
+            parent = await resolver.find(mercantile.parent(tile, zoom=reference_zoom))
             part = enlarge_part(image.decode(parent.data), tile, levels)
             reference, mask = part[..., :3], part[..., 3] > 127
         conditions = Conditions(window, imagery, known, reference, mask)
@@ -122,7 +123,7 @@ async def shift_test(resolver: TileResolver, engine: Any, mosaic: Mosaic) -> dic
             if mosaic.colours[box].shape[:2] != (size, size) or not mosaic.known[box].any():
                 continue
             window = footprint.grown(ladder.margin(block))
-            references = await resolver.generator.references(window)
+            references = await resolver.generator.references(window, BlockWork(Priority.INTERACTIVE))
             prepare = partial(resolver.generator.conditions, window, references)
             stage = replace(resolver.generator.stage(block), fields=f"{resolver.layer.version} shifted")
             result = await asyncio.wrap_future(engine.submit(stage, prepare))
