@@ -115,7 +115,7 @@ class Settings(BaseSettings):
     redis_bytes: int = Field(default=128 << 20, ge=1 << 20, description="limit of the embedded Redis")
     redis_ttl: int = Field(default=24 * 3600, ge=1)
     workers: int = Field(
-        default=0, ge=0, le=64, description="processes that answer finished tiles in front of the application; 0 = none"
+        default=1, ge=0, le=64, description="processes that answer finished tiles in front of the application; 0 = none"
     )
     client_rate: float = Field(
         default=0.0, ge=0, description="tiles that may be generated per second for one client; 0 = no limit"

@@ -104,8 +104,15 @@ class DiskStore:
         with self._lock:
             self._used -= size
 
-    def _files(self) -> Iterator[os.DirEntry[str]]:
-        pending = [str(self.root)]
+    def keys(self, folder: str) -> Iterator[str]:
+        """See Store."""
+        start = len(str(self.root)) + 1
+        for entry in self._files(self._place(folder)):
+            if not entry.name.startswith(TEMPORARY):
+                yield entry.path[start:]
+
+    def _files(self, folder: str | None = None) -> Iterator[os.DirEntry[str]]:
+        pending = [folder or str(self.root)]
         while pending:
             try:
                 with os.scandir(pending.pop()) as entries:
@@ -114,7 +121,7 @@ class DiskStore:
                             pending.append(entry.path)
                         elif entry.is_file(follow_symlinks=False):
                             yield entry
-            except FileNotFoundError:
+            except (FileNotFoundError, NotADirectoryError):
                 continue
 
     def scan(self) -> tuple[int, int]:

@@ -32,3 +32,8 @@ class MemoryStore:
         with self._lock:
             for key in keys:
                 self._cache.pop(key, None)
+
+    def keys(self, folder: str) -> list[str]:
+        """See Store."""
+        with self._lock:
+            return [key for key in self._cache if key.startswith(folder + "/")]

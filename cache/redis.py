@@ -10,6 +10,7 @@ import signal
 import subprocess
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import redis
@@ -18,6 +19,9 @@ log = logging.getLogger(__name__)
 
 TIMEOUT = 0.25
 """Seconds that one command may take before the tier counts as unavailable."""
+
+SCAN_COUNT = 2000
+"""Keys that Redis looks at for one answer of a scan: a millisecond's work."""
 
 PAUSE = 2.0
 """Seconds for which an unavailable Redis is not asked again."""
@@ -69,6 +73,16 @@ class RedisStore:
     def delete(self, *keys: str) -> None:
         """See Store."""
         self._client.call("UNLINK", *(self._prefix + key for key in keys))
+
+    def keys(self, folder: str) -> Iterator[str]:
+        """See Store. A key may come twice."""
+        cursor, pattern = b"0", f"{self._prefix}{folder}/*"
+        while True:
+            cursor, found = self._client.call("SCAN", cursor, "MATCH", pattern, "COUNT", SCAN_COUNT)  # type: ignore[misc]
+            for key in found:  # type: ignore[has-type]
+                yield key.decode().removeprefix(self._prefix)
+            if int(cursor) == 0:
+                return
 
 
 def find_server() -> str | None:

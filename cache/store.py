@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Protocol
 
 
@@ -20,4 +21,8 @@ class Store(Protocol):
 
     def delete(self, *keys: str) -> None:
         """Forget the keys; not knowing one is fine. Raises like `get`."""
+        ...
+
+    def keys(self, folder: str) -> Iterable[str]:
+        """The keys below a folder such as `map/1a2b3c` that are stored now. Raises like `get`."""
         ...

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 import redis
 
@@ -64,19 +63,22 @@ class TieredStore:
         for tier in reversed(self.tiers):
             self._put(tier, key, value)
 
-    def purge(self, keys: Iterable[str]) -> bool:
-        """Forget many keys in every tier, farthest first, so that none is filled again from a farther one.
+    def purge(self, folder: str, outdated: Callable[[str], bool]) -> bool:
+        """Forget the stored keys below a folder that are outdated, in every tier, farthest first, so that none is
+        filled again from a farther one. Costs what is stored, not what could be.
 
         Returns whether every tier answered.
         """
-        remaining, complete = iter(keys), True
-        while some := list(itertools.islice(remaining, CHUNK)):
-            for tier in reversed(self.tiers):
-                try:
-                    tier.delete(*some)
-                except TIER_ERRORS as error:
-                    self._failed(tier, error)
-                    complete = False
+        complete = True
+        for tier in reversed(self.tiers):
+            try:
+                # all are listed before the first is removed: a listing that changes under it may skip some
+                gone = [key for key in tier.keys(folder) if outdated(key)]
+                for first in range(0, len(gone), CHUNK):
+                    tier.delete(*gone[first : first + CHUNK])
+            except TIER_ERRORS as error:
+                self._failed(tier, error)
+                complete = False
         return complete
 
     def check(self) -> None:

@@ -46,7 +46,9 @@ def main() -> None:
 @click.option("--data-dir", type=click.Path(path_type=Path), help="Where all state is kept.")
 @click.option("--layers", "layers_file", type=click.Path(path_type=Path), help="TOML file describing several layers.")
 @click.option("--weights", type=click.Path(path_type=Path), help="Network to use instead of the shipped one.")
-@click.option("--workers", type=int, help="Processes that answer finished tiles; one more generates. 0 unless given.")
+@click.option(
+    "--workers", type=int, help="Processes that answer finished tiles, beside the one that generates; 1 unless given."
+)
 def serve(
     scenes: tuple[Path, ...],
     host: str | None,

@@ -1,8 +1,8 @@
 """A worker in front of the application: answers finished tiles from disk, and forwards everything else.
 
-`tilecascade serve --workers N` starts N of these under granian, which runs their event loop and HTTP in Rust and calls
-`__rsgi__` once a request. They hold no model: the one process that owns the device is the application itself, which
-listens on a unix socket. A worker compares what it keeps in memory with the file at each request, so that an
+`tilecascade serve` starts one of these, or `--workers N`, under granian, which runs their event loop and HTTP in Rust
+and calls `__rsgi__` once a request. They hold no model: the one process that owns the device is the application itself,
+which listens on a unix socket. A worker compares what it keeps in memory with the file at each request, so that an
 invalidated tile disappears here at once.
 """
 
@@ -32,6 +32,8 @@ TILES, APPLICATION, LAYER_INFO, MEMORY = (
 
 CORS = [("access-control-allow-origin", "*"), ("access-control-expose-headers", ", ".join(EXPOSED_HEADERS))]
 HOP_BY_HOP = {"connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade", "proxy-connection"}
+START_SECONDS = 30
+"""How long the first requests wait for the application to listen."""
 MAX_WHOLE = 1 << 20
 """Answers of up to so many bytes are forwarded in one piece, longer and endless ones as they come."""
 
@@ -143,6 +145,7 @@ class Worker:
         self._finished = finished
         self._application = application
         self._client: httpx.AsyncClient | None = None
+        self._has_answered = False
         self._metrics = WorkerMetrics()
 
     def __rsgi_init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -181,13 +184,23 @@ class Worker:
         if not asking.cancelled() and asking.done():
             asking.result()
 
+    async def _wait_for_start(self) -> None:
+        """Until the application listens for the first time: both start together, and a map client asks only once."""
+        deadline = asyncio.get_running_loop().time() + START_SECONDS
+        while not self._has_answered and asyncio.get_running_loop().time() < deadline:
+            if self._application.exists():
+                return
+            await asyncio.sleep(0.05)
+
     async def _ask(self, scope: Any, proto: Any) -> None:
         assert self._client is not None
         address = f"http://application{scope.path}" + (f"?{scope.query_string}" if scope.query_string else "")
         body = body_of(proto) if scope.method not in ("GET", "HEAD", "OPTIONS") else None
         request = self._client.build_request(scope.method, address, headers=forwarded_headers(scope), content=body)
         try:
+            await self._wait_for_start()
             answer = await self._client.send(request, stream=True)
+            self._has_answered = True
         except httpx.TransportError:
             detail = json.dumps({"detail": "the application does not answer; try again in a moment"})
             headers = [*CORS, ("content-type", "application/json"), ("retry-after", "2")]

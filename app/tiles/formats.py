@@ -38,10 +38,7 @@ PLAIN = Variant()
 
 
 CONFIDENCE = Variant(confidence=True)
-
-
-VARIANTS = [*(Variant(scale, form) for scale in (1, 2) for form in MEDIA_TYPES), CONFIDENCE]
-"""Every file that there may be of a tile."""
+"""How far the tile can be trusted."""
 
 
 def is_whole(value: bytes) -> bool:

@@ -11,12 +11,13 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import NamedTuple
 
 from mercantile import Tile
 
 from tilecascade.app.sources.mosaic import READ_MARGIN, box_of
 from tilecascade.app.sources.scene import Scene, window_bounds
-from tilecascade.model.cascade import TILE_SIZE, Block, Ladder, Window, tile_window
+from tilecascade.model.cascade import ENLARGE_MARGIN, TILE_SIZE, Block, Ladder, Window, tile_window
 
 Box = tuple[float, float, float, float]
 """Left, bottom, right, top in Web Mercator metres."""
@@ -31,74 +32,116 @@ def changed_scenes(old: Sequence[Scene], new: Sequence[Scene]) -> list[Scene]:
     return [s for s in old if s.id not in new_ids] + [s for s in new if s.id not in old_ids] + moved
 
 
+class TileRectangle(NamedTuple):
+    """Tiles of one zoom. left: 0 to 2^zoom - 1; columns go on at the antimeridian."""
+
+    zoom: int
+    left: int
+    top: int
+    width: int
+    height: int
+
+    def __contains__(self, tile: object) -> bool:
+        """Whether a tile of this zoom lies in it."""
+        assert isinstance(tile, Tile)
+        return (tile.x - self.left) % (1 << self.zoom) < self.width and 0 <= tile.y - self.top < self.height
+
+    def within(self, other: TileRectangle) -> bool:
+        """Whether the other one, of the same zoom, has all of these tiles."""
+        across = (self.left - other.left) % (1 << self.zoom) + self.width <= other.width
+        return across and other.top <= self.top and self.top + self.height <= other.top + other.height
+
+    def coarser(self, zoom: int) -> TileRectangle:
+        """The tiles of a coarser zoom that contain these."""
+        levels = self.zoom - zoom
+        left, top = self.left >> levels, self.top >> levels
+        right, bottom = (self.left + self.width - 1) >> levels, (self.top + self.height - 1) >> levels
+        return TileRectangle(zoom, left, top, min(right - left + 1, 1 << zoom), bottom - top + 1)
+
+
 class AffectedTiles:
-    """The tiles of a ladder that a change of imagery within some boxes affects."""
+    """The tiles of a ladder that a change of imagery within some boxes affects, as rectangles by zoom."""
 
     def __init__(self, ladder: Ladder, max_zoom: int, boxes: Sequence[Box]) -> None:
         self._ladder = ladder
-        self._blocks: dict[int, set[Block]] = {zoom: set() for zoom in range(ladder.root, max_zoom + 1)}
+        self._by_zoom: dict[int, list[TileRectangle]] = {zoom: [] for zoom in range(max_zoom + 1)}
         for box in boxes:
-            affected: dict[int, set[Block]] = {}
-            for zoom in self._blocks:
+            affected: dict[int, list[TileRectangle]] = {}
+            for zoom in range(ladder.root, max_zoom + 1):
                 reference = ladder.reference_zoom(zoom)
-                above = {
-                    tile for block in affected.get(-1 if reference is None else reference, ()) for tile in block.tiles()
-                }
-                affected[zoom] = set(self._affected(zoom, box, above))
-                self._blocks[zoom] |= affected[zoom]
-        self._below = {
-            zoom: {
-                Tile(tile.x >> ladder.root - zoom, tile.y >> ladder.root - zoom, zoom)
-                for block in self._blocks.get(ladder.root, ())
-                for tile in block.tiles()
-            }
-            for zoom in range(ladder.root)
-        }
-
-    def _affected(self, zoom: int, box: Box, above: set[Tile]) -> Iterator[Block]:
-        """Blocks of a zoom that are affected by imagery changed within `box`, or by affected reference tiles
-        `above`."""
-        pixels = pixels_of(box, zoom)
-        if above:
-            levels = zoom - next(iter(above)).z
-            size = TILE_SIZE << levels
-            left, top = min(tile.x for tile in above) * size, min(tile.y for tile in above) * size
-            right, bottom = (max(tile.x for tile in above) + 1) * size, (max(tile.y for tile in above) + 1) * size
-            pixels = enclose(pixels, Window(zoom, left, top, right - left, bottom - top))
-        for block in self._blocks_near(pixels):
-            window = self._ladder.window(block)
-            left, bottom, right, top = window_bounds(window.grown(READ_MARGIN))
-            if left < box[2] and right > box[0] and bottom < box[3] and top > box[1]:
-                yield block
-                continue
-            reference = self._ladder.reference_window(window)
-            if above and reference is not None and any(tile in above for tile in reference.tiles()):
-                yield block
-
-    def _blocks_near(self, pixels: Window) -> Iterator[Block]:
-        """The blocks whose windows may see some of these pixels."""
-        some = self._ladder.block(Tile(0, 0, pixels.zoom))
-        size = some.edge * TILE_SIZE
-        near = pixels.grown(self._ladder.margin(some) + size)
-        columns = (1 << pixels.zoom) // some.edge
-        for row in range(max(0, near.top // size), min(columns - 1, (near.top + near.height) // size) + 1):
-            for column in range(
-                near.left // size, min((near.left + near.width) // size, near.left // size + columns - 1) + 1
-            ):
-                yield Block(pixels.zoom, column % columns, row, some.levels)
+                above = [] if reference is None else affected[reference]
+                found = [self._with_imagery(zoom, box), *(self._with_reference(zoom, area) for area in above)]
+                affected[zoom] = _outermost([area for area in found if area is not None])
+                self._by_zoom[zoom] += affected[zoom]
+            for zoom in range(min(ladder.root, max_zoom + 1)):
+                self._by_zoom[zoom] += [area.coarser(zoom) for area in affected.get(ladder.root, ())]
 
     def __contains__(self, tile: Tile) -> bool:
-        if tile.z < self._ladder.root:
-            return tile in self._below[tile.z]
-        return tile.z in self._blocks and self._ladder.block(tile) in self._blocks[tile.z]
+        return any(tile in area for area in self._by_zoom.get(tile.z, ()))
 
-    def tiles(self) -> Iterator[Tile]:
-        """All of them, those coarser than the root zoom as well."""
-        for below in self._below.values():
-            yield from below
-        for blocks in self._blocks.values():
-            for block in blocks:
-                yield from block.tiles()
+    def _with_imagery(self, zoom: int, box: Box) -> TileRectangle | None:
+        """The blocks of a zoom whose windows see imagery within `box`."""
+        left, bottom, right, top = box
+        near = pixels_of(box, zoom)
+
+        def sees_column(block: Block) -> bool:
+            bounds = window_bounds(self._ladder.window(block).grown(READ_MARGIN))
+            return bounds[0] < right and bounds[2] > left
+
+        def sees_row(block: Block) -> bool:
+            bounds = window_bounds(self._ladder.window(block).grown(READ_MARGIN))
+            return bounds[1] < top and bounds[3] > bottom
+
+        return self._rectangle(near.grown(READ_MARGIN), sees_column, sees_row, wrap=False)
+
+    def _with_reference(self, zoom: int, above: TileRectangle) -> TileRectangle | None:
+        """The blocks of a zoom whose reference windows meet these tiles of the reference zoom."""
+        size = TILE_SIZE << (zoom - above.zoom)
+        near = Window(zoom, above.left * size, above.top * size, above.width * size, above.height * size)
+
+        def meets(start: int, length: int, first: int, count: int) -> bool:
+            return start // TILE_SIZE < first + count and (start + length - 1) // TILE_SIZE >= first
+
+        def sees_column(block: Block) -> bool:
+            window = self._ladder.reference_window(self._ladder.window(block))
+            return window is not None and meets(window.left, window.width, above.left, above.width)
+
+        def sees_row(block: Block) -> bool:
+            window = self._ladder.reference_window(self._ladder.window(block))
+            return window is not None and meets(window.top, window.height, above.top, above.height)
+
+        return self._rectangle(near.grown(ENLARGE_MARGIN * size // TILE_SIZE), sees_column, sees_row, wrap=True)
+
+    def _rectangle(
+        self, near: Window, sees_column: Callable[[Block], bool], sees_row: Callable[[Block], bool], wrap: bool
+    ) -> TileRectangle | None:
+        """The blocks that see something, of those whose windows may reach the pixels `near`: rows and columns decide
+        apart. wrap: columns beyond the antimeridian are asked, too."""
+        zoom = near.zoom
+        some = self._ladder.block(Tile(0, 0, zoom))
+        size, blocks = some.edge * TILE_SIZE, (1 << zoom) // some.edge
+        near = near.grown(self._ladder.margin(some) + size)
+        first, last = near.left // size, (near.left + near.width) // size
+        if not wrap:
+            first, last = max(first, 0), min(last, blocks - 1)
+        columns = [i for i in range(first, last + 1) if sees_column(Block(zoom, i, 0, some.levels))]
+        rows = range(max(near.top // size, 0), min((near.top + near.height) // size, blocks - 1) + 1)
+        seen = [i for i in rows if sees_row(Block(zoom, 0, i, some.levels))]
+        if not columns or not seen:
+            return None
+        width = min(columns[-1] - columns[0] + 1, blocks)
+        left = columns[0] % blocks if width < blocks else 0
+        edge = some.edge
+        return TileRectangle(zoom, left * edge, seen[0] * edge, width * edge, (seen[-1] - seen[0] + 1) * edge)
+
+
+def _outermost(areas: Sequence[TileRectangle]) -> list[TileRectangle]:
+    """Without those that lie within another."""
+    kept: list[TileRectangle] = []
+    for area in sorted(areas, key=lambda area: -area.width * area.height):
+        if not any(area.within(other) for other in kept):
+            kept.append(area)
+    return kept
 
 
 def pixels_of(box: Box, zoom: int) -> Window:
@@ -108,13 +151,6 @@ def pixels_of(box: Box, zoom: int) -> Window:
     left, top = int((box[0] - tile[0]) / pixel), int((tile[3] - box[3]) / pixel)
     right, bottom = int((box[2] - tile[0]) / pixel) + 1, int((tile[3] - box[1]) / pixel) + 1
     return Window(zoom, left, top, right - left, bottom - top)
-
-
-def enclose(a: Window, b: Window) -> Window:
-    """The smallest window around two of one zoom."""
-    left, top = min(a.left, b.left), min(a.top, b.top)
-    right, bottom = max(a.left + a.width, b.left + b.width), max(a.top + a.height, b.top + b.height)
-    return Window(a.zoom, left, top, right - left, bottom - top)
 
 
 def affected_by(ladder: Ladder, max_zoom: int, scenes: Sequence[Scene]) -> AffectedTiles:

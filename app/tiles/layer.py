@@ -96,9 +96,14 @@ class Layer:
         """The base map's tile as PNG; None if it has none. May block. Raises BaseMapError."""
         return None if self.base is None else self.base.get(tile)
 
+    @property
+    def folder(self) -> str:
+        """What the cache keys of all of its tiles begin with."""
+        return f"{self.name}/{self.version}"
+
     def key(self, tile: Tile, variant: Variant = PLAIN) -> str:
         """The cache key of a tile: also its path below the tile directory."""
-        return f"{self.name}/{self.version}/{tile.z}/{tile.x}/{tile.y}{variant.suffix}"
+        return f"{self.folder}/{tile.z}/{tile.x}/{tile.y}{variant.suffix}"
 
     def depth(self, zoom: int) -> int:
         """Stages of the cascade that lead to a zoom: 1 at the root and below it."""
@@ -125,7 +130,7 @@ class Layer:
 
     def block_key(self, block: Block) -> str:
         """The name of a block's lease."""
-        return f"{self.name}/{self.version}/{block.zoom}/{block.column}/{block.row}"
+        return f"{self.folder}/{block.zoom}/{block.column}/{block.row}"
 
     def corners(self, zoom: int) -> tuple[Tile, Tile]:
         """The north-western and the south-eastern tile of the imagery's bounds at a zoom."""
@@ -141,6 +146,15 @@ class Layer:
         if len(columns) * len(rows) > limit:
             return None
         return [Tile(x, y, self.ladder.root) for y in rows for x in columns]
+
+
+def tile_of_key(key: str) -> Tile | None:
+    """The tile that a cache key names, in whatever variant; None if it names none."""
+    parts = key.split("/")[-3:]
+    if len(parts) < 3:
+        return None
+    zoom, x, y = parts[0], parts[1], parts[2].partition(".")[0].partition("@")[0]
+    return Tile(int(x), int(y), int(zoom)) if zoom.isdigit() and x.isdigit() and y.isdigit() else None
 
 
 def configured_scenes(settings: LayerSettings) -> list[Scene]:

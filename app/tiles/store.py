@@ -12,9 +12,9 @@ from typing import TypeVar
 from mercantile import Tile
 
 from tilecascade.app.errors import PurgeError
-from tilecascade.app.tiles.formats import PLAIN, VARIANTS, Variant
+from tilecascade.app.tiles.formats import PLAIN, Variant
 from tilecascade.app.tiles.invalidation import AffectedTiles, InvalidationClock
-from tilecascade.app.tiles.layer import Layer
+from tilecascade.app.tiles.layer import Layer, tile_of_key
 from tilecascade.cache.tiered import TieredStore
 
 BASE_MAP, GENERATED = "base map", "generated"
@@ -119,7 +119,11 @@ class TileStore:
 
     def invalidate(self, affected: AffectedTiles) -> None:
         """Remove the tiles of `affected`, in all variants, from every cache. Raises PurgeError."""
-        keys = (self.layer.key(tile, variant) for tile in affected.tiles() for variant in VARIANTS)
-        if not self._tiers.purge(keys):
+
+        def outdated(key: str) -> bool:
+            tile = tile_of_key(key)
+            return tile is not None and tile in affected
+
+        if not self._tiers.purge(self.layer.folder, outdated):
             raise PurgeError(f"these caches do not answer: {', '.join(sorted(self._tiers.unavailable))}")
         self.clock.purged(affected)

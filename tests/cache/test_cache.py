@@ -175,6 +175,31 @@ def test_embedded_redis_ends_with_its_parent() -> None:
     pytest.fail("the redis-server outlived its parent")
 
 
+def test_a_purge_costs_what_is_stored_and_spares_other_folders(tmp_path: Path, redis_server: EmbeddedRedis) -> None:
+    tiers = TieredStore(
+        [MemoryStore(1 << 20), RedisStore(RedisClient(redis_server.url), 60), DiskStore(tmp_path, 1 << 20)]
+    )
+    for number in range(3000):
+        tiers.put(f"map/abc/16/{number % 7}/{number}.png", b"x")
+    others = ["map/abcd/16/1/2.png", "map/ab/16/1/2.png", "another/abc/16/1/2.png"]
+    for key in others:
+        tiers.put(key, b"y")
+    asked: list[str] = []
+
+    def outdated(key: str) -> bool:
+        asked.append(key)
+        return int(key.split("/")[-1].removesuffix(".png")) % 2 == 0
+
+    assert tiers.purge("map/abc", outdated)
+    assert len(set(asked)) == 3000
+    for tier in tiers.tiers:
+        left = set(tier.keys("map/abc"))
+        assert len(left) == 1500
+        assert not any(outdated(key) for key in left)
+        assert all(tier.get(key) == b"y" for key in others)
+    assert tiers.purge("nothing/abc", outdated)
+
+
 def test_a_hit_fills_the_nearer_tiers(tmp_path: Path) -> None:
     memory, disk = MemoryStore(1000), DiskStore(tmp_path, 1000)
     tiers = TieredStore([memory, disk])
@@ -194,7 +219,7 @@ def test_tiers_never_answer_with_other_bytes(tmp_path_factory: pytest.TempPathFa
             tiers.put(key, value)
             model[key] = value
         elif action == "delete":
-            tiers.purge([key])
+            tiers.purge("k", key.__eq__)
             model.pop(key, None)
         else:
             found = tiers.get(key)
