@@ -109,6 +109,8 @@ class Service:
         self._scenes.go_on(lambda: self.layers)
         self.jobs.start()
         self.state = "ready"
+        for resolver in self.resolvers.values():
+            self.background.warm(resolver, self.settings.warm_tiles)
 
     def _record_failed_start(self, task: asyncio.Task[None], on_failure: Callable[[], None]) -> None:
         """Record why a start in the background has failed, if it has."""
@@ -201,7 +203,10 @@ class Service:
 
     async def change_scenes(self, layer: str | None, change: Callable[[SceneSet], SceneSet]) -> Layer:
         """Change the scenes of a layer. See `SceneManager.change`."""
-        return await self._scenes.change(self.resolver(layer).store, lambda: self.layers, change)
+        resolver = self.resolver(layer)
+        changed = await self._scenes.change(resolver.store, lambda: self.layers, change)
+        self.background.warm(resolver, self.settings.warm_tiles)
+        return changed
 
     def seconds_per_block(self) -> float | None:
         """How long a block has taken so far when many are generated; None before the first."""
@@ -225,6 +230,7 @@ class Service:
 
     async def _close(self) -> None:
         self._scenes.close()
+        self.background.close()
         await self.jobs.close()
         for resolver in self.resolvers.values():
             await resolver.drain()

@@ -123,6 +123,13 @@ class Settings(BaseSettings):
     look_ahead: bool = Field(
         default=False, description="generate the blocks around a viewed one, too, after what viewers wait for"
     )
+    warm_tiles: int = Field(
+        default=32,
+        ge=0,
+        le=256,
+        description="tiles of each layer's first zoom that are generated at the start and after a change of scenes, so "
+        "that there is a coarse map to show, from the middle outwards; 0 = none",
+    )
     log_format: Literal["text", "json"] = "text"
     api_key: str | None = Field(default=None, min_length=8, description="needed for changes; made up if not given")
     scene_roots: list[Path] = Field(default=[], description="folders that scenes may be named in by path")

@@ -1,8 +1,8 @@
 """What a finished tile costs: `python -m benchmarks.hit SCENE --others VENV`. Needs wrk and nginx. Prints Markdown.
 
-The same 64 tiles, the same bytes: ours with two workers, ours behind nginx as in deploy/, and from the environment
-VENV (`pip install mapproxy gunicorn titiler.core "uvicorn[standard]"`) MapProxy's file cache with two processes; and
-titiler with two, which makes its tiles from the scene each time. Interleaved; medians over the rounds.
+The same 64 tiles, the same bytes: ours as `tilecascade serve` is, ours behind nginx as in deploy/, and from the
+environment VENV (`pip install mapproxy gunicorn titiler.core "uvicorn[standard]"`) MapProxy's file cache with two
+processes; and titiler with two, which makes its tiles from the scene each time. Interleaved; medians over the rounds.
 """
 
 from __future__ import annotations
@@ -149,14 +149,14 @@ def main() -> None:
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
         folder = Path(name)
-        app = stack.enter_context(Server(given.scene, workers=2))
+        app = stack.enter_context(Server(given.scene))
         x, y = app.middle(given.zoom)
         places = [f"{given.zoom}/{x + i - EDGE // 2}/{y + j - EDGE // 2}.png" for j in range(EDGE) for i in range(EDGE)]
         ours = [f"/tiles/{place}" for place in places]
         bodies = asyncio.run(draw(app.url, ours))
         version = httpx.head(app.url + ours[0]).headers["x-tile-version"]
         cases = {"nginx alone (deploy/nginx.conf)": (nginx(stack, folder / "nginx", app, ours[0]), ours)}
-        cases["tilecascade, 2 workers"] = (app.url, ours)
+        cases["tilecascade serve"] = (app.url, ours)
         if given.others:
             tiles = app.data_dir / "tiles" / "map" / version
             paths = [f"/tiles/1.0.0/map/webmercator/{place}" for place in places]

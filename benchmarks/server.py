@@ -42,6 +42,7 @@ class Server:
         self._own = tempfile.TemporaryDirectory()
         self.data_dir = data_dir or Path(self._own.name) / "data"
         self._arguments = [str(argument) for argument in arguments]
+        env = {"warm_tiles": 0} | env  # what is measured begins with nothing
         self._env = {f"TILECASCADE_{name.upper()}": str(value) for name, value in env.items()}
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"

@@ -36,7 +36,7 @@ class Server:
                 TILECASCADE + arguments,
                 stdout=out,
                 stderr=out,
-                env=os.environ | {"CUDA_VISIBLE_DEVICES": ""} | (env or {}),
+                env=os.environ | {"CUDA_VISIBLE_DEVICES": "", "TILECASCADE_WARM_TILES": "0"} | (env or {}),
             )
         for _ in range(600):
             try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 
@@ -131,6 +132,17 @@ class Layer:
     def block_key(self, block: Block) -> str:
         """The name of a block's lease."""
         return f"{self.folder}/{block.zoom}/{block.column}/{block.row}"
+
+    def root_tiles_from_center(self, count: int) -> list[Tile]:
+        """The `count` tiles of the root zoom that are nearest to the imagery's center, within its bounds."""
+        first, last = self.corners(self.ladder.root)
+        middle = mercantile.tile(*self.imagery.center, self.ladder.root)
+        near = [
+            Tile(x, y, self.ladder.root)
+            for x in range(max(first.x, middle.x - count), min(last.x, middle.x + count) + 1)
+            for y in range(max(first.y, middle.y - count), min(last.y, middle.y + count) + 1)
+        ]
+        return sorted(near, key=lambda tile: math.hypot(tile.x - middle.x, tile.y - middle.y))[:count]
 
     def corners(self, zoom: int) -> tuple[Tile, Tile]:
         """The north-western and the south-eastern tile of the imagery's bounds at a zoom."""

@@ -1,15 +1,17 @@
-"""Work that goes on after its request has been answered: unfinished tiles, and the neighbourhood of viewed ones."""
+"""Work that no request waits for: unfinished tiles, the neighbourhood of viewed ones, and a layer's coarsest tiles."""
 
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 
 from mercantile import Tile
 
+from tilecascade.app.errors import TilecascadeError
 from tilecascade.app.tiles.formats import PLAIN
 from tilecascade.app.tiles.resolver import TileResolver
 from tilecascade.app.tiles.store import FoundTile
-from tilecascade.model.engine import Priority
+from tilecascade.model.engine import Priority, QueueFullError
 
 LINGER_SECONDS = 60.0
 """How long a tile is still generated after its last request was answered with a placeholder."""
@@ -20,6 +22,7 @@ class BackgroundTiles:
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[FoundTile]] = set()
+        self._warming: dict[str, asyncio.Task[None]] = {}
 
     def keep_going(self, task: asyncio.Task[FoundTile]) -> None:
         """Let a tile be generated for LINGER_SECONDS more: its client will ask again."""
@@ -41,3 +44,22 @@ class BackgroundTiles:
             if 0 <= tile.y + down < world:
                 near = Tile((tile.x + across) % world, tile.y + down, tile.z)
                 self.keep_going(asyncio.ensure_future(resolver.find(near, PLAIN, Priority.NEIGHBOUR)))
+
+    def warm(self, resolver: TileResolver, count: int) -> None:
+        """Begin with up to `count` tiles of the layer's root zoom, one after the other and behind all other work."""
+        name = resolver.layer.name
+        if name in self._warming:
+            self._warming[name].cancel()
+        self._warming[name] = asyncio.create_task(_warm(resolver, count))
+
+    def close(self) -> None:
+        """Stop warming."""
+        for task in self._warming.values():
+            task.cancel()
+
+
+async def _warm(resolver: TileResolver, count: int) -> None:
+    """Whatever fails here fails again, and is told, when a client asks for it."""
+    for tile in resolver.layer.root_tiles_from_center(count):
+        with suppress(TilecascadeError, QueueFullError):
+            await resolver.find(tile, PLAIN, Priority.PREFETCH)

@@ -7,6 +7,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import mercantile
 import numpy as np
 import pytest
 from mercantile import Tile
@@ -319,3 +320,21 @@ def test_a_png_says_what_it_is(make_settings: MakeSettings, layer_settings: Laye
         assert text["tilecascade:imagery"] == resolver.layer.imagery.id
 
     run(make_settings(), layer_settings, story)
+
+
+def test_the_coarsest_tiles_are_generated_before_anybody_asks(
+    make_settings: MakeSettings, layer_settings: LayerSettings
+) -> None:
+    async def story(service: Service, resolver: TileResolver) -> int:
+        tiles = resolver.layer.root_tiles_from_center(4)
+        assert tiles[0] == mercantile.tile(*resolver.layer.imagery.center, resolver.layer.ladder.root)
+        assert len(set(tiles)) == len(tiles) <= 4
+        for _ in range(400):
+            if all([await resolver.store.lookup(tile) for tile in tiles if resolver.layer.imagery.covers(tile)]):
+                break
+            await asyncio.sleep(0.05)
+        else:
+            pytest.fail("the coarsest tiles were not generated")
+        return service.resolvers["map"].generator.generated[resolver.layer.ladder.root]
+
+    assert with_service(make_settings(warm_tiles=4), layer_settings, story) > 0
