@@ -17,6 +17,8 @@ from mercantile import Tile
 from numpy.typing import NDArray
 from PIL import Image
 
+from tilecascade.model.palette import LAND
+
 TILE_SIZE = 256
 """Edge of a map tile in pixels."""
 
@@ -208,6 +210,7 @@ def enlarge_part(
     tile: Tile,
     levels: int,
     neighbour: Callable[[int, int], NDArray[np.uint8] | None] = lambda right, down: None,
+    background: tuple[int, int, int] = LAND,
 ) -> NDArray[np.uint8]:
     """The part of an ancestor tile that covers `tile`, `levels` below it, enlarged to a tile, as `enlarge` does it.
 
@@ -227,9 +230,12 @@ def enlarge_part(
         beside = neighbour(right, down) if (right, down) != (0, 0) else None
         if beside is not None:
             padded[here[down], here[right]] = beside[there[down], there[right]]
-    part = np.ascontiguousarray(padded[top : top + size + 2 * edge, left : left + size + 2 * edge])
-    colours = _bicubic(part[..., :3], levels)
-    return colours if ancestor.shape[2] == 3 else np.dstack([colours, _repeated(part[..., 3], levels)])
+    part = padded[top : top + size + 2 * edge, left : left + size + 2 * edge]
+    if ancestor.shape[2] == 3:
+        return _bicubic(part, levels)
+    # what is transparent has no colour, and would show as a dark fringe
+    filled = np.where(part[..., 3:] > 0, part[..., :3], np.array(background, dtype=np.uint8))
+    return np.dstack([_bicubic(filled, levels), _repeated(part[..., 3], levels)])
 
 
 def _bicubic(colours: Pixels, levels: int) -> Pixels:

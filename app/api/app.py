@@ -9,11 +9,12 @@ from pathlib import Path
 
 from fastapi import FastAPI
 from fastapi.staticfiles import StaticFiles
+from fastapi_offline import FastAPIOffline
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 from xstatic.pkg import leaflet
 
-from tilecascade.app.api import health, imagery, jobs, scenes, tilejson, tiles, viewer, wmts
+from tilecascade.app.api import health, imagery, jobs, scenes, tile_events, tilejson, tiles, viewer, wmts
 from tilecascade.app.api.auth import load_api_key
 from tilecascade.app.api.errors import add_exception_handlers
 from tilecascade.app.api.http_cache import EXPOSED_HEADERS
@@ -23,7 +24,7 @@ from tilecascade.app.api.request_log import RequestLog
 from tilecascade.app.service import Service
 from tilecascade.app.settings import LayerSettings, Settings
 
-ROUTES = (tiles, tilejson, wmts, imagery, scenes, jobs, health, viewer)
+ROUTES = (tiles, tile_events, tilejson, wmts, imagery, scenes, jobs, health, viewer)
 
 
 def create_app(
@@ -47,7 +48,8 @@ def create_app(
             app.state.api_key = load_api_key(settings)
             yield
 
-    app = FastAPI(
+    # /docs without anything from the internet: the server may stand where there is none
+    app = FastAPIOffline(
         title="tilecascade",
         summary="The tile server for maps that do not exist yet.",
         version=version("tilecascade"),

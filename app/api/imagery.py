@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import io
+from typing import Annotated, Literal
 
 import numpy as np
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 from mercantile import Tile
 from PIL import Image
 
@@ -39,7 +40,15 @@ def encode(imagery: Source, tile: Tile, form: str) -> bytes | None:
 
 
 @router.get("/imagery/{layer}/{z}/{x}/{y}", operation_id="imagery_tile", response_class=Response)
-async def imagery_tile(request: Request, service: ServiceDep, layer: str, z: str, x: str, y: str) -> Response:
+async def imagery_tile(
+    request: Request,
+    service: ServiceDep,
+    layer: str,
+    z: str,
+    x: str,
+    y: str,
+    missing: Annotated[Literal["204", "404"], Query(description="Status where there is no imagery.")] = "404",
+) -> Response:
     """The imagery under a tile, as .jpg, .png or .webp."""
     shown = service.resolver(layer).layer
     tile, variant = parse_tile(z, x, y)
@@ -47,6 +56,8 @@ async def imagery_tile(request: Request, service: ServiceDep, layer: str, z: str
     if variant.scale != 1 or not first <= tile.z <= shown.max_zoom:
         raise NotFoundError(f"imagery is shown at zooms {first} to {shown.max_zoom}, 256 pixels")
     data = await asyncio.to_thread(encode, shown.imagery, tile, variant.format)
+    if data is None and missing == "204":
+        return Response(status_code=204)
     if data is None:
         raise NotFoundError(f"there is no imagery at {tile.z}/{tile.x}/{tile.y}")
     etag = f'"{hashlib.blake2b(data, digest_size=12).hexdigest()}"'

@@ -6,7 +6,7 @@ import asyncio
 import os
 import time
 from dataclasses import dataclass
-from typing import Annotated, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import JSONResponse
@@ -46,6 +46,9 @@ class TileQuery(BaseModel):
     v: str | None = Field(default=None, description="Layer revision; the present one makes the tile cacheable.")
     synthetic: int = Field(
         default=1, ge=0, le=1, description="0: only tiles of the base map, and 404 where it has none."
+    )
+    missing: Literal["204", "404"] = Field(
+        default="404", description="Status where there is no imagery; browsers report 404 as an error of the page."
     )
     mark: int = Field(default=0, ge=0, le=1, description="1: with a visible mark that the tile is generated.")
 
@@ -173,6 +176,10 @@ async def answer(context: TileContext, layer: str | None, place: tuple[Tile, Var
     try:
         response = await respond(TileRequest(context, context.service.resolver(layer), *place, query))
         state = response.headers.get("x-tile-state", "later")
+    except NoTileError:
+        if query.missing == "404":
+            raise
+        response, state = Response(status_code=204), "none"
     finally:
         seconds = time.perf_counter() - began
         context.metrics.answered(state, seconds)

@@ -21,7 +21,8 @@ VIEWER_DIR = Path(__file__).resolve().parents[1] / "viewer"
 def page_data(layer: Layer, base: str) -> dict[str, object]:
     """What the page needs to know of a layer. base: the server's address."""
     return tilejson_of(layer, base).model_dump() | {
-        "imagery": f"{base}/imagery/{layer.name}/{{z}}/{{x}}/{{y}}.jpg?v={layer.revision}",
+        "imagery": f"{base}/imagery/{layer.name}/{{z}}/{{x}}/{{y}}.webp?v={layer.revision}",
+        "events": f"{base}/tiles/{layer.name}/events",
         "confidence": f"{base}/tiles/{layer.name}/confidence/{{z}}/{{x}}/{{y}}.png?v={layer.revision}",
     }
 

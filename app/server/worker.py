@@ -127,13 +127,13 @@ class FinishedTiles:
 
 
 def tile_revision(query: str) -> tuple[bool, str | None]:
-    """Whether a query asks for no more than a tile (`v`, `wait`), and the layer revision it names."""
+    """Whether a query asks for no more than a tile (`v`, `wait`, `missing`), and the layer revision it names."""
     revision = None
     for part in query.split("&") if query else ():
         name, _, value = part.partition("=")
         if name == "v":
             revision = value
-        elif name != "wait":
+        elif name not in ("wait", "missing"):
             return False, None
     return True, revision
 

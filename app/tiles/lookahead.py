@@ -13,7 +13,7 @@ from tilecascade.app.tiles.resolver import TileResolver
 from tilecascade.app.tiles.store import FoundTile
 from tilecascade.model.engine import Priority, QueueFullError
 
-LINGER_SECONDS = 60.0
+LINGER_SECONDS = 30.0
 """How long a tile is still generated after its last request was answered with a placeholder."""
 
 

@@ -19,6 +19,9 @@ from tilecascade.model.engine import Priority
 MAX_ROOT_TILES = 4096
 """Root tiles that one tile coarser than the root zoom may be averaged from."""
 
+PLACEHOLDER_LEVELS = 2
+"""Zooms up to which an ancestor, enlarged, tells more than a preview of the imagery: farther up it is a blur."""
+
 
 class TileResolver:
     """Finds or makes the tiles of one layer. Its coroutines belong to one event loop."""
@@ -59,8 +62,8 @@ class TileResolver:
             )
 
     async def nearest_ancestor(self, tile: Tile) -> tuple[Tile, bytes] | None:
-        """The finest finished ancestor of a tile, for placeholders."""
-        for levels in range(1, tile.z - self.layer.ladder.root + 1):
+        """The finest finished ancestor of a tile, for placeholders; none that is too coarse to tell anything."""
+        for levels in range(1, min(PLACEHOLDER_LEVELS, tile.z - self.layer.ladder.root) + 1):
             ancestor = mercantile.parent(tile, zoom=tile.z - levels)
             found = await self.store.lookup(ancestor)
             if found is not None:

@@ -12,6 +12,7 @@ from typing import TypeVar
 from mercantile import Tile
 
 from tilecascade.app.errors import PurgeError
+from tilecascade.app.tiles.announcements import Announcements
 from tilecascade.app.tiles.formats import PLAIN, Variant
 from tilecascade.app.tiles.invalidation import AffectedTiles, InvalidationClock
 from tilecascade.app.tiles.layer import Layer, tile_of_key
@@ -40,11 +41,13 @@ class TileStore:
     """The finished tiles of one layer. Coroutines belong to one event loop; the other methods may block.
 
     layer: what is served now; it is replaced when the imagery changes. clock: says which tiles a change has outdated.
+    finished: tells whoever listens which tiles have been kept.
     """
 
     def __init__(self, layer: Layer, tiers: TieredStore, executor: ThreadPoolExecutor) -> None:
         self.layer = layer
         self.clock = InvalidationClock()
+        self.finished = Announcements()
         self._tiers = tiers
         self._executor = executor
 
@@ -102,7 +105,9 @@ class TileStore:
             if self.clock.stale(tile, began):
                 return False
             self._tiers.put(self.layer.key(tile, variant), data)
-            return True
+        if variant == PLAIN:
+            self.finished.announce(tile)
+        return True
 
     async def change_layer(self, layer: Layer, affected: AffectedTiles) -> None:
         """Replace the layer; returns when no cache holds a tile of `affected` from before.

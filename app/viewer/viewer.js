@@ -2,55 +2,127 @@
 const $ = (id) => document.getElementById(id);
 const base = data.base;
 
-// ---- the map: a layer that reads each tile's state and asks again for what is still being generated
+// ---- tiles: each says in a header what it is. One that is not finished is asked for again when the server names it.
+
+const ASK_AGAIN = 10000;  // ms after which an unfinished tile is asked for again though nobody has named it
+const unfinished = new Map();  // tiles of the map on the screen that are not finished, by z/x/y
+const batch = {total: 0, finished: 0, began: 0};
 
 const CascadeLayer = L.GridLayer.extend({
   createTile(coords, done) {
-    const tile = L.DomUtil.create("div", "tile");
-    const image = L.DomUtil.create("img", "", tile);
-    const label = L.DomUtil.create("span", "state", tile);
-    image.alt = "";
-    const show = async () => {
-      if (tile.gone) return;
-      try {
-        // this page asks again, so it need not wait for the finished tile
-        const response = await fetch(L.Util.template(this.options.url, coords) + "&wait=2");
-        const state = response.headers.get("X-Tile-State") || String(response.status);
-        tile.dataset.state = label.textContent = state;
-        label.className = "state " + state;
-        if (response.status === 503 || response.status === 429) return void setTimeout(show, 2000);
-        if (!response.ok) { label.remove(); return done(null, tile); }
-        if (image.src) URL.revokeObjectURL(image.src);
-        image.src = URL.createObjectURL(await response.blob());
-        done(null, tile);
-        if (state === "placeholder") setTimeout(show, 2000);
-      } catch (error) { done(error, tile); }
-    };
-    show();
+    const tile = L.DomUtil.create("div", "tile waiting");
+    if (this.options.told) L.DomUtil.create("span", "state", tile);
+    tile.name = `${coords.z}/${coords.x}/${coords.y}`;
+    tile.load = () => load(tile, L.Util.template(this.options.url, coords) + this.options.query, done);
+    if (this.options.told) unfinished.set(tile.name, tile);
+    tile.load();
     return tile;
   },
 });
 
+async function load(tile, url, done) {
+  clearTimeout(tile.timer);
+  if (tile.gone || tile.loading) { tile.named = tile.loading; return; }
+  tile.loading = true;
+  tile.named = false;
+  try {
+    const answer = await fetch(url);
+    const state = answer.headers.get("X-Tile-State") || (answer.status === 204 ? "none" : String(answer.status));
+    tile.dataset.state = state;
+    const label = tile.querySelector(".state");
+    if (label) Object.assign(label, {textContent: state === "none" ? "no imagery" : state, className: "state " + state});
+    const later = state === "placeholder" || answer.status === 503 || answer.status === 429;
+    // a preview of the imagery is of no use here: the imagery itself lies below
+    if (answer.ok && state !== "none" && (!later || answer.headers.has("X-Tile-Ancestor"))) show(tile, await answer.blob());
+    if (later) {
+      count(tile);
+      tile.timer = setTimeout(tile.load, state === "placeholder" ? ASK_AGAIN : 2000);
+    } else finish(tile);
+    done(null, tile);
+  } catch (error) {
+    tile.timer = setTimeout(tile.load, ASK_AGAIN);
+    done(error, tile);
+  }
+  tile.loading = false;
+  if (tile.named) tile.load();
+}
+
+function show(tile, picture) {
+  const image = L.DomUtil.create("img", "", tile), url = URL.createObjectURL(picture);
+  image.alt = "";
+  image.onload = () => {
+    URL.revokeObjectURL(url);
+    image.classList.add("shown");
+    for (const old of [...tile.querySelectorAll("img")].filter((other) => other !== image)) setTimeout(() => old.remove(), 400);
+  };
+  image.src = url;
+}
+
+// ---- how much is still to be generated
+
+function count(tile) {
+  if (tile.counted || !unfinished.has(tile.name)) return;
+  if (!batch.total) batch.began = performance.now();
+  tile.counted = true;
+  batch.total += 1;
+  tell();
+}
+function finish(tile) {
+  tile.classList.remove("waiting");
+  if (unfinished.get(tile.name) === tile) unfinished.delete(tile.name);
+  if (tile.counted) { batch.finished += 1; tile.counted = false; }
+  tell();
+}
+function forget(tile) {
+  tile.gone = true;
+  clearTimeout(tile.timer);
+  if (unfinished.get(tile.name) === tile) unfinished.delete(tile.name);
+  if (tile.counted) { batch.total -= 1; tile.counted = false; }
+  tell();
+}
+function tell() {
+  const left = batch.total - batch.finished;
+  if (!left) batch.total = batch.finished = 0;
+  const seconds = (performance.now() - batch.began) / 1000;
+  const time = batch.finished > 1 ? `, about ${Math.ceil(seconds / batch.finished * left)} s` : "";
+  $("work").hidden = !left;
+  $("work").textContent = `generating: ${batch.finished} of ${batch.total} tiles are finished${time}`;
+}
+setInterval(tell, 1000);
+
 const map = L.map("map", {zoomSnap: 1});
+map.createPane("imagery").style.zIndex = 150;
 map.createPane("generated").style.zIndex = 250;
 map.createPane("trust").style.zIndex = 300;
-let shown = null, generated = null, imagery = null, trust = null;
+let shown = null, generated = null, imagery = null, trust = null, events = null;
 
 function choose(layer) {
   shown = layer;
   for (const old of [generated, imagery, trust]) if (old) old.remove();
   const [west, south, east, north] = layer.bounds;
   const options = {minZoom: layer.minzoom, maxZoom: 22, maxNativeZoom: layer.maxzoom, bounds: [[south, west], [north, east]]};
-  generated = new CascadeLayer({...options, pane: "generated", url: layer.tiles[0], attribution: layer.attribution});
-  generated.on("tileunload", ({tile}) => { tile.gone = true; URL.revokeObjectURL(tile.firstChild.src); });
-  trust = new CascadeLayer({...options, pane: "trust", opacity: 0.6, url: layer.confidence});
-  imagery = L.tileLayer(layer.imagery, {...options, attribution: ""});
+  const below = {...options, pane: "imagery", query: "&missing=204", url: layer.imagery};
+  imagery = new CascadeLayer(below).addTo(map);
+  generated = new CascadeLayer({...options, pane: "generated", url: layer.tiles[0], query: "&wait=0&missing=204", told: true,
+    attribution: layer.attribution});
+  trust = new CascadeLayer({...options, pane: "trust", opacity: 0.6, url: layer.confidence, query: "&wait=60&missing=204"});
+  for (const each of [imagery, generated, trust]) each.on("tileunload", ({tile}) => forget(tile));
+  if (events) events.close();
+  events = new EventSource(layer.events);
+  events.addEventListener("tile", ({data: name}) => { if (unfinished.has(name)) unfinished.get(name).load(); });
   generated.setOpacity($("opacity").value / 100).addTo(map);
   compare();
   show_trust();
   $("low").value = layer.minzoom;
   $("high").value = layer.maxzoom;
   links(layer);
+}
+
+function fit(layer) {
+  const [west, south, east, north] = layer.bounds, bounds = L.latLngBounds([[south, west], [north, east]]);
+  const zoom = Math.min(map.getBoundsZoom(bounds), layer.maxzoom);
+  if (zoom >= layer.minzoom) map.setView(bounds.getCenter(), zoom);
+  else map.setView([layer.center[1], layer.center[0]], layer.center[2]);
 }
 
 function links(layer) {
@@ -79,12 +151,8 @@ function links(layer) {
 function compare() {
   const on = $("compare").checked, pane = map.getPane("generated");
   $("swipe").hidden = $("divider").hidden = !on;
-  if (!on) {
-    imagery.remove();
-    pane.style.clipPath = "";
-    return;
-  }
-  imagery.addTo(map);
+  pane.style.clipPath = "";
+  if (!on) return;
   const size = map.getSize(), thumb = 36;
   const at = thumb / 2 + (size.x - thumb) * $("swipe").value / 1000;  // where the slider's handle is
   const corner = map.containerPointToLayerPoint([at, 0]), far = map.containerPointToLayerPoint(size);
@@ -120,7 +188,7 @@ document.addEventListener("keydown", (event) => { if (event.key === "Escape") { 
 function look() {
   const [zoom, latitude, longitude] = location.hash.slice(1).split("/").map(Number);
   if ([zoom, latitude, longitude].every(Number.isFinite) && location.hash) map.setView([latitude, longitude], zoom);
-  else map.setView([shown.center[1], shown.center[0]], shown.center[2]);
+  else fit(shown);
 }
 map.on("moveend", () => {
   const {lat, lng} = map.getCenter();
@@ -218,16 +286,20 @@ function follow(job) {
   for (const name of ["progress", "done", "failed", "cancelled"]) events.addEventListener(name, show);
 }
 
-// ---- adding imagery
+// ---- adding imagery: a file that is chosen, or dropped on the map
 
-$("file").onchange = () => {
-  const file = $("file").files[0];
+function upload(file) {
   if (!file) return;
+  open_panel(true);
+  $("upload").scrollIntoView({block: "nearest"});
+  if (!$("key").value) { $("upload").textContent = "the key is needed first: see below"; $("key").focus(); return; }
   const request = new XMLHttpRequest();  // fetch cannot tell how far an upload is
   const query = new URLSearchParams({layer: shown.name, attribution: $("attribution").value});
   request.open("POST", `${base}/scenes?${query}`);
   request.setRequestHeader("X-API-Key", $("key").value);
-  request.upload.onprogress = ({loaded, total}) => { $("upload").textContent = `sending: ${Math.round(100 * loaded / total)} %`; };
+  request.upload.onprogress = ({loaded, total}) => {
+    $("upload").textContent = loaded < total ? `sending ${file.name}: ${Math.round(100 * loaded / total)} %` : "reading it";
+  };
   request.onerror = () => { $("upload").textContent = "the server does not answer"; };
   request.onload = async () => {
     const answer = JSON.parse(request.responseText || "{}");
@@ -236,12 +308,21 @@ $("file").onchange = () => {
     $("upload").textContent = `added; zooms ${answer.zooms.join(" to ")} ${answer.notes.join("; ")}`;
     const info = await ask(`/tiles/${shown.name}/tilejson.json`);
     const version = "?v=" + info.tilecascade_revision;
-    choose({...info, imagery: shown.imagery.split("?")[0] + version, confidence: shown.confidence.split("?")[0] + version});
+    const pinned = (url) => url.split("?")[0] + version;
+    choose({...info, imagery: pinned(shown.imagery), confidence: pinned(shown.confidence), events: shown.events});
     const [west, south, east, north] = answer.bounds;
     map.fitBounds([[south, west], [north, east]]);
   };
   request.send(file);
-};
+}
+$("file").onchange = () => upload($("file").files[0]);
+addEventListener("dragover", (event) => { event.preventDefault(); document.body.classList.add("dropping"); });
+addEventListener("dragleave", (event) => { if (!event.relatedTarget) document.body.classList.remove("dropping"); });
+addEventListener("drop", (event) => {
+  event.preventDefault();
+  document.body.classList.remove("dropping");
+  upload(event.dataTransfer.files[0]);
+});
 
 // ---- begin
 
@@ -254,7 +335,8 @@ if (data.layers.length) {
   }));
   choose(data.layers[0]);
   look();
-  L.control.scale().addTo(map);
+  // on a narrow screen the foot belongs to the attribution
+  L.control.scale({position: innerWidth <= 600 ? "topleft" : "bottomleft"}).addTo(map);
   map.attributionControl.setPrefix('<a href="https://leafletjs.com">Leaflet</a>');
   for (const option of new URLSearchParams(location.search).keys()) {
     if (["compare", "states", "trust"].includes(option)) { $(option).checked = true; $(option).onchange(); }

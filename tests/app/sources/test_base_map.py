@@ -24,7 +24,9 @@ from tilecascade.app.api.app import create_app
 from tilecascade.app.errors import BaseMapError, SceneError
 from tilecascade.app.settings import LayerSettings, Settings
 from tilecascade.app.sources.base_map import open_base_map
+from tilecascade.app.tiles.generator import BlockWork
 from tilecascade.app.tiles.resolver import TileResolver
+from tilecascade.model.engine import Priority
 
 CHILD = Tile(2 * PLACE.x + 1, 2 * PLACE.y, 15)
 """The one tile of zoom 15 that the test's base map has."""
@@ -97,7 +99,7 @@ def test_the_network_knows_which_references_are_the_base_maps(
     async def story(resolver: TileResolver) -> np.ndarray:
         ladder, generator = resolver.layer.ladder, resolver.generator
         window = ladder.window(ladder.block(below(CHILD, 16)[0]))
-        conditions = generator.conditions(window, await generator.references(window))
+        conditions = generator.conditions(window, await generator.references(window, BlockWork(Priority.INTERACTIVE)))
         assert conditions.from_base_map is not None
         return conditions.from_base_map
 
