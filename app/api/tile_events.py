@@ -13,8 +13,14 @@ from tilecascade.app.tiles.announcements import Announcements
 router = APIRouter(tags=["tiles"])
 
 
-@router.get("/tiles/{layer}/events", operation_id="tile_events", response_class=EventSourceResponse)
-async def tile_events(service: ServiceDep, layer: str) -> EventSourceResponse:
+@router.get("/tiles/events", operation_id="tile_events", response_class=EventSourceResponse)
+async def tile_events(service: ServiceDep) -> EventSourceResponse:
+    """Each tile of the default layer that this server finishes from now on; see `/tiles/{layer}/events`."""
+    return await layer_tile_events(service, None)
+
+
+@router.get("/tiles/{layer}/events", operation_id="layer_tile_events", response_class=EventSourceResponse)
+async def layer_tile_events(service: ServiceDep, layer: str | None) -> EventSourceResponse:
     """Each tile that this server finishes from now on: the event `tile` with `z/x/y` (`curl -N`).
 
     Clients that show placeholders ask for a tile again when it is named. What another server with the same cache

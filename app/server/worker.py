@@ -12,6 +12,7 @@ import asyncio
 import json
 import os
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -216,8 +217,10 @@ class Worker:
                 proto.response_bytes(answer.status_code, headers, content)
             else:
                 transport = proto.response_stream(answer.status_code, headers)
-                async for chunk in answer.aiter_raw():
-                    await transport.send_bytes(chunk)
+                # the application ends event streams when it stops; a shortened file is told by its content-length
+                with suppress(httpx.TransportError):
+                    async for chunk in answer.aiter_raw():
+                        await transport.send_bytes(chunk)
         finally:
             await answer.aclose()
 

@@ -177,3 +177,16 @@ def test_a_client_has_its_share_of_new_tiles(begin: Begin) -> None:
     assert 1 <= int(refused.headers["retry-after"]) <= 20
     assert "faster" in refused.json()["detail"]
     assert [server.get(path).status_code for path in tiles * 5] == [200] * 15
+
+
+def test_open_event_streams_do_not_keep_a_server_from_stopping(begin: Begin) -> None:
+    server = begin(workers="1")
+    with httpx.stream("GET", server.url + "/tiles/events", timeout=30) as events:
+        lines = events.iter_lines()
+        assert server.get(TILE + "?wait=100").status_code == 200
+        said = [next(lines) for _ in range(6)]
+        assert "event: tile" in said
+        began = time.monotonic()
+        assert server.stop() == 0
+        assert time.monotonic() - began < 15
+        assert all(line == "" or line.startswith(("event:", "data:", ":")) for line in lines)
