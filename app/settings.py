@@ -2,6 +2,9 @@
 
 A layers file looks like
 
+    [server]
+    data_dir = "state"
+
     [[layer]]
     name = "map"
     scenes = ["mosaic.tif", "older.tif"]
@@ -11,11 +14,12 @@ A layers file looks like
 
 from __future__ import annotations
 
+import os
 import tomllib
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import BaseModel, ByteSize, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from tilecascade.app.errors import SettingsError
@@ -23,6 +27,9 @@ from tilecascade.model.sgdm.config import WEIGHTS_DIR
 from tilecascade.model.sgdm.scale_text import MAX_TABLE_ZOOM
 
 DEFAULT_ROOT_ZOOM = 14
+
+ENVIRONMENT = "TILECASCADE_"
+"""What the environment variables of settings begin with."""
 
 
 class DataDir:
@@ -52,23 +59,37 @@ class DataDir:
 
 
 class LayerSettings(BaseModel, extra="forbid"):
-    """One layer as the user describes it: the scenes it is generated from, or the seed of a fictional country.
+    """One layer as the user describes it: the scenes it is generated from, or the seed of a fictional country."""
 
-    `max_zoom` defaults to the imagery's own resolution. base_map: existing map tiles that the cascade begins with, a
-    file (.mbtiles, .pmtiles, .tif) or a URL with {z}, {x}, {y}; base_max_zoom: the last zoom to take from it.
-    span: zooms between a tile and its reference (1: 2X, 2: 4X; 0: none, every zoom is generated from imagery alone).
-    """
-
-    name: str = Field(default="map", pattern=r"^[a-z][a-z0-9_-]{0,31}$")
-    scenes: list[Path] = []
-    country: int | None = Field(default=None, ge=0, lt=2**32)
-    root_zoom: int = Field(default=DEFAULT_ROOT_ZOOM, ge=0, le=MAX_TABLE_ZOOM)
-    max_zoom: int | None = Field(default=None, ge=0, le=MAX_TABLE_ZOOM)
-    span: Literal[0, 1, 2] = 1
-    seed: int = Field(default=0, ge=0, lt=2**64)
-    base_map: str | None = None
-    base_max_zoom: int | None = Field(default=None, ge=0, le=MAX_TABLE_ZOOM)
-    attribution: str = ""
+    name: str = Field(default="map", pattern=r"^[a-z][a-z0-9_-]{0,31}$", description="as in `/tiles/NAME/...`")
+    scenes: list[Path] = Field(default=[], description="GeoTIFFs that the map is generated from; the newest is on top")
+    country: int | None = Field(
+        default=None, ge=0, lt=2**32, description="instead of scenes: the seed of a fictional country"
+    )
+    root_zoom: int = Field(
+        default=DEFAULT_ROOT_ZOOM,
+        ge=0,
+        le=MAX_TABLE_ZOOM,
+        description="zoom at which the cascade begins; coarser tiles are averaged from it",
+    )
+    max_zoom: int | None = Field(
+        default=None, ge=0, le=MAX_TABLE_ZOOM, description="the finest zoom; the imagery's own resolution unless given"
+    )
+    span: Literal[0, 1, 2] = Field(
+        default=1,
+        description="zooms between a tile and its reference (1: 2X, 2: 4X; 0: none, every zoom is generated from "
+        "imagery alone)",
+    )
+    seed: int = Field(default=0, ge=0, lt=2**64, description="another seed gives another draft of the same map")
+    base_map: str | None = Field(
+        default=None,
+        description="existing map tiles that the cascade begins with: a file (.mbtiles, .pmtiles, .tif) or a URL with "
+        "{z}, {x}, {y}",
+    )
+    base_max_zoom: int | None = Field(
+        default=None, ge=0, le=MAX_TABLE_ZOOM, description="the last zoom to take from the base map"
+    )
+    attribution: str = Field(default="", description="who made the imagery; maps show it")
 
     @model_validator(mode="after")
     def _one_source(self) -> LayerSettings:
@@ -84,12 +105,18 @@ class LayerSettings(BaseModel, extra="forbid"):
 class Settings(BaseSettings):
     """All settings of a server. Every field can be given as TILECASCADE_<FIELD>."""
 
-    model_config = SettingsConfigDict(env_prefix="TILECASCADE_", extra="forbid")
+    model_config = SettingsConfigDict(env_prefix=ENVIRONMENT, extra="forbid")
 
-    data_dir: Path = Path("tilecascade-data")
-    layers_file: Path | None = None
-    weights: Path = WEIGHTS_DIR / "default"
-    device: str = "auto"
+    data_dir: Path = Field(
+        default=Path("tilecascade-data"), description="folder of all state: tiles, scenes, jobs, key"
+    )
+    layers_file: Path | None = Field(
+        default=None, description="TOML file of several layers; `tilecascade init` writes one"
+    )
+    weights: Path = Field(
+        default=WEIGHTS_DIR / "default", description="the network: a .safetensors with its .json beside it"
+    )
+    device: str = Field(default="auto", description="`cpu`, `cuda`, `cuda:1`; auto = a GPU if there is one")
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         default="auto", description="products in the network; auto = bfloat16 where the device has it natively"
     )
@@ -103,17 +130,19 @@ class Settings(BaseSettings):
         le=600,
         description="seconds that a request waits for its tile unless it says ?wait=; map clients never ask again",
     )
-    max_wait: float = Field(default=600.0, ge=0)
-    memory_bytes: int = Field(default=128 << 20, ge=0)
-    disk_bytes: int = Field(default=20 << 30, ge=0)
+    max_wait: float = Field(default=600.0, ge=0, description="seconds that ?wait= may ask for at most")
+    memory_bytes: ByteSize = Field(default=ByteSize(128 << 20), ge=0, description="tiles kept in memory")
+    disk_bytes: ByteSize = Field(
+        default=ByteSize(20 << 30), ge=0, description="tiles kept on disk; beyond it those written longest ago go"
+    )
     old_versions_days: float = Field(
         default=30.0,
         ge=0,
         description="days after its last tile that an old version is removed",
     )
     redis_url: str | None = Field(default=None, description="redis://...; 'none' = no Redis at all")
-    redis_bytes: int = Field(default=128 << 20, ge=1 << 20, description="limit of the embedded Redis")
-    redis_ttl: int = Field(default=24 * 3600, ge=1)
+    redis_bytes: ByteSize = Field(default=ByteSize(128 << 20), ge=1 << 20, description="limit of the embedded Redis")
+    redis_ttl: int = Field(default=24 * 3600, ge=1, description="seconds that Redis keeps a tile")
     workers: int = Field(
         default=1, ge=0, le=64, description="processes that answer finished tiles in front of the application; 0 = none"
     )
@@ -130,17 +159,19 @@ class Settings(BaseSettings):
         description="tiles of each layer's first zoom that are generated at the start and after a change of scenes, so "
         "that there is a coarse map to show, from the middle outwards; 0 = none",
     )
-    log_format: Literal["text", "json"] = "text"
+    log_format: Literal["text", "json"] = Field(default="text", description="of the lines on stderr")
     api_key: str | None = Field(default=None, min_length=8, description="needed for changes; made up if not given")
     scene_roots: list[Path] = Field(default=[], description="folders that scenes may be named in by path")
     scene_hosts: list[str] = Field(default=[], description="hosts (host or host:port) that scenes may be fetched from")
-    upload_bytes: int = Field(default=4 << 30, ge=1, description="largest scene that is accepted, in bytes")
+    upload_bytes: ByteSize = Field(default=ByteSize(4 << 30), ge=1, description="largest scene that is accepted")
     job_tiles: int = Field(default=100_000, ge=1, description="tiles that a job may have without being confirmed")
     root_path: str = Field(
         default="", pattern=r"^(/[^/\s]+)*$", description="prefix that a proxy before the server takes off each path"
     )
-    host: str = "127.0.0.1"
-    port: int = Field(default=8000, ge=0, le=65535)
+    host: str = Field(
+        default="127.0.0.1", description="address to listen on; 0.0.0.0 = all, see Security in Operations"
+    )
+    port: int = Field(default=8000, ge=0, le=65535, description="port to listen on")
 
 
 def first_problem(error: ValidationError) -> str:
@@ -158,14 +189,33 @@ def load_settings(**given: object) -> Settings:
         raise SettingsError(f"setting {first_problem(error)}") from None
 
 
-def read_layers(path: Path) -> list[LayerSettings]:
-    """Parse a layers file; scene paths are relative to it. Raises SettingsError with one line."""
+def load_configuration(**given: object) -> tuple[Settings, list[LayerSettings]]:
+    """Settings and the layers of the layers file, if there is one; no layers otherwise.
+
+    What is given counts before the environment, and that before the file's `[server]` table. Raises SettingsError with
+    one line.
+    """
+    settings = load_settings(**given)
+    if settings.layers_file is None:
+        return settings, []
+    server, layers = read_configuration(settings.layers_file)
+    known = {key for key, value in given.items() if value is not None}
+    known |= {key for key in server if f"{ENVIRONMENT}{key.upper()}" in os.environ}
+    return load_settings(**given | {key: value for key, value in server.items() if key not in known}), layers
+
+
+def read_configuration(path: Path) -> tuple[dict[str, object], list[LayerSettings]]:
+    """Parse a layers file: its `[server]` table and its layers. Paths are relative to it. Raises SettingsError with one
+    line."""
     try:
         data = tomllib.loads(path.read_text())
     except FileNotFoundError:
         raise SettingsError(f"layers file {path} does not exist") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingsError(f"layers file {path} is not valid TOML: {error}") from None
+    unknown = sorted(set(data) - {"server", "layer"})
+    if unknown:
+        raise SettingsError(f"layers file {path} has [server] and [[layer]] tables, not {unknown[0]}")
     try:
         layers = [LayerSettings(**table) for table in data.get("layer", [])]
     except ValidationError as error:
@@ -176,4 +226,19 @@ def read_layers(path: Path) -> list[LayerSettings]:
     if len(set(names)) < len(names):
         raise SettingsError(f"layers file {path} uses a layer name twice")
     base = path.resolve().parent
-    return [layer.model_copy(update={"scenes": [base / scene for scene in layer.scenes]}) for layer in layers]
+    server = {key: _below(base, key, value) for key, value in data.get("server", {}).items()}
+    return server, [_with_paths_below(base, layer) for layer in layers]
+
+
+def _below(base: Path, name: str, value: object) -> object:
+    """A value of the `[server]` table, its paths relative to the file's folder."""
+    if name in ("data_dir", "weights"):
+        return base / str(value)
+    return [base / str(folder) for folder in value] if name == "scene_roots" and isinstance(value, list) else value
+
+
+def _with_paths_below(base: Path, layer: LayerSettings) -> LayerSettings:
+    scenes, base_map = [base / scene for scene in layer.scenes], layer.base_map
+    if base_map is not None and "://" not in base_map:
+        base_map = str(base / base_map)
+    return layer.model_copy(update={"scenes": scenes, "base_map": base_map})

@@ -11,9 +11,10 @@ import click
 
 from tilecascade.app.api.request_log import set_up
 from tilecascade.app.cli.model import calibrate, dataset, evaluate, train
-from tilecascade.app.cli.options import parse_bbox, parse_zooms, renamed, server_options
+from tilecascade.app.cli.options import DATA_DIR, parse_bbox, parse_zooms, renamed, server_options
+from tilecascade.app.cli.setup import doctor, info, init
 from tilecascade.app.errors import SettingsError, TilecascadeError
-from tilecascade.app.settings import DataDir, LayerSettings, load_settings, read_layers
+from tilecascade.app.settings import DataDir, LayerSettings, load_configuration
 
 if TYPE_CHECKING:
     from tilecascade.app.client.jobs import JobClient
@@ -59,16 +60,13 @@ def serve(
     workers: int | None,
 ) -> None:
     """Serve the map of one or many GeoTIFF SCENES; without any, of a fictional country."""
-    settings = load_settings(
+    settings, layers = load_configuration(
         host=host, port=port, data_dir=data_dir, layers_file=layers_file, weights=weights, workers=workers
     )
     set_up(settings.log_format)
     if scenes and settings.layers_file:
         raise SettingsError("give scenes or a layers file, not both")
-    if settings.layers_file:
-        layers = read_layers(settings.layers_file)
-    else:
-        layers = [LayerSettings(scenes=list(scenes)) if scenes else LayerSettings(country=1)]
+    layers = layers or [LayerSettings(scenes=list(scenes)) if scenes else LayerSettings(country=1)]
     from tilecascade.app.server.serve import run_server
 
     sys.exit(run_server(settings, layers))
@@ -100,8 +98,8 @@ def prefetch(
     failed.
     """
     from tilecascade.app.api.schemas import JobRequest
+    from tilecascade.app.client.connection import Key
     from tilecascade.app.client.jobs import JobClient, read_area
-    from tilecascade.app.client.scenes import find_key
 
     if (bbox is None) == (area is None):
         raise SettingsError("give --bbox or --area, and not both")
@@ -114,7 +112,7 @@ def prefetch(
         rate=rate,
         confirm=yes,
     )
-    client = JobClient(url, find_key(data_dir))
+    client = JobClient(url, Key(data_dir))
     if dry_run:
         click.echo(client.estimate(order))
     else:
@@ -126,10 +124,10 @@ def prefetch(
 @click.pass_context
 def jobs(ctx: click.Context, url: str, data_dir: Path) -> None:
     """Show a running server's prefetch jobs, or end one."""
+    from tilecascade.app.client.connection import Key
     from tilecascade.app.client.jobs import JobClient
-    from tilecascade.app.client.scenes import find_key
 
-    ctx.obj = JobClient(url, find_key(data_dir) if ctx.invoked_subcommand else "")
+    ctx.obj = JobClient(url, Key(data_dir))
     if ctx.invoked_subcommand is None:
         click.echo(ctx.obj.show())
 
@@ -151,10 +149,10 @@ def scenes(ctx: click.Context, layer: str | None, url: str, data_dir: Path) -> N
 
     Changing needs the server's key: TILECASCADE_API_KEY, or the file api-key in its data directory.
     """
-    from tilecascade.app.client.scenes import SceneClient, find_key
+    from tilecascade.app.client.connection import Key
+    from tilecascade.app.client.scenes import SceneClient
 
-    key = "" if ctx.invoked_subcommand == "list" else find_key(data_dir)
-    ctx.obj = SceneClient(url, layer, key)
+    ctx.obj = SceneClient(url, layer, Key(data_dir))
 
 
 @scenes.command("list")
@@ -212,7 +210,7 @@ def export(bbox: str, zooms: str, out: Path, url: str, layer: str | None, parall
 
 @main.command("import")
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--data-dir", default="tilecascade-data", type=click.Path(path_type=Path), help="The cache to fill.")
+@click.option("--data-dir", **DATA_DIR, help="The cache to fill.")
 def import_tiles(file: Path, data_dir: Path) -> None:
     """Put the tiles of an exported .mbtiles or .pmtiles FILE into a cache that would generate the same."""
     from tilecascade.app.storage.import_tiles import import_file
@@ -222,7 +220,7 @@ def import_tiles(file: Path, data_dir: Path) -> None:
 
 
 @main.command()
-@click.option("--data-dir", default="tilecascade-data", type=click.Path(path_type=Path), help="The cache to clean.")
+@click.option("--data-dir", **DATA_DIR, help="The cache to clean.")
 @click.option(
     "--older", default=0.0, type=click.FloatRange(0), help="Only versions to which nothing was added for so many days."
 )
@@ -238,5 +236,5 @@ def clean(data_dir: Path, older: float, dry_run: bool) -> None:
                 remove(old, DataDir(data_dir))
 
 
-for command in (evaluate, calibrate, dataset, train):
+for command in (init, doctor, info, evaluate, calibrate, dataset, train):
     main.add_command(command)

@@ -9,13 +9,20 @@ from typing import Any
 import click
 
 from tilecascade.app.errors import SettingsError
+from tilecascade.app.settings import ENVIRONMENT
+
+DATA_DIR: dict[str, Any] = {
+    "default": "tilecascade-data",
+    "envvar": f"{ENVIRONMENT}DATA_DIR",
+    "show_default": True,
+    "type": click.Path(path_type=Path),
+}
+"""What the option --data-dir of all commands has in common."""
 
 
 def server_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Where the running server is, and its key."""
-    folder = click.option(
-        "--data-dir", default="tilecascade-data", type=click.Path(path_type=Path), help="The server's, for its key."
-    )
+    folder = click.option("--data-dir", **DATA_DIR, help="The server's, for its key.")
     return click.option("--url", default="http://127.0.0.1:8000", show_default=True, help="The running server.")(
         folder(command)
     )

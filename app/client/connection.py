@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections import deque
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Generator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -14,6 +16,7 @@ from mercantile import Tile
 
 from tilecascade.app.api.schemas import Bounds, TileJSON
 from tilecascade.app.errors import SettingsError, TileFailedError
+from tilecascade.app.settings import ENVIRONMENT, DataDir
 
 PREFETCH = {"Priority": "u=6"}
 """Headers of requests that no person waits for (RFC 9218)."""
@@ -108,6 +111,28 @@ async def connect(url: str, layer: str | None, parallel: int, wait: float) -> As
         yield ServedLayer(
             client, parallel, wait, info.name, zooms, info.bounds, info.attribution, info.tilecascade_revision
         )
+
+
+class Key(httpx.Auth):
+    """The server's key, looked for when a request needs it: in the environment, or in the server's data directory."""
+
+    VARIABLE = f"{ENVIRONMENT}API_KEY"
+
+    def __init__(self, data_dir: Path) -> None:
+        self._file = DataDir(data_dir).api_key
+
+    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
+        """Add the key to a request. Raises SettingsError if there is none."""
+        request.headers["X-API-Key"] = os.environ.get(self.VARIABLE) or self._read()
+        yield request
+
+    def _read(self) -> str:
+        try:
+            return self._file.read_text().strip()
+        except OSError:
+            raise SettingsError(
+                f"no key: set {self.VARIABLE}, or name the server's data directory with --data-dir (it holds api-key)"
+            ) from None
 
 
 def ask(client: httpx.Client, method: str, path: str, **request: Any) -> bytes:

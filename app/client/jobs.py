@@ -11,7 +11,7 @@ from pydantic import TypeAdapter
 from tqdm import tqdm
 
 from tilecascade.app.api.schemas import JobAnswer, JobEstimate, JobRequest
-from tilecascade.app.client.connection import ask
+from tilecascade.app.client.connection import Key, ask
 from tilecascade.app.errors import SettingsError
 
 JOBS = TypeAdapter(list[JobAnswer])
@@ -20,14 +20,14 @@ JOBS = TypeAdapter(list[JobAnswer])
 class JobClient:
     """Asks one server. Raises SettingsError with the server's sentence for what it refuses."""
 
-    def __init__(self, url: str, key: str = "") -> None:
-        headers = {"X-API-Key": key} if key else {}
-        self._client = httpx.Client(base_url=url, headers=headers, timeout=httpx.Timeout(60, read=None))
+    def __init__(self, url: str, key: Key) -> None:
+        self._client = httpx.Client(base_url=url, timeout=httpx.Timeout(60, read=None))
+        self._key = key
 
     def estimate(self, wanted: JobRequest) -> str:
         """What a job would take, as a sentence."""
         request = wanted.model_copy(update={"dry_run": True}).model_dump(mode="json")
-        found = JobEstimate.model_validate_json(ask(self._client, "POST", "/jobs", json=request))
+        found = JobEstimate.model_validate_json(ask(self._client, "POST", "/jobs", json=request, auth=self._key))
         by_zoom = ", ".join(f"{count} at zoom {zoom}" for zoom, count in found.by_zoom.items())
         time = "unknown before the first tile is generated" if found.seconds is None else f"about {found.seconds:.0f} s"
         room = "" if found.fits else "; more than the server's disk_bytes: the oldest tiles would be evicted"
@@ -42,7 +42,7 @@ class JobClient:
         The job goes on when this is interrupted.
         """
         request = wanted.model_dump(mode="json")
-        job = JobAnswer.model_validate_json(ask(self._client, "POST", "/jobs", json=request))
+        job = JobAnswer.model_validate_json(ask(self._client, "POST", "/jobs", json=request, auth=self._key))
         try:
             ended = self._watch(job)
         except KeyboardInterrupt:
@@ -78,7 +78,7 @@ class JobClient:
 
     def cancel(self, id: str) -> str:
         """End a job; returns its summary."""
-        return summary(JobAnswer.model_validate_json(ask(self._client, "DELETE", f"/jobs/{id}")))
+        return summary(JobAnswer.model_validate_json(ask(self._client, "DELETE", f"/jobs/{id}", auth=self._key)))
 
 
 def summary(job: JobAnswer) -> str:

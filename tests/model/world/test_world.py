@@ -13,7 +13,7 @@ from mercantile import Tile
 from PIL import Image
 
 from tilecascade.app.errors import SettingsError
-from tilecascade.app.settings import LayerSettings, load_settings, read_layers
+from tilecascade.app.settings import LayerSettings, load_settings, read_configuration
 from tilecascade.app.sources.country import CountrySource
 from tilecascade.app.tiles.layer import ModelInfo, build_layer
 from tilecascade.model.cascade import Pixels, WindowConfig, tile_window
@@ -233,7 +233,7 @@ def test_a_layer_is_made_of_scenes_or_of_a_country(tmp_path: Path) -> None:
     path = tmp_path / "layers.toml"
     path.write_text('[[layer]]\ncountry = 5\n[[layer]]\nname = "two"\nscenes = ["a.tif"]\ncountry = 1\n')
     with pytest.raises(SettingsError, match="give scenes, or the seed of a country"):
-        read_layers(path)
+        read_configuration(path)
     path.write_text("[[layer]]\ncountry = 5\n")
-    assert read_layers(path)[0].country == 5
+    assert read_configuration(path)[1][0].country == 5
     assert load_settings(data_dir=tmp_path).data_dir == tmp_path
