@@ -14,7 +14,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 from xstatic.pkg import leaflet
 
-from tilecascade.app.api import health, imagery, jobs, scenes, tile_events, tilejson, tiles, viewer, wmts
+from tilecascade.app.api import health, imagery, jobs, ogc, scenes, stac, tile_events, tilejson, tiles, viewer, wmts
 from tilecascade.app.api.auth import load_api_key
 from tilecascade.app.api.errors import add_exception_handlers
 from tilecascade.app.api.http_cache import EXPOSED_HEADERS
@@ -24,7 +24,7 @@ from tilecascade.app.api.request_log import RequestLog
 from tilecascade.app.service import Service
 from tilecascade.app.settings import LayerSettings, Settings
 
-ROUTES = (tiles, tile_events, tilejson, wmts, imagery, scenes, jobs, health, viewer)
+ROUTES = (tiles, tile_events, tilejson, wmts, ogc, stac, imagery, scenes, jobs, health, viewer)
 
 
 def create_app(

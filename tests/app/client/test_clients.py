@@ -7,11 +7,14 @@ import sqlite3
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree as xml
 
 import httpx
+import ipyleaflet
 import mercantile
 import numpy as np
+import pystac
 import pytest
 import rasterio
 from mercantile import Tile
@@ -21,6 +24,8 @@ from rasterio.windows import Window, from_bounds
 
 from tests.conftest import PLACE, SceneMaker, picture, place_bounds, write_scene
 from tests.program import TILECASCADE, Server
+from tilecascade.app.client import layer
+from tilecascade.app.errors import SettingsError
 from tilecascade.app.sources.scene import window_bounds
 from tilecascade.model.cascade import tile_window
 
@@ -105,6 +110,61 @@ def test_capabilities_name_what_is_served(server: Server) -> None:
     assert template is not None
     url = template.get("template", "").format(TileMatrix=ZOOM, TileCol=X, TileRow=Y)
     assert httpx.get(url).status_code == 200
+
+
+def test_ogc_api_tiles_leads_from_its_landing_page_to_a_tile(server: Server, truth: np.ndarray) -> None:
+    def follow(document: dict[str, Any], relation: str) -> dict[str, Any]:
+        link = next(link for link in document["links"] if link["rel"].endswith(relation))
+        found: dict[str, Any] = httpx.get(link["href"]).raise_for_status().json()
+        return found
+
+    landing = server.get("/ogc").json()
+    classes = follow(landing, "/conformance")["conformsTo"]
+    assert any(name.endswith("ogcapi-tiles-1/1.0/conf/tileset") for name in classes)
+    assert follow(landing, "service-desc")["openapi"].startswith("3")
+    layer = follow(landing, "/data")["collections"][0]
+    assert follow(layer, "self") == layer
+    listed = follow(layer, "/tilesets-map")["tilesets"][0]
+    tileset = follow(listed, "self")
+    assert tileset == listed
+    limits = {limit["tileMatrix"]: limit for limit in tileset["tileMatrixSetLimits"]}
+    assert set(limits) == {str(zoom) for zoom in range(17)}
+    assert limits[str(ZOOM)]["minTileCol"] <= X <= limits[str(ZOOM)]["maxTileCol"]
+    assert limits[str(ZOOM)]["minTileRow"] <= Y <= limits[str(ZOOM)]["maxTileRow"]
+    grid = follow(tileset, "/tiling-scheme")
+    matrix = next(matrix for matrix in grid["tileMatrices"] if matrix["id"] == str(ZOOM))
+    assert (matrix["matrixWidth"], matrix["tileWidth"]) == (1 << ZOOM, 256)
+    items = {link["type"]: link["href"] for link in tileset["links"] if link["rel"] == "item"}
+    url = items["image/png"].format(tileMatrix=ZOOM, tileRow=Y, tileCol=X)
+    plain = httpx.get(f"{server.url}/tiles/{ZOOM}/{X}/{Y}.png?wait=100", timeout=120)
+    assert httpx.get(url).content == plain.content
+    bare = url.replace(".png", "").split("?")[0]
+    assert httpx.get(bare).content == plain.content
+    assert httpx.get(bare, headers={"Accept": "text/html, image/webp;q=0.9"}).headers["content-type"] == "image/webp"
+    assert httpx.get(bare.replace("WebMercatorQuad", "WorldCRS84Quad")).status_code == 404
+    assert httpx.get(f"{server.url}/ogc/collections/nothing").status_code == 404
+
+
+def test_a_layer_is_a_stac_item(server: Server) -> None:
+    document = server.get("/tiles/map/stac.json").json()
+    item = pystac.Item.from_dict(document)
+    assert item.datetime is not None
+    assert item.bbox == pytest.approx(place_bounds("EPSG:4326"), abs=1e-6)
+    assert item.properties["tilecascade:revision"] == server.get("/tilejson.json").json()["tilecascade_revision"]
+    assert httpx.get(item.assets["tilejson"].href).status_code == 200
+    template = next(link for link in document["links"] if link["rel"] == "xyz")["href"]
+    assert httpx.get(template.format(z=ZOOM, x=X, y=Y), timeout=100).status_code == 200
+
+
+def test_a_notebook_gets_a_layer(server: Server) -> None:
+    found = layer(server.url)
+    assert (found.name, found.min_zoom, found.max_native_zoom) == ("map", 14, 16)
+    assert "not surveyed" in found.attribution
+    assert httpx.get(found.url.format(z=ZOOM, x=X, y=Y), timeout=100).status_code == 200
+    widgets = ipyleaflet.Map(layers=[found], center=(0, 0))
+    assert found in widgets.layers
+    with pytest.raises(SettingsError, match="there is no layer 'nothing'"):
+        layer(server.url, "nothing")
 
 
 def test_behind_a_prefix_addresses_carry_it(make_scene: SceneMaker, tiny_weights: Path, tmp_path: Path) -> None:

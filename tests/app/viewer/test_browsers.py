@@ -63,6 +63,13 @@ const map = new ol.Map({target: "map", controls: [], pixelRatio: 1, layers: [new
 map.on("rendercomplete", () => { window.shown = document.querySelector("#map canvas").toDataURL(); });
 """
 
+OGC = OPENLAYERS.replace(
+    'new ol.source.XYZ({url: tiles, crossOrigin: "anonymous", transition: 0, maxZoom: 16})',
+    """new ol.source.OGCMapTile({url: tiles.replace(/tiles.*/, "ogc/collections/map/map/tiles/WebMercatorQuad"),
+  mediaType: "image/png", crossOrigin: "anonymous", transition: 0})""",
+)
+assert OGC != OPENLAYERS
+
 MAPLIBRE = """
 const map = new maplibregl.Map({container: "map", attributionControl: false, fadeDuration: 0, pixelRatio: 1,
   canvasContextAttributes: {preserveDrawingBuffer: true}, preserveDrawingBuffer: true,
@@ -74,7 +81,7 @@ map.on("idle", () => { window.shown = map.getCanvas().toDataURL(); });
 map.on("error", (event) => { window.problem = String(event.error); });
 """
 
-CLIENTS = {"leaflet": LEAFLET, "openlayers": OPENLAYERS, "maplibre": MAPLIBRE}
+CLIENTS = {"leaflet": LEAFLET, "openlayers": OPENLAYERS, "openlayers ogc": OGC, "maplibre": MAPLIBRE}
 
 RETRYING = {
     "leaflet": LEAFLET.replace("L.tileLayer(tiles, ", "tilecascade.leaflet(tiles, "),
@@ -107,8 +114,9 @@ class Quiet(SimpleHTTPRequestHandler):
         pass
 
 
-@pytest.mark.parametrize("retrying", [False, True], ids=["plain", "retrying"])
-@pytest.mark.parametrize("name", CLIENTS)
+@pytest.mark.parametrize(
+    ("name", "retrying"), [*((name, False) for name in CLIENTS), *((name, True) for name in RETRYING)]
+)
 def test_a_client_of_a_cold_server_ends_with_finished_tiles(
     name: str, retrying: bool, server: Server, window: webdriver.Chrome, tmp_path: Path
 ) -> None:
@@ -117,7 +125,7 @@ def test_a_client_of_a_cold_server_ends_with_finished_tiles(
         "openlayers": lambda: (package("mapproxy") / "service/templates/demo/static", "ol.js", "ol.css"),
         "maplibre": lambda: (package("maplibre") / "srcjs", "maplibre-gl.js", "maplibre-gl.css"),
     }
-    folder, script, style = sources[name]()
+    folder, script, style = sources[name.split()[0]]()
     for file in (script, style):
         (tmp_path / file).write_bytes((folder / file).read_bytes())
     bounds = mercantile.xy_bounds(X, Y, ZOOM)
