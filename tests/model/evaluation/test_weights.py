@@ -30,7 +30,7 @@ def test_the_shipped_network_loads() -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_real_scene_from_imagery_alone(tmp_path: Path) -> None:
-    """One validation scene through the whole cascade; the bar is well below the measured value (docs/quality.md)."""
+    """One validation scene through the whole cascade; the bar is well below the measured value (docs/lab-book.md)."""
     scene = SHARED / "data" / "scenes" / "val_14_10956_5095.tif"
     arguments = [str(scene), "--truth", str(SHARED / "data" / "pairs"), "--split", "val"]
     result = run_cli("evaluate", "scene", *arguments, "--zooms", "14-16", "--out", str(tmp_path))
