@@ -11,7 +11,7 @@ from fastapi import FastAPI
 
 from tilecascade.app.api.app import ROUTES
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
