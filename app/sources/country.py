@@ -40,6 +40,8 @@ class CountrySource:
         self.attribution = "fictional country"
         self._tiles: LRUCache[Tile, Pixels] = LRUCache(maxsize=KEPT_TILES)
         self._lock = threading.Lock()
+        # the first tile plans rivers, roads and towns, which several first requests at once would do several times
+        self._tile(mercantile.tile(*self.center, NATIVE_ZOOM))
 
     def read(self, window: Window) -> tuple[Pixels, Mask]:
         """H x W x 3 uint8 colours and the H x W mask of where the country is."""

@@ -120,8 +120,9 @@ function choose(layer) {
 
 function fit(layer) {
   const [west, south, east, north] = layer.bounds, bounds = L.latLngBounds([[south, west], [north, east]]);
-  const zoom = Math.min(map.getBoundsZoom(bounds), layer.maxzoom);
-  if (zoom >= layer.minzoom) map.setView(bounds.getCenter(), zoom);
+  const zoom = Math.min(map.getBoundsZoom(bounds), layer.maxzoom);  // never below the layer's first zoom, fit or not
+  const size = map.project(bounds.getSouthEast(), zoom).subtract(map.project(bounds.getNorthWest(), zoom));
+  if (size.x <= map.getSize().x && size.y <= map.getSize().y) map.setView(bounds.getCenter(), zoom);
   else map.setView([layer.center[1], layer.center[0]], layer.center[2]);
 }
 

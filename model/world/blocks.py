@@ -11,7 +11,7 @@ from functools import lru_cache
 import numpy as np
 
 from tilecascade.model.world.land import Cover, ground, rivers
-from tilecascade.model.world.lattice import Floats, distance_to_line, generator, hashed
+from tilecascade.model.world.lattice import Floats, Polyline, distance_to_line, generator, hashed
 from tilecascade.model.world.places import Place, links, places
 
 NODES, KINDS, CONTENT = 30, 31, 32
@@ -40,7 +40,7 @@ ZONES: dict[bool, tuple[tuple[float, dict[str, float]], ...]] = {
 
 
 @dataclass(frozen=True)
-class Street:
+class Street(Polyline):
     """kind: tertiary, residential, service or path. points: N x 2 metres."""
 
     kind: str
@@ -120,7 +120,10 @@ def _dry(seed: int, x: Floats, y: Floats) -> np.ndarray:
     wet = np.isin(ground(seed, xs, ys).cover, (Cover.WATER, Cover.WETLAND, Cover.BEACH))
     out = ~wet[np.round((y - ys[0]) / step).astype(int), np.round((x - xs[0]) / step).astype(int)]
     flat = np.stack([x.ravel(), y.ravel()], axis=1)
+    low, high = np.array([xs[0], ys[0]]), np.array([xs[-1], ys[-1]])
     for river in rivers(seed):
+        if not river.meets(low, high, 50):
+            continue
         near = _within(river.points, xs[0], ys[0], xs[-1], ys[-1], 50)
         if len(near) > 1:
             out &= (distance_to_line(flat, near) > river.width / 2 + 12).reshape(out.shape)
@@ -321,6 +324,8 @@ class _Plot:
         low, high = self.corners.min(axis=0), self.corners.max(axis=0)
         clear = np.ones(len(middles), dtype=bool)
         for link in links(seed):
+            if not link.meets(low, high, 60):
+                continue
             near = _within(link.points, low[0], low[1], high[0], high[1], 60)
             if len(near) > 1:
                 clear &= distance_to_line(middles, near) > 20

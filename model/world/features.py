@@ -9,7 +9,7 @@ import numpy as np
 from tilecascade.model.cascade import TILE_SIZE, Window
 from tilecascade.model.world.blocks import Block, Street, block, town
 from tilecascade.model.world.land import EXTENT, River, rivers
-from tilecascade.model.world.lattice import Floats
+from tilecascade.model.world.lattice import Floats, Polyline
 from tilecascade.model.world.places import Link, links, places
 
 PLACE = (129, 126, 8)
@@ -73,8 +73,8 @@ class Features:
 def gather(seed: int, frame: Frame, detail: bool = True) -> Features:
     """The features that touch a frame. detail: blocks too, not only their streets (dear for a whole country)."""
 
-    def near(points: Floats) -> bool:
-        return bool(frame.touches(points.min(axis=0), points.max(axis=0)))
+    def near(line: Polyline) -> bool:
+        return bool(frame.touches(line.low, line.high))
 
     streets: list[Street] = []
     blocks: list[Block] = []
@@ -87,10 +87,10 @@ def gather(seed: int, frame: Frame, detail: bool = True) -> Features:
         if detail:
             seen = here.valid & frame.touches(nodes.min(axis=0), nodes.max(axis=0))
             blocks += [block(seed, index, int(j), int(i)) for j, i in np.argwhere(seen)]
-        streets += [street for street in here.streets if near(street.points)]
+        streets += [street for street in here.streets if near(street)]
     return Features(
-        [river for river in rivers(seed) if near(river.points)],
-        [link for link in links(seed) if near(link.points)],
+        [river for river in rivers(seed) if near(river)],
+        [link for link in links(seed) if near(link)],
         streets,
         blocks,
     )

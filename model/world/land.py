@@ -10,7 +10,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from tilecascade.model.world.lattice import Floats, fractal, hashed, noise, smooth_line
+from tilecascade.model.world.lattice import Floats, Polyline, fractal, hashed, noise, smooth_line
 
 EXTENT = 156543.03392804097
 """Metres across the country: one tile of z8 at the equator."""
@@ -97,7 +97,7 @@ def plan_grid(seed: int) -> tuple[Floats, NDArray[np.bool_]]:
 
 
 @dataclass(frozen=True)
-class River:
+class River(Polyline):
     """points: N x 2 metres, downstream. width: metres."""
 
     points: Floats

@@ -7,6 +7,8 @@ lattice, so that a whole window of it is two small matrix products.
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -76,6 +78,26 @@ def smooth_line(points: Floats, rounds: int = 3) -> Floats:
         inner = np.stack([0.75 * a + 0.25 * b, 0.25 * a + 0.75 * b], axis=1).reshape(-1, 2)[1:-1]
         points = np.concatenate([points[:1], inner, points[-1:]])
     return points
+
+
+class Polyline:
+    """What rivers, roads and streets have in common. points: N x 2 metres; low, high: the corners of their box."""
+
+    points: Floats
+
+    @cached_property
+    def low(self) -> Floats:
+        """The least coordinates, 2 metres."""
+        return np.asarray(self.points.min(axis=0))
+
+    @cached_property
+    def high(self) -> Floats:
+        """The greatest coordinates, 2 metres."""
+        return np.asarray(self.points.max(axis=0))
+
+    def meets(self, low: Floats, high: Floats, margin: float) -> bool:
+        """Whether the box comes within a margin of another one."""
+        return bool((self.low < high + margin).all() and (self.high > low - margin).all())
 
 
 def distance_to_line(points: Floats, line: Floats) -> Floats:

@@ -10,7 +10,7 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import dijkstra
 
 from tilecascade.model.world.land import CELL, EXTENT, GRID, plan_grid
-from tilecascade.model.world.lattice import Floats, hashed, smooth_line
+from tilecascade.model.world.lattice import Floats, Polyline, hashed, smooth_line
 
 SITES, CULTURE = 20, 21
 
@@ -45,7 +45,7 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Link:
+class Link(Polyline):
     """A road or railway between places. kind: primary, secondary, tertiary or rail. points: N x 2 metres."""
 
     kind: str
