@@ -16,8 +16,10 @@ const tilecascade = (() => {
     const unfinished = new Map();
     const again = (name) => { const retry = unfinished.get(name); if (retry) retry(); };
     const events = new EventSource(url.replace(/\{z\}.*/, "events"));
+    const all = () => { for (const name of [...unfinished.keys()]) again(name); };
+    events.onopen = all;  // what was finished before the connection stood has not been named
     events.addEventListener("tile", ({data}) => again(data));
-    setInterval(() => { for (const name of unfinished.keys()) again(name); }, AGAIN);
+    setInterval(all, AGAIN);
     return {add: (name, retry) => unfinished.set(name, retry), remove: (name) => unfinished.delete(name)};
   }
 

@@ -109,6 +109,8 @@ function choose(layer) {
   for (const each of [imagery, generated, trust]) each.on("tileunload", ({tile}) => forget(tile));
   if (events) events.close();
   events = new EventSource(layer.events);
+  // what was finished before the connection stood has not been named
+  events.onopen = () => { for (const tile of [...unfinished.values()]) if (tile.counted && !tile.loading) tile.load(); };
   events.addEventListener("tile", ({data: name}) => { if (unfinished.has(name)) unfinished.get(name).load(); });
   generated.setOpacity($("opacity").value / 100).addTo(map);
   compare();
@@ -118,12 +120,13 @@ function choose(layer) {
   links(layer);
 }
 
+// The whole layer, or what the screen can hold of it at its first zoom.
 function fit(layer) {
   const [west, south, east, north] = layer.bounds, bounds = L.latLngBounds([[south, west], [north, east]]);
   const zoom = Math.min(map.getBoundsZoom(bounds), layer.maxzoom);  // never below the layer's first zoom, fit or not
   const size = map.project(bounds.getSouthEast(), zoom).subtract(map.project(bounds.getNorthWest(), zoom));
-  if (size.x <= map.getSize().x && size.y <= map.getSize().y) map.setView(bounds.getCenter(), zoom);
-  else map.setView([layer.center[1], layer.center[0]], layer.center[2]);
+  const fits = size.x <= map.getSize().x && size.y <= map.getSize().y;
+  map.setView(fits ? bounds.getCenter() : [layer.center[1], layer.center[0]], zoom);
 }
 
 function links(layer) {
