@@ -56,6 +56,7 @@ class UNetConfig:
 
     local: per-position normalisation instead of GroupNorm and no self-attention between positions, so that the
         output at a position depends on a bounded neighbourhood only.
+    finer_levels: levels finer than those that features are injected into; plain blocks.
     """
 
     widths: tuple[int, ...] = (320, 640, 1280, 1280)
@@ -63,6 +64,7 @@ class UNetConfig:
     head_dim: int = 64
     context_dim: int = 1024
     local: bool = False
+    finer_levels: int = 0
 
 
 @dataclass(frozen=True)

@@ -28,15 +28,18 @@ _features: ContextVar[Sequence[Tensor] | None] = ContextVar("features", default=
 
 def unet_arguments(config: UNetConfig, latent_channels: int) -> dict[str, Any]:
     """Keyword arguments of `UNet2DConditionModel` for this configuration."""
-    plain = len(config.widths) - INJECTED_LEVELS
+    finer = config.finer_levels
+    coarser = len(config.widths) - INJECTED_LEVELS - finer
     return {
         "sample_size": 32,
         "in_channels": latent_channels,
         "out_channels": latent_channels,
         "block_out_channels": config.widths,
         "layers_per_block": config.layers_per_block,
-        "down_block_types": ("CrossAttnDownBlock2D",) * INJECTED_LEVELS + ("DownBlock2D",) * plain,
-        "up_block_types": ("UpBlock2D",) * plain + ("CrossAttnUpBlock2D",) * INJECTED_LEVELS,
+        "down_block_types": ("DownBlock2D",) * finer
+        + ("CrossAttnDownBlock2D",) * INJECTED_LEVELS
+        + ("DownBlock2D",) * coarser,
+        "up_block_types": ("UpBlock2D",) * coarser + ("CrossAttnUpBlock2D",) * INJECTED_LEVELS + ("UpBlock2D",) * finer,
         # diffusers' name is historical: for this class the value is the number of heads of each level
         "attention_head_dim": [width // config.head_dim for width in config.widths],
         "cross_attention_dim": config.context_dim,
@@ -71,7 +74,8 @@ class InjectedUNet(nn.Module):
             make_local(self.unet)
             remove_self_attention(self.unet)
         for level in range(INJECTED_LEVELS):
-            for block in (self.unet.down_blocks[level], self.unet.up_blocks[-1 - level]):
+            place = config.finer_levels + level
+            for block in (self.unet.down_blocks[place], self.unet.up_blocks[-1 - place]):
                 block.attentions[0].register_forward_hook(self._adder(level))
 
     def _adder(self, level: int) -> Any:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from tilecascade.model.data.labels import READERS
 from tilecascade.model.evaluation.baselines import BASELINES
 
-STAGES = ("condition", "autoencoder", "refine", "perceive", "diffusion", "adversarial")
+STAGES = ("condition", "autoencoder", "refine", "perceive", "colours", "diffusion", "adversarial")
 
 BASELINE_PRESET = "baselines"
 """The preset whose stages are the networks of `evaluation.baselines`."""
@@ -30,6 +30,9 @@ class StageConfig:
     critic: weight of what the discriminator of the adversarial stage says; 0 leaves the losses of the refining stage.
     all_sources: sample from every source, not only from the first, whose style the network generates.
     objects: weight of the outlines, contacts and centrelines that the perceiving stage learns beside colours.
+    path, amplitude: of the colours stage, see `ColourTask` and `DiffusionPath`. widths: channels of its U-Net, at
+        strides 4, 8, 16 and 32. variants: augmented variants of every pair whose features it caches in the folder
+        `cache`.
     """
 
     name: str
@@ -52,6 +55,11 @@ class StageConfig:
     critic: float = 1.0
     all_sources: bool = False
     objects: float = 0.0
+    path: Literal["noise", "bridge", "critic"] = "noise"
+    amplitude: float = 1.0
+    widths: tuple[int, ...] = (48, 64, 96, 128)
+    variants: int = 8
+    cache: str = ""
 
 
 @dataclass(frozen=True)
@@ -87,6 +95,15 @@ class TrainConfig:
     stages: tuple[StageConfig, ...] = ()
 
 
+def _stage(base: Path, name: str, table: dict[str, Any]) -> StageConfig:
+    """A stage's table; its cache is relative to the file."""
+    if "cache" in table:
+        table["cache"] = str((base / table["cache"]).resolve())
+    if "widths" in table:
+        table["widths"] = tuple(table["widths"])
+    return StageConfig(name=name, **table)
+
+
 def read_config(path: Path) -> TrainConfig:
     """Parse a training TOML; relative paths are relative to the file. Raises ValueError naming what is wrong."""
     try:
@@ -95,7 +112,7 @@ def read_config(path: Path) -> TrainConfig:
         raise ValueError(f"{path} is not valid TOML: {error}") from None
     base = path.resolve().parent
     try:
-        stages = tuple(StageConfig(name=name, **table) for name, table in data.pop("stage", {}).items())
+        stages = tuple(_stage(base, name, table) for name, table in data.pop("stage", {}).items())
         weights = {int(zoom): float(weight) for zoom, weight in data.pop("zoom_weights", {}).items()}
         for key in ("out", "backbone", "init"):
             if key in data:

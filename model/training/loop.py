@@ -26,7 +26,6 @@ from tqdm import tqdm
 
 from tilecascade.model.data.pairs import Pixels
 from tilecascade.model.training.config import StageConfig
-from tilecascade.model.training.samples import Batch
 
 
 class Task(Protocol):
@@ -38,11 +37,11 @@ class Task(Protocol):
         """Parameter groups; `scale` multiplies the stage's learning rate."""
         ...
 
-    def batch(self, rng: np.random.Generator) -> Batch:
+    def batch(self, rng: np.random.Generator) -> Any:
         """The data of one step."""
         ...
 
-    def loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+    def loss(self, batch: Any, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         """The loss and what to log beside it."""
         ...
 
@@ -114,7 +113,7 @@ def run(task: Task, stage: StageConfig, out: Path, seed: int) -> Any:
         start = saved["step"]
     stage_seed = zlib.crc32(stage.name.encode())
 
-    def load(step: int) -> Batch:
+    def load(step: int) -> Any:
         return task.batch(np.random.default_rng([seed, stage_seed, step]))
 
     def keep(step: int) -> None:

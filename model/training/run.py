@@ -15,6 +15,7 @@ from tilecascade.model.palette import nearest_colour
 from tilecascade.model.sgdm.autoencoder import PaletteAutoencoder
 from tilecascade.model.sgdm.config import PRESETS, SGDMConfig
 from tilecascade.model.sgdm.network import SGDM, save_network
+from tilecascade.model.training.colours import ColourTask
 from tilecascade.model.training.config import TrainConfig
 from tilecascade.model.training.diffusion import AdversarialTask, DiffusionTask
 from tilecascade.model.training.loop import Task, run
@@ -33,10 +34,12 @@ TASKS: dict[str, tuple[Callable[..., Task], tuple[str, ...]]] = {
     "autoencoder": (AutoencoderTask, ("autoencoder",)),
     "perceive": (PerceiveTask, ("encoder", "prior", "text")),
     "refine": (RefineTask, ("encoder", "prior", "text", "autoencoder")),
+    "colours": (ColourTask, ()),
     "diffusion": (DiffusionTask, ("adapter", "unet")),
     "adversarial": (AdversarialTask, ("adapter", "unet", "autoencoder")),
 }
-"""What trains in each stage, and which parts of the network that changes."""
+"""What trains in each stage, and which parts of the network that changes. The denoiser of colours is no part of a
+served network yet: its weights are in the checkpoint."""
 
 
 def fit_encoder(network: SGDM, source: SampleSource) -> None:
@@ -71,7 +74,7 @@ def train(config: TrainConfig, only: str | None = None) -> Path:
         if only is not None and stage.name != only:
             _load(network, config.out, stage.name)
             continue
-        if stage.self_reference:
+        if stage.self_reference and kind is not ColourTask:  # which caches references, too
             torch.set_num_threads(stage.threads)
             generate_references(network, data)
         average = run(kind(network, data, val, stage), stage, config.out, config.seed)

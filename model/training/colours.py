@@ -1,0 +1,201 @@
+"""Diffusion of palette colours behind a finished encoder, on crops of cached features."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from tilecascade.model.data.labels import LABEL_OF
+from tilecascade.model.data.pairs import Pixels
+from tilecascade.model.evaluation.likeness import Likeness
+from tilecascade.model.palette import COLOURS, PALETTE
+from tilecascade.model.sgdm.autoencoder import FINE_STRIDE
+from tilecascade.model.sgdm.colour_denoiser import ColourDenoiser
+from tilecascade.model.sgdm.colour_sampler import DiffusionPath
+from tilecascade.model.sgdm.config import UNetConfig
+from tilecascade.model.sgdm.network import SGDM
+from tilecascade.model.training.config import StageConfig
+from tilecascade.model.training.diffusion import Discriminator
+from tilecascade.model.training.feature_cache import EDGE, Crops, FeatureCache, crops, encode
+from tilecascade.model.training.losses import label_loss
+from tilecascade.model.training.samples import SampleSource, collate
+from tilecascade.model.training.stages import frozen, grid, logged, mean_iou, need_palette
+
+_ROAD = [name for name, _, _ in PALETTE].index("road")
+
+
+def shown_colour(labels: Tensor) -> Tensor:
+    """N x S x S labels -> palette colours: casings are road, other sets land."""
+    return torch.where(labels < len(PALETTE), labels, torch.where(labels == LABEL_OF["casing"], _ROAD, 0))
+
+
+class ColourTask:
+    """The denoiser of colours, about the draft of a finished encoder.
+
+    On the paths "noise" and "bridge" of `DiffusionPath` it learns each pixel's colour at any time of the path, by
+    cross-entropy. On the path "critic" it learns one step from the draft, by cross-entropy and by what a discriminator
+    says of the likeliest colours, with noise that changes over 16 pixels.
+    """
+
+    def __init__(self, network: SGDM, train: SampleSource, val: SampleSource, stage: StageConfig) -> None:
+        self.finished = frozen(network, "encoder", "prior", "text")
+        self.prior = need_palette(network)[0]
+        unet = UNetConfig(
+            widths=stage.widths,
+            layers_per_block=1,
+            head_dim=min(16, stage.widths[1]),
+            context_dim=network.config.text.width,
+            local=True,
+            finer_levels=1,
+        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)  # whatever stages ran before in this process
+            self.module: Any = ColourDenoiser(network.config.encoder, unet).to(memory_format=torch.channels_last)
+            if stage.path == "critic":
+                self.module.critic = Discriminator().to(memory_format=torch.channels_last)
+        kind: Literal["noise", "bridge"] = "noise" if stage.path == "noise" else "bridge"
+        self.path = DiffusionPath(kind, amplitude=stage.amplitude)
+        self.stage = stage
+        self.cache = FeatureCache(network, train, stage, Path(stage.cache))
+        for variant in range(stage.variants):
+            self.cache.variant(variant)
+        self._texts: dict[str, Tensor] = {}
+        pairs = [pair for pair in val.pairs if pair.zoom in (16, 17)]
+        pairs = pairs[:: max(1, len(pairs) // 24)][:24]
+        whole = slice(0, EDGE), slice(0, EDGE)
+        self.check = [
+            crops(list(encode(network, collate([val.plain(pair, known) for pair in pairs]))), whole)
+            for known in (False, True)
+        ]
+        self.truth = np.stack([pair.map for pair in pairs])
+        self.imagery = np.stack([pair.imagery for pair in pairs])
+
+    def groups(self) -> list[dict[str, object]]:
+        """The critic learns faster."""
+        critic = [p for name, p in self.module.named_parameters() if name.startswith("critic.")]
+        rest = [p for name, p in self.module.named_parameters() if not name.startswith("critic.")]
+        return [{"params": rest}, *([{"params": critic, "scale": 2.0, "betas": (0.5, 0.99)}] if critic else [])]
+
+    def batch(self, rng: np.random.Generator) -> Crops:
+        """Crops of cached tiles."""
+        return self.cache.batch(self.stage.variants, self.stage.batch, self.stage.crop, rng)
+
+    @torch.no_grad()
+    def text(self, texts: list[str]) -> Tensor:
+        """The scale texts, each encoded once."""
+        for text in set(texts) - set(self._texts):
+            with torch.autocast("cpu", enabled=False):
+                self._texts[text] = self.finished["text"]([text])[0]
+        return torch.stack([self._texts[text] for text in texts])
+
+    @torch.no_grad()
+    def draft(self, module: Any, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """The prior's logits, and their mean embedding at full resolution."""
+        logits = self.prior.logits(hidden)
+        return logits, F.interpolate(module.mean(logits), scale_factor=float(FINE_STRIDE), mode="bilinear")
+
+    def loss(self, batch: Crops, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        """Cross-entropy at a time drawn for every crop."""
+        module = self.module
+        draft, mean = self.draft(module, batch.hidden)
+        clean = module.embedding[shown_colour(batch.labels)].permute(0, 3, 1, 2)
+        clean = clean.contiguous(memory_format=torch.channels_last)
+        count = len(clean)
+        if self.stage.path == "critic":
+            return self.judged(batch, draft, mean, clean, generator)
+        t = (torch.rand(count, generator=generator) + torch.arange(count)) / count
+        noise = torch.randn(clean.shape, generator=generator).contiguous(memory_format=torch.channels_last)
+        state, level = self.path.state(clean, mean, noise, t)
+        features = module.features(batch.condition)
+        logits = module(state, level, batch.images, batch.hidden, draft, self.text(batch.texts), features)
+        loss = label_loss(logits, batch.labels)
+        half = count // 2  # the times rise within a batch
+        with torch.no_grad():
+            late, early = (label_loss(logits[part], batch.labels[part]) for part in (slice(half), slice(half, None)))
+        return loss, logged({"late": late, "early": early})
+
+    def judged(
+        self, batch: Crops, draft: Tensor, mean: Tensor, clean: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor, dict[str, float]]:
+        """One step from the draft, judged by a critic that sees the likeliest colours (straight-through)."""
+        module, critic = self.module, self.module.critic
+        noise = smooth_noise(mean, generator)
+        state, level = self.path.state(clean, mean, noise, torch.ones(len(clean)))
+        features = module.features(batch.condition)
+        logits = module(state, level, batch.images, batch.hidden, draft, self.text(batch.texts), features).float()
+        entropy = label_loss(logits, batch.labels)
+        shares = logits.softmax(1)
+        hard = F.one_hot(shares.argmax(1), shares.shape[1]).permute(0, 3, 1, 2) + shares - shares.detach()
+        known = (batch.labels < len(PALETTE)).unsqueeze(1)
+        fake = F.conv2d(hard, module.embedding.T[:, :, None, None]) * known
+        real = clean * known
+        critic.requires_grad_(False)
+        score, seen = critic(fake)
+        with torch.no_grad():
+            _, wanted = critic(real)
+        critic.requires_grad_(True)
+        match = torch.stack([F.l1_loss(a.float(), b.float()) for a, b in zip(seen, wanted, strict=True)]).mean()
+        hinge = F.relu(1 - critic(real)[0]).mean() + F.relu(1 + critic(fake.detach())[0]).mean()
+        loss = entropy + self.stage.critic * (-score.float().mean() + match) + hinge.float()
+        return loss, logged({"entropy": entropy, "score": score.mean(), "match": match, "hinge": hinge})
+
+    def sampled(self, module: Any, batch: Crops, steps: int, seed: int = 1) -> tuple[Tensor, Tensor]:
+        """Logits after sampling, and of the draft at full resolution."""
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            draft, mean = self.draft(module, batch.hidden)
+            text, features = self.text(batch.texts), module.features(batch.condition)
+
+            def guess(state: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
+                logits = module(state, level, batch.images, batch.hidden, draft, text, features).float()
+                return logits, module.mean(logits)
+
+            some = torch.Generator().manual_seed(seed)
+            critic = self.stage.path == "critic"
+            noise = smooth_noise(mean, some) if critic else torch.randn(mean.shape, generator=some)
+            logits = self.path.sample(guess, mean.float(), noise, steps)
+            return logits, F.interpolate(draft.float(), scale_factor=2.0, mode="bilinear")
+
+    def validate(self, module: Any) -> tuple[dict[str, float], Pixels]:
+        """IoU and map-likeness of drafts and of samples in 1, 2, 4 and 8 steps, from imagery alone."""
+        scores: dict[str, float] = {}
+        shown = []
+        for steps in (1, 2, 4, 8):
+            logits, draft = self.sampled(module, self.check[0], steps)
+            if steps == 1:
+                scores |= measured("draft", draft, self.truth)
+                shown.append(painted(draft))
+            scores |= measured(str(steps), logits, self.truth)
+            shown.append(painted(logits))
+        logits, _ = self.sampled(module, self.check[1], 4)
+        scores |= measured("true", logits, self.truth)
+        shown.append(painted(logits))
+        shown = [self.imagery, *shown, self.truth]
+        return scores, grid([images[::4] for images in shown])
+
+
+def smooth_noise(like: Tensor, generator: torch.Generator) -> Tensor:
+    """Normal noise that changes over 16 pixels: what tells one draft of a map from another."""
+    count, depth, height, width = like.shape
+    coarse = torch.randn(count, depth, height // 16, width // 16, generator=generator)
+    return F.interpolate(coarse, scale_factor=16.0, mode="bilinear").contiguous(memory_format=torch.channels_last)
+
+
+def painted(logits: Tensor) -> Pixels:
+    """The likeliest colours, N x H x W x 3 uint8."""
+    return COLOURS.astype(np.uint8)[logits.argmax(1).numpy()]
+
+
+def measured(name: str, logits: Tensor, truth: Pixels) -> dict[str, float]:
+    """IoU and likeness of the likeliest colours, keys beginning with `name`."""
+    images = painted(logits)
+    likeness = Likeness()
+    for image, true in zip(images, truth, strict=True):
+        likeness.add(image, true)
+    iou = mean_iou(images, truth)
+    keep = {key: iou[key] for key in ("miou", "building", "road")}
+    return {f"{name}_{key}": value for key, value in (keep | likeness.summary()).items()}

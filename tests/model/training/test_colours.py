@@ -1,0 +1,140 @@
+"""Diffusion of palette colours: paths, denoiser, cached features; and how much a map looks like one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.model.training.test_training import BUILDING_AND_ROAD, config, pairs_dir
+from tilecascade.model.evaluation.likeness import Likeness, building_instances, road_pieces
+from tilecascade.model.palette import COLOURS, LAND, PALETTE
+from tilecascade.model.sgdm.colour_denoiser import ColourDenoiser
+from tilecascade.model.sgdm.colour_sampler import DiffusionPath
+from tilecascade.model.sgdm.config import UNetConfig, tiny
+from tilecascade.model.sgdm.network import random_network
+from tilecascade.model.training import feature_cache
+from tilecascade.model.training.colours import ColourTask
+from tilecascade.model.training.feature_cache import EDGE, FeatureCache, crops, encode
+from tilecascade.model.training.samples import SampleSource, collate
+
+__all__ = ["pairs_dir"]
+
+
+@pytest.mark.parametrize("kind", ["noise", "bridge"])
+@pytest.mark.parametrize("steps", [1, 2, 5])
+def test_a_path_ends_at_the_map_of_whoever_knows_it(kind: str, steps: int) -> None:
+    path = DiffusionPath(kind)  # type: ignore[arg-type]
+    clean, draft, noise = torch.randn(3, 2, 8, 16, 16, generator=torch.Generator().manual_seed(1)).unbind()
+    levels = []
+
+    def guess(state: torch.Tensor, level: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        levels.append(float(level[0]))
+        return state, clean
+
+    last = path.sample(guess, draft, noise, steps)
+    assert levels == sorted(levels, reverse=True)
+    assert len(levels) == steps
+    # the state of the last step is that of the path at its time; the path of noise begins at the draft, not at the map
+    left = noise + (draft - clean) / path.most if kind == "noise" else noise
+    expected, _ = path.state(clean, draft, left, torch.full((2,), 1 / steps))
+    assert torch.allclose(last, expected, atol=1e-4) or steps == 1
+
+
+def test_the_denoiser_begins_as_the_draft() -> None:
+    unet = UNetConfig((16,) * 4, layers_per_block=1, head_dim=8, context_dim=32, local=True, finer_levels=1)
+    denoiser = ColourDenoiser(tiny().encoder, unet)
+    draft = torch.randn(1, len(PALETTE), 32, 32)
+    features = denoiser.features(torch.randn(1, 16, 8, 8))
+    given = torch.randn(1, 8, 64, 64), torch.ones(1), torch.randn(1, 7, 64, 64), torch.rand(1, 48, 32, 32)
+    logits = denoiser(*given, draft, torch.randn(1, 48, 32), features)
+    assert logits.shape == (1, len(PALETTE), 64, 64)
+    enlarged = torch.nn.functional.interpolate(draft, scale_factor=2.0, mode="bilinear")
+    assert torch.allclose(logits, enlarged, atol=1e-5)
+    shares = torch.zeros(1, len(PALETTE), 1, 1)
+    shares[0, 7] = 100
+    assert torch.allclose(denoiser.mean(shares).flatten(), denoiser.embedding[7], atol=1e-5)
+    with pytest.raises(ValueError, match="one level"):
+        ColourDenoiser(tiny().encoder, tiny().unet)
+
+
+def test_cached_features_are_those_of_the_encoder(pairs_dir: Path, tmp_path: Path) -> None:
+    settings = config(pairs_dir, tmp_path, 2)
+    stage = next(stage for stage in settings.stages if stage.name == "colours")
+    network = random_network(tiny(), 3)
+    source = SampleSource(settings, "train")
+    cache = FeatureCache(network, source, stage, tmp_path / "features")
+    records = cache.variant(0)
+    assert len(records) == len(cache.pairs) == 7  # those of another style are left out
+    files = sorted(path.name for path in (tmp_path / "features").iterdir())
+    again = FeatureCache(network, source, stage, tmp_path / "features")
+    assert (again.variant(0)["hidden"] == records["hidden"]).all()
+    assert sorted(path.name for path in (tmp_path / "features").iterdir()) == files
+    assert again.name(1) != again.name(0)
+    assert FeatureCache(random_network(tiny(), 4), source, stage, tmp_path).name(0) != cache.name(0)
+
+    sample = source.plain(source.pairs[0], True)
+    whole = crops(list(encode(network, collate([sample]))), (slice(0, EDGE), slice(0, EDGE)))
+    batch = collate([sample])
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        condition, fine = network.encoder(batch.imagery, batch.reference, batch.trusted)
+        assert network.prior is not None
+        _, hidden = network.prior(condition, fine, network.text(batch.texts))
+    assert torch.allclose(whole.condition, condition.float(), atol=2e-2)
+    assert (whole.hidden - hidden.float()).abs().max() <= hidden.float().amax() / 255
+    assert (whole.images[:, :3] - batch.imagery).abs().max() < 0.01
+    assert (whole.labels == batch.labels).all()
+    part = crops(list(encode(network, collate([sample]))), (slice(64, 128), slice(32, 96)))
+    assert torch.equal(part.labels, whole.labels[:, 64:128, 32:96])
+    assert torch.equal(part.hidden, whole.hidden[..., 32:64, 16:48])
+    assert torch.equal(part.condition, whole.condition[..., 8:16, 4:12])
+
+
+@pytest.mark.parametrize("path", ["noise", "bridge", "critic"])
+def test_every_path_learns(path: str, pairs_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feature_cache, "tqdm", lambda it, **_: it)
+    settings = config(pairs_dir, tmp_path, 2)
+    stage = next(stage for stage in settings.stages if stage.name == "colours")
+    stage = type(stage)(**{**stage.__dict__, "path": path, "batch": 4})
+    source, val = SampleSource(settings, "train"), SampleSource(settings, "val")
+    task = ColourTask(random_network(tiny(), 3), source, val, stage)
+    optimizer = torch.optim.Adam([p for group in task.groups() for p in group["params"]], lr=3e-3)  # type: ignore[attr-defined]
+    losses = []
+    for step in range(12):
+        batch = task.batch(np.random.default_rng(step % 2))
+        loss, told = task.loss(batch, torch.Generator().manual_seed(7))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(told["entropy"] if path == "critic" else float(loss.detach()))
+    assert sum(losses[-4:]) < sum(losses[:4])
+    scores, picture = task.validate(task.module)
+    assert {"draft_miou", "1_miou", "8_building_f", "true_pieces"} <= set(scores)
+    assert picture.dtype == np.uint8
+
+
+def test_likeness_counts_houses_and_pieces_of_road() -> None:
+    fill, outline, white = (COLOURS[[name for name, *_ in PALETTE].index(n)] for n in BUILDING_AND_ROAD)
+    truth = np.full((128, 128, 3), LAND, dtype=np.uint8)
+    for left in (10, 40, 70):
+        truth[10:30, left : left + 20] = outline
+        truth[11:29, left + 1 : left + 19] = fill
+    truth[80:86] = white
+    image = truth.copy()
+    image[10:30, 10:60] = fill  # two houses have become one
+    image[80:86, 60:70] = LAND  # and the road is broken
+    assert building_instances(truth)[1] == 3
+    assert building_instances(image)[1] == 2
+    assert road_pieces(truth)[0] == 1
+    assert road_pieces(image)[0] == 2
+    likeness = Likeness()
+    likeness.add(image, truth)
+    told = likeness.summary()
+    assert told["building_f"] == pytest.approx(2 * 1 / 5, abs=0.01)
+    assert told["building_count"] == 0.67
+    assert told["pieces"] > 1.8 * told["true_pieces"]
+    same = Likeness()
+    same.add(truth, truth)
+    assert (same.summary()["building_f"], same.summary()["building_count"]) == (1, 1)
