@@ -39,7 +39,7 @@ class ColourTask:
 
     On the paths "noise" and "bridge" of `DiffusionPath` it learns each pixel's colour at any time of the path, by
     cross-entropy. On the path "critic" it learns one step from the draft, by cross-entropy and by what a discriminator
-    says of the likeliest colours, with noise that changes over 16 pixels.
+    says of the likeliest colours.
     """
 
     def __init__(self, network: SGDM, train: SampleSource, val: SampleSource, stage: StageConfig) -> None:
@@ -109,7 +109,7 @@ class ColourTask:
         if self.stage.path == "critic":
             return self.judged(batch, draft, mean, clean, generator)
         t = (torch.rand(count, generator=generator) + torch.arange(count)) / count
-        noise = torch.randn(clean.shape, generator=generator).contiguous(memory_format=torch.channels_last)
+        noise = noise_like(clean, self.stage.noise_scale, generator)
         state, level = self.path.state(clean, mean, noise, t)
         features = module.features(batch.condition)
         logits = module(state, level, batch.images, batch.hidden, draft, self.text(batch.texts), features)
@@ -124,7 +124,7 @@ class ColourTask:
     ) -> tuple[Tensor, dict[str, float]]:
         """One step from the draft, judged by a critic that sees the likeliest colours (straight-through)."""
         module, critic = self.module, self.module.critic
-        noise = smooth_noise(mean, generator)
+        noise = noise_like(mean, self.stage.noise_scale, generator)
         state, level = self.path.state(clean, mean, noise, torch.ones(len(clean)))
         features = module.features(batch.condition)
         logits = module(state, level, batch.images, batch.hidden, draft, self.text(batch.texts), features).float()
@@ -154,9 +154,7 @@ class ColourTask:
                 logits = module(state, level, batch.images, batch.hidden, draft, text, features).float()
                 return logits, module.mean(logits)
 
-            some = torch.Generator().manual_seed(seed)
-            critic = self.stage.path == "critic"
-            noise = smooth_noise(mean, some) if critic else torch.randn(mean.shape, generator=some)
+            noise = noise_like(mean, self.stage.noise_scale, torch.Generator().manual_seed(seed))
             logits = self.path.sample(guess, mean.float(), noise, steps)
             return logits, F.interpolate(draft.float(), scale_factor=2.0, mode="bilinear")
 
@@ -178,11 +176,13 @@ class ColourTask:
         return scores, grid([images[::4] for images in shown])
 
 
-def smooth_noise(like: Tensor, generator: torch.Generator) -> Tensor:
-    """Normal noise that changes over 16 pixels: what tells one draft of a map from another."""
+def noise_like(like: Tensor, scale: int, generator: torch.Generator) -> Tensor:
+    """Normal noise of the shape of N x C x H x W that changes over `scale` pixels; by the pixel if 1."""
     count, depth, height, width = like.shape
-    coarse = torch.randn(count, depth, height // 16, width // 16, generator=generator)
-    return F.interpolate(coarse, scale_factor=16.0, mode="bilinear").contiguous(memory_format=torch.channels_last)
+    coarse = torch.randn(count, depth, height // scale, width // scale, generator=generator)
+    if scale > 1:
+        coarse = F.interpolate(coarse, scale_factor=float(scale), mode="bilinear")
+    return coarse.contiguous(memory_format=torch.channels_last)
 
 
 def painted(logits: Tensor) -> Pixels:
