@@ -96,8 +96,14 @@ def _write(log: Path, stage: str, entry: dict[str, object]) -> None:
         lines.write(json.dumps({"stage": stage, "time": round(time.time(), 1), **entry}) + "\n")
 
 
-def run(task: Task, stage: StageConfig, out: Path, seed: int) -> Any:
-    """Train `task.module` for `stage.steps` steps; returns the averaged module (also in the checkpoint)."""
+def run(
+    task: Task, stage: StageConfig, out: Path, seed: int, on_checkpoint: Callable[[int], None] = lambda step: None
+) -> Any:
+    """Train `task.module` for `stage.steps` steps; returns the averaged module (also in the checkpoint).
+
+    on_checkpoint: called with the step when its checkpoint is written. One function, so that what a step takes from
+    the steps before it is in sight.
+    """
     torch.set_num_threads(stage.threads)
     out.mkdir(parents=True, exist_ok=True)
     checkpoint = out / f"{stage.name}.ckpt"
@@ -126,6 +132,7 @@ def run(task: Task, stage: StageConfig, out: Path, seed: int) -> Any:
                 "step": step,
             },
         )
+        on_checkpoint(step)
         metrics, grid = task.validate(average)
         Image.fromarray(grid).save(out / f"{stage.name}-{step:06d}.png")
         write({"step": step, "validation": metrics})

@@ -49,10 +49,13 @@ def fit_encoder(network: SGDM, source: SampleSource) -> None:
         network.autoencoder.fit(torch.from_numpy(nearest_colour(image).astype(np.int64)) for image in maps)
 
 
-def train(config: TrainConfig, only: str | None = None) -> Path:
+def train(
+    config: TrainConfig, only: str | None = None, on_checkpoint: Callable[[int], None] = lambda step: None
+) -> Path:
     """Run every stage (or only the one named), each from its checkpoint if there is one.
 
-    A stage loads the results of the stages before it from `config.out`. Returns the stem of the network written
+    on_checkpoint: see `loop.run`. A stage loads the results of the stages before it from `config.out`. Returns the
+    stem of the network written
     after the diffusion stage. Raises ValueError for a configuration that cannot be trained.
     """
     torch.manual_seed(config.seed)
@@ -77,7 +80,7 @@ def train(config: TrainConfig, only: str | None = None) -> Path:
         if stage.self_reference and kind is not ColourTask:  # which caches references, too
             torch.set_num_threads(stage.threads)
             generate_references(network, data)
-        average = run(kind(network, data, val, stage), stage, config.out, config.seed)
+        average = run(kind(network, data, val, stage), stage, config.out, config.seed, on_checkpoint)
         _take(network, parts, average.state_dict())
     save_network(network, config.out / "network")
     return config.out / "network"

@@ -110,9 +110,10 @@ def test_every_path_learns(path: str, pairs_dir: Path, tmp_path: Path, monkeypat
         optimizer.step()
         losses.append(told["entropy"] if path == "critic" else float(loss.detach()))
     assert sum(losses[-4:]) < sum(losses[:4])
-    scores, picture = task.validate(task.module)
-    assert {"draft_miou", "1_miou", "8_building_f", "true_pieces"} <= set(scores)
-    assert picture.dtype == np.uint8
+    if path == "bridge":  # the same for all
+        scores, picture = task.validate(task.module)
+        assert {"draft_miou", "1_miou", "8_building_f", "true_pieces"} <= set(scores)
+        assert picture.dtype == np.uint8
 
 
 def test_likeness_counts_houses_and_pieces_of_road() -> None:

@@ -154,22 +154,13 @@ def test_unmapped_ground_costs_no_more_than_a_bound() -> None:
 
 def stopping_at(step: int, settings: TrainConfig, stage: str) -> None:
     """Run a stage and stop it, as a signal would, right after the checkpoint of `step`."""
-    from tilecascade.model.training import loop
 
-    kept, original = [], loop._save
-
-    def save(path: Path, content: dict[str, object]) -> None:
-        original(path, content)
-        kept.append(content["step"])
-        if content["step"] == step:
+    def stop(reached: int) -> None:
+        if reached == step:
             raise KeyboardInterrupt
 
-    loop._save = save  # type: ignore[assignment]
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            train(settings, only=stage)
-    finally:
-        loop._save = original
+    with pytest.raises(KeyboardInterrupt):
+        train(settings, only=stage, on_checkpoint=stop)
 
 
 def test_a_run_leaves_log_grids_and_a_network(pairs_dir: Path, tmp_path: Path) -> None:
