@@ -37,16 +37,16 @@ class RedisClient:
         self._client = redis.Redis.from_url(
             url, socket_timeout=TIMEOUT, socket_connect_timeout=TIMEOUT, retry=None, retry_on_timeout=False
         )
-        self._ill_until = 0.0
+        self._unavailable_until = 0.0
 
     def call(self, *command: str | bytes | int) -> object:
         """One command's answer. Raises redis.RedisError."""
-        if time.monotonic() < self._ill_until:
+        if time.monotonic() < self._unavailable_until:
             raise redis.ConnectionError("Redis failed a moment ago and is left alone")
         try:
             return self._client.execute_command(*command)
         except redis.RedisError:
-            self._ill_until = time.monotonic() + PAUSE
+            self._unavailable_until = time.monotonic() + PAUSE
             raise
 
 

@@ -55,8 +55,7 @@ def train(
     """Run every stage (or only the one named), each from its checkpoint if there is one.
 
     on_checkpoint: see `loop.run`. A stage loads the results of the stages before it from `config.out`. Returns the
-    stem of the network written
-    after the diffusion stage. Raises ValueError for a configuration that cannot be trained.
+    stem of the network written after the diffusion stage. Raises ValueError for a configuration that cannot be trained.
     """
     torch.manual_seed(config.seed)
     if config.preset not in PRESETS:
