@@ -1,4 +1,4 @@
-"""Tiers: what goes in comes out, broken files heal, ill tiers are passed over. Redis is a real redis_server."""
+"""Tiers: what goes in comes out, broken files heal, unavailable tiers are passed over. Redis is a real redis_server."""
 
 import asyncio
 import os
