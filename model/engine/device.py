@@ -24,7 +24,9 @@ def choose_device(wanted: str) -> str:
 def choose_dtype(wanted: str, device: str) -> torch.dtype:
     """The type of matrix products for a setting: "auto" is bfloat16 where the device computes it natively."""
     if wanted == "auto":
-        native = device.startswith("cuda") or torch.cpu._is_avx512_bf16_supported()
+        # the processor may have the instructions while ATEN_CPU_CAPABILITY keeps torch from using them
+        wide = torch.backends.cpu.get_cpu_capability().startswith("AVX512")
+        native = device.startswith("cuda") or (wide and torch.cpu._is_avx512_bf16_supported())
         return torch.bfloat16 if native else torch.float32
     return torch.bfloat16 if wanted == "bfloat16" else torch.float32
 
