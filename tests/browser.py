@@ -51,7 +51,7 @@ def browser(width: int = 1100, height: int = 760) -> Iterator[webdriver.Chrome]:
         running.quit()
 
 
-def wait_until(page: webdriver.Chrome, script: str, seconds: float = 60) -> Any:
+def wait_until(page: webdriver.Chrome, script: str, seconds: float = 120) -> Any:
     """What a script returns, as soon as it is true."""
     return WebDriverWait(page, seconds, 0.1).until(lambda driver: driver.execute_script(script))
 
