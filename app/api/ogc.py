@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import morecantile
 from fastapi import APIRouter, Response
 
 from tilecascade.app.api.dependencies import BaseUrl, ServiceDep
 from tilecascade.app.api.tiles import ContextDep, QueryDep, answer, parse_tile
+from tilecascade.app.api.wmts import GRID
 from tilecascade.app.errors import NotFoundError
 from tilecascade.app.tiles.formats import MEDIA_TYPES
 from tilecascade.app.tiles.layer import Layer
@@ -16,7 +16,6 @@ from tilecascade.app.tiles.layer_info import NOTICE
 
 router = APIRouter(prefix="/ogc", tags=["ogc"])
 
-GRID = morecantile.tms.get("WebMercatorQuad")
 GRID_URI = "http://www.opengis.net/def/tilematrixset/OGC/1.0/WebMercatorQuad"
 CRS = "http://www.opengis.net/def/crs/EPSG/0/3857"
 DEGREES = "http://www.opengis.net/def/crs/OGC/1.3/CRS84"

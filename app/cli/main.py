@@ -11,10 +11,10 @@ import click
 
 from tilecascade.app.api.request_log import set_up
 from tilecascade.app.cli.model import calibrate, dataset, evaluate, train
-from tilecascade.app.cli.options import DATA_DIR, parse_bbox, parse_zooms, renamed, server_options
+from tilecascade.app.cli.options import DATA_DIR, layers_to_serve, parse_bbox, parse_zooms, renamed, server_options
 from tilecascade.app.cli.setup import doctor, info, init
 from tilecascade.app.errors import SettingsError, TilecascadeError
-from tilecascade.app.settings import DataDir, LayerSettings, load_configuration
+from tilecascade.app.settings import DataDir, load_configuration
 
 if TYPE_CHECKING:
     from tilecascade.app.client.jobs import JobClient
@@ -64,9 +64,7 @@ def serve(
         host=host, port=port, data_dir=data_dir, layers_file=layers_file, weights=weights, workers=workers
     )
     set_up(settings.log_format)
-    if scenes and settings.layers_file:
-        raise SettingsError("give scenes or a layers file, not both")
-    layers = layers or [LayerSettings(scenes=list(scenes)) if scenes else LayerSettings(country=1)]
+    layers = layers_to_serve(scenes, layers)
     from tilecascade.app.server.serve import run_server
 
     sys.exit(run_server(settings, layers))

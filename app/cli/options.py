@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from tilecascade.app.errors import SettingsError
-from tilecascade.app.settings import ENVIRONMENT
+from tilecascade.app.settings import ENVIRONMENT, LayerSettings
 
 DATA_DIR: dict[str, Any] = {
     "default": "tilecascade-data",
@@ -36,6 +36,13 @@ def renamed(now: str) -> Callable[[click.Context, click.Parameter, Any], None]:
             raise SettingsError(f"{option.opts[0]} is {now} since version 0.2")
 
     return refuse
+
+
+def layers_to_serve(scenes: tuple[Path, ...], layers: list[LayerSettings]) -> list[LayerSettings]:
+    """The layers of a layers file, or one of the scenes; without either the fictional country. Raises SettingsError."""
+    if scenes and layers:
+        raise SettingsError("give scenes or a layers file, not both")
+    return layers or [LayerSettings(scenes=list(scenes)) if scenes else LayerSettings(country=1)]
 
 
 def parse_bbox(text: str) -> tuple[float, float, float, float]:

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import click
 
+from tilecascade.app.cli.options import layers_to_serve
 from tilecascade.app.errors import SettingsError
-from tilecascade.app.settings import LayerSettings, load_configuration
+from tilecascade.app.settings import load_configuration
 
 PATH = click.Path(path_type=Path)
 
@@ -40,7 +41,7 @@ def doctor(scenes: tuple[Path, ...], layers_file: Path | None, data_dir: Path | 
     Exit code 1 if the server would not start.
     """
     settings, layers = load_configuration(layers_file=layers_file, data_dir=data_dir, port=port)
-    layers = layers or ([LayerSettings(scenes=list(scenes))] if scenes else [LayerSettings(country=1)])
+    layers = layers_to_serve(scenes, layers)
     from tilecascade.app.server.doctor import examine
 
     problems = 0
