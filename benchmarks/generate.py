@@ -18,6 +18,8 @@ from mercantile import Tile
 from tilecascade.app.service import Service
 from tilecascade.app.settings import LayerSettings, Settings
 from tilecascade.app.tiles.resolver import TileResolver
+from tilecascade.app.tiles.work import Work
+from tilecascade.model.engine import Priority
 from tilecascade.model.sgdm.config import LATENT_STRIDE, SGDMConfig
 
 
@@ -46,7 +48,7 @@ async def blocks_of_16(resolver: TileResolver, zoom: int, edge: int) -> list[flo
     ]
     for group in groups:
         for block in {resolver.layer.ladder.block(tile) for tile in group}:
-            await resolver.generator.references(resolver.layer.ladder.window(block))
+            await resolver.generator.references(block, Work(Priority.INTERACTIVE))
     times = []
     for group in groups:
         began = time.perf_counter()

@@ -57,7 +57,8 @@ class FlatImagery:
 
 def free(stage: Stage, windows: Sequence[Conditions]) -> list[Pixels]:
     """Render nothing: grey blocks."""
-    return [np.full((stage.size, stage.size, 3), 128, dtype=np.uint8)] * len(windows)
+    side = stage.size + 2 * stage.ring
+    return [np.full((side, side, 3), 128, dtype=np.uint8)] * len(windows)
 
 
 def resident() -> float:

@@ -25,6 +25,14 @@ TILE_SIZE = 256
 ENLARGE_MARGIN = 4
 """Reference pixels read beyond the window, so that the enlarging filter sees its whole support."""
 
+MERGE_REACH = 48
+"""Pixels from which merging imagery and reference takes what it needs: two or three convolutions at each of the strides
+2, 4 and 8 (42)."""
+
+RING = 32
+"""Pixels around a block that are kept for references: of twice as many, at 2X, a finer block sees enough to join its
+neighbour, whose reference has the same ground from another window."""
+
 Scalar = TypeVar("Scalar", bound=np.generic)
 Pixels = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
@@ -45,6 +53,20 @@ class WindowConfig:
     denoise: int = 64
     decode: int = 64
     blend: bool = True
+
+    @property
+    def ring(self) -> int:
+        """Pixels that are generated around a block, for the references of finer blocks at its edge.
+
+        As many as are denoised anyway. A network whose windows are blended sees so far that neighbouring blocks are its
+        references instead.
+        """
+        return 0 if self.blend else min(RING, self.denoise)
+
+    @property
+    def without_reference(self) -> int:
+        """Pixels at a window's edge where nothing depends on the reference: only the imagery is seen so far."""
+        return max(0, self.encode - self.denoise - MERGE_REACH)
 
 
 @dataclass(frozen=True)
@@ -166,32 +188,70 @@ class Ladder:
         """What conditions are read for to make `block`."""
         return block.footprint().grown(self.margin(block))
 
+    def field(self, block: Block) -> Window:
+        """What is generated of a block: its tiles and the ring around them."""
+        return block.footprint().grown(self.windows.ring)
+
+    def reference_source(self, block: Block) -> Window | None:
+        """The pixels of the reference zoom whose blocks are a block's reference; None at the root.
+
+        The parent tile; for networks whose windows are blended, all that the reference window meets.
+        """
+        window = self.reference_window(self.window(block))
+        if window is None or self.windows.blend:
+            return window
+        return tile_window(Tile(block.column, block.row, window.zoom))
+
+    def reference_blocks(self, block: Block) -> list[Block]:
+        """The blocks whose fields are a block's reference."""
+        source = self.reference_source(block)
+        return [] if source is None else list(dict.fromkeys(self.block(tile) for tile in source.tiles()))
+
     def reference_window(self, window: Window) -> Window | None:
         """What must be known at the reference zoom to generate `window`, margin included; None without a reference."""
         reference = self.reference_zoom(window.zoom)
-        return None if reference is None else window.above(window.zoom - reference).grown(ENLARGE_MARGIN)
+        if reference is None:
+            return None
+        return window.grown(-self.windows.without_reference).above(window.zoom - reference).grown(ENLARGE_MARGIN)
+
+    def enlarged_reference(self, window: Window, pieces: Mapping[Window, Pixels]) -> tuple[Pixels, Mask]:
+        """The reference of `window`, H x W x 3 and H x W, from pieces of the reference zoom (see `lay`).
+
+        Unknown where they say nothing, and where nothing depends on it. Raises ValueError at the root.
+        """
+        field = self.reference_window(window)
+        if field is None:
+            raise ValueError(f"zoom {window.zoom} has no reference")
+        colours, known = enlarge(*lay(field, pieces), window.zoom - field.zoom, LAND)
+        edge = self.windows.without_reference
+        return np.pad(colours, ((edge, edge), (edge, edge), (0, 0))), np.pad(known, edge)
 
 
 def assemble(window: Window, tiles: Mapping[Tile, Pixels]) -> tuple[Pixels, Mask]:
-    """Lay tiles (256 x 256 x 4 RGBA uint8) into a window.
+    """Lay tiles (256 x 256 x 4 RGBA uint8) into a window; see `lay`."""
+    return lay(window, {tile_window(tile): pixels for tile, pixels in tiles.items()})
+
+
+def lay(window: Window, pieces: Mapping[Window, Pixels]) -> tuple[Pixels, Mask]:
+    """Lay pieces (h x w x 4 RGBA uint8 each, of the window's zoom) into a window, later ones over earlier ones.
 
     Returns H x W x 3 colours, 0 where nothing is known, and the H x W mask of what is known (alpha above half).
     """
     colours = np.zeros((window.height, window.width, 3), dtype=np.uint8)
     known = np.zeros((window.height, window.width), dtype=np.bool_)
-    world = 1 << window.zoom
-    for row in range(window.top // TILE_SIZE, (window.top + window.height - 1) // TILE_SIZE + 1):
-        for column in range(window.left // TILE_SIZE, (window.left + window.width - 1) // TILE_SIZE + 1):
-            tile = tiles.get(Tile(column % world, row, window.zoom))
-            if tile is None:
-                continue
-            y, x = row * TILE_SIZE - window.top, column * TILE_SIZE - window.left
-            y0, y1 = max(0, y), min(window.height, y + TILE_SIZE)
-            x0, x1 = max(0, x), min(window.width, x + TILE_SIZE)
-            part = tile[y0 - y : y1 - y, x0 - x : x1 - x]
-            mask = part[..., 3] > 127
-            known[y0:y1, x0:x1] = mask
-            colours[y0:y1, x0:x1] = part[..., :3] * mask[..., None]
+    world = TILE_SIZE << window.zoom
+    for place, pixels in pieces.items():
+        y = place.top - window.top
+        y0, y1 = max(0, y), min(window.height, y + place.height)
+        # a piece may show more than once where the window goes on at the antimeridian
+        first = (place.left - window.left + place.width - 1) % world - place.width + 1
+        for x in range(first, window.width, world):
+            x0, x1 = max(0, x), min(window.width, x + place.width)
+            if x0 < x1 and y0 < y1:
+                part = pixels[y0 - y : y1 - y, x0 - x : x1 - x]
+                mask = part[..., 3] > 127
+                known[y0:y1, x0:x1] = mask
+                colours[y0:y1, x0:x1] = part[..., :3] * mask[..., None]
     return colours, known
 
 

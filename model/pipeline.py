@@ -29,7 +29,8 @@ class Stage:
     """What the blocks of one batch have in common.
 
     zoom, reference_zoom: zoom levels of the tiles and of their cascade reference, as the scale text states them; None
-    at the root. size: edge of a block in pixels. seed: seed of the noise field.
+    at the root. size: edge of a block in pixels. seed: seed of the noise field. ring: pixels around the block that are
+    wanted as well, at most as many as are denoised.
     fields: a name for what the conditions are read from (a layer's revision): where it is equal, equal windows have
     equal conditions.
     """
@@ -39,6 +40,7 @@ class Stage:
     size: int
     seed: int = 0
     fields: str = ""
+    ring: int = 0
 
 
 @dataclass(frozen=True)
@@ -104,15 +106,17 @@ class CascadePipeline:
 
     @torch.inference_mode()
     def __call__(self, stage: Stage, batch: Sequence[Conditions]) -> list[Pixels]:
-        """Generate one size x size x 3 uint8 image per block.
+        """Generate one image per block, S x S x 3 uint8, with S = size + 2 ring.
 
         Raises ValueError if the conditions do not fit the stage.
         """
         self._check(stage, batch)
         if self.windows.blend:
             # without a draft, because a draft belongs to one window and only latents are blended
-            return self._decode(torch.stack([self._blended(stage, item, len(batch)) for item in batch]), None)
-        return self._decode(*self._latents(stage, batch))
+            return self._decode(
+                torch.stack([self._blended(stage, item, len(batch)) for item in batch]), None, stage.ring
+            )
+        return self._decode(*self._latents(stage, batch), stage.ring)
 
     @torch.inference_mode()
     def uncertainty(self, stage: Stage, batch: Sequence[Conditions], samples: int = SAMPLES) -> list[Uncertainty]:
@@ -152,6 +156,8 @@ class CascadePipeline:
             raise ValueError("a batch needs at least one block")
         if stage.size % 32:
             raise ValueError(f"the block size must be a multiple of 32, not {stage.size}")
+        if not 0 <= stage.ring <= self.windows.denoise:
+            raise ValueError(f"a ring of {stage.ring} pixels is not denoised; at most {self.windows.denoise} are")
         wanted = stage.size + 2 * (self.windows.encode + (stage.size if self.windows.blend else 0))
         for item in batch:
             if item.imagery.shape != (wanted, wanted, 3) or item.imagery.dtype != np.uint8:
@@ -258,15 +264,16 @@ class CascadePipeline:
             latent = self.sampler.step(latent, output, index, fresh)
         return latent
 
-    def _decode(self, latent: Tensor, draft: Draft | None) -> list[Pixels]:
-        """Latents and drafts that reach `denoise` beyond the block -> the block's pixels."""
-        beyond = self.windows.denoise - self.windows.decode
+    def _decode(self, latent: Tensor, draft: Draft | None, ring: int) -> list[Pixels]:
+        """Latents and drafts that reach `denoise` beyond the block -> the pixels of the block and its ring."""
+        around = min(self.windows.denoise, self.windows.decode + ring)
+        beyond = self.windows.denoise - around
         if beyond:
             latent = cut(latent, beyond // LATENT_STRIDE)
             draft = None if draft is None else draft.cut(beyond)
         with self._precision():
             image = self.network.autoencoder.decode(latent.contiguous(memory_format=torch.channels_last), draft)
-        if self.windows.decode:
-            image = cut(image, self.windows.decode)
+        if around > ring:
+            image = cut(image, around - ring)
         pixels = ((image.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
         return list(pixels.permute(0, 2, 3, 1).cpu().numpy())

@@ -130,8 +130,8 @@ class HeldEngine:
 
 def hold(resolver: TileResolver) -> HeldEngine:
     """Put a HeldEngine in front of a resolver's engine."""
-    held = HeldEngine(resolver.generator.engine)
-    resolver.generator.engine = held
+    held = HeldEngine(resolver.generator.works.engine)
+    resolver.generator.works.engine = held
     return held
 
 

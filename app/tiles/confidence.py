@@ -11,8 +11,10 @@ from mercantile import Tile
 from tilecascade.app.errors import NoTileError
 from tilecascade.app.tiles import image
 from tilecascade.app.tiles.formats import CONFIDENCE
-from tilecascade.app.tiles.generator import BlockGenerator, BlockWork
+from tilecascade.app.tiles.generator import BlockGenerator
+from tilecascade.app.tiles.references import read_conditions
 from tilecascade.app.tiles.store import GENERATED, FoundTile
+from tilecascade.app.tiles.work import Work
 from tilecascade.cache.single_flight import SingleFlight
 from tilecascade.model.cascade import Block
 from tilecascade.model.confidence import BASE_MAP_COLOUR, colours_of, expected_error
@@ -68,11 +70,10 @@ class ConfidenceTiles:
         """How far maps of a block that are generated with different noise disagree, and from which conditions."""
         generator = self._generator
         window = generator.store.layer.ladder.window(block)
-        references = await generator.references(window, BlockWork(priority))
-        prepare = partial(generator.conditions, window, references)
-        result = await asyncio.wrap_future(
-            generator.engine.submit_uncertainty(generator.stage(block), prepare, priority)
-        )
+        references = await generator.references(block, Work(priority))
+        prepare = partial(read_conditions, generator.store.layer, window, references)
+        engine = generator.works.engine
+        result = await asyncio.wrap_future(engine.submit_uncertainty(generator.stage(block), prepare, priority))
         assert not isinstance(result, Declined)  # `conditions` never declines
         return result
 

@@ -21,16 +21,19 @@ PATH = re.compile(
 @dataclass(frozen=True)
 class Variant:
     """One way to ask for a tile: 256 or (scale 2) 512 pixels along an edge, in one of the formats; or, instead of the
-    map, how far it can be trusted."""
+    map, how far it can be trusted. field: the whole block that begins with the tile, with its ring, for references; it
+    is kept like a tile and never served."""
 
     scale: int = 1
     format: str = "png"
     confidence: bool = False
+    field: bool = False
 
     @property
     def suffix(self) -> str:
         """What follows y in a URL and in a file name: ".png", "@2x.webp"."""
-        return (".confidence" if self.confidence else "") + ("@2x" if self.scale == 2 else "") + "." + self.format
+        kind = ".confidence" if self.confidence else ".field" if self.field else ""
+        return kind + ("@2x" if self.scale == 2 else "") + "." + self.format
 
 
 PLAIN = Variant()
@@ -39,6 +42,10 @@ PLAIN = Variant()
 
 CONFIDENCE = Variant(confidence=True)
 """How far the tile can be trusted."""
+
+
+FIELD = Variant(field=True)
+"""The block that begins with the tile, and its ring."""
 
 
 def is_whole(value: bytes) -> bool:

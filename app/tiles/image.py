@@ -19,8 +19,11 @@ from tilecascade.model.palette import LAND
 COMPRESSION = 4
 """zlib level of PNG files: takes half the time of the usual 6 and gives 2 % more bytes."""
 
-DECODED = 256
-"""Tiles kept decoded (64 MiB), because each is the reference of several blocks."""
+FAST_COMPRESSION = 1
+"""That of fields, which are written once and read a few times."""
+
+DECODED = 48
+"""Files kept decoded (64 MiB of fields), because each is the reference of several blocks."""
 
 MARK, MARK_TEXT = (170, 0, 90), "GENERATED"
 """Colour and text of the visible mark."""
@@ -50,10 +53,11 @@ def provenance(layer: Layer, tile: Tile) -> dict[str, str]:
     return notes
 
 
-def encode(colours: Pixels, known: Mask, notes: dict[str, str], form: str = "png") -> bytes:
+def encode(colours: Pixels, known: Mask, notes: dict[str, str], form: str = "png", fast: bool = False) -> bytes:
     """S x S x 3 colours and mask -> PNG, lossless WebP or JPEG ("jpg"), with the notes inside.
 
     RGB where all is known, else RGBA, transparent where nothing is; JPEG has no transparency and shows LAND there.
+    fast: a larger PNG in less time.
     """
     out = io.BytesIO()
     if known.all():
@@ -67,7 +71,7 @@ def encode(colours: Pixels, known: Mask, notes: dict[str, str], form: str = "png
         chunks = PngImagePlugin.PngInfo()
         for name, value in notes.items():
             chunks.add_text(name, value)
-        image.save(out, "PNG", pnginfo=chunks, compress_level=COMPRESSION)
+        image.save(out, "PNG", pnginfo=chunks, compress_level=FAST_COMPRESSION if fast else COMPRESSION)
         return out.getvalue()
     exif = Image.Exif()
     exif[ExifTags.Base.Software] = notes.get("Software", "")

@@ -95,7 +95,7 @@ class AffectedTiles:
         return self._rectangle(near.grown(READ_MARGIN), sees_column, sees_row, wrap=False)
 
     def _with_reference(self, zoom: int, above: TileRectangle) -> TileRectangle | None:
-        """The blocks of a zoom whose reference windows meet these tiles of the reference zoom."""
+        """The blocks of a zoom whose references come from these tiles of the reference zoom, whole blocks."""
         size = TILE_SIZE << (zoom - above.zoom)
         near = Window(zoom, above.left * size, above.top * size, above.width * size, above.height * size)
 
@@ -103,11 +103,11 @@ class AffectedTiles:
             return start // TILE_SIZE < first + count and (start + length - 1) // TILE_SIZE >= first
 
         def sees_column(block: Block) -> bool:
-            window = self._ladder.reference_window(self._ladder.window(block))
+            window = self._ladder.reference_source(block)
             return window is not None and meets(window.left, window.width, above.left, above.width)
 
         def sees_row(block: Block) -> bool:
-            window = self._ladder.reference_window(self._ladder.window(block))
+            window = self._ladder.reference_source(block)
             return window is not None and meets(window.top, window.height, above.top, above.height)
 
         return self._rectangle(near.grown(ENLARGE_MARGIN * size // TILE_SIZE), sees_column, sees_row, wrap=True)

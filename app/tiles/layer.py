@@ -23,7 +23,7 @@ from tilecascade.app.tiles.layer_info import NOTICE, LayerInfo
 from tilecascade.model.cascade import Block, Ladder, WindowConfig
 from tilecascade.model.sgdm.scale_text import MAX_TABLE_ZOOM
 
-ALGORITHM = 4
+ALGORITHM = 5
 """Counts the changes of code that have changed pixels."""
 
 STYLE = "osm"

@@ -81,12 +81,12 @@ class TileStore:
         data = await self.run(base.get, tile)
         return None if data is None else FoundTile(data, BASE_MAP)
 
-    def stored(self, tiles: Iterable[Tile]) -> dict[Tile, FoundTile] | None:
+    def stored(self, tiles: Iterable[Tile], variant: Variant = PLAIN) -> dict[Tile, FoundTile] | None:
         """These tiles, if all of them are stored or the base map's. Counts neither hits nor misses."""
         found = {}
         for tile in tiles:
-            data = self.layer.base_map_tile(tile)
-            here = self._read(tile, PLAIN, False) if data is None else FoundTile(data, BASE_MAP)
+            data = self.layer.base_map_tile(tile) if variant == PLAIN else None
+            here = self._read(tile, variant, False) if data is None else FoundTile(data, BASE_MAP)
             if here is None:
                 return None
             found[tile] = here

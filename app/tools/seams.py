@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -19,10 +20,10 @@ from tilecascade.app.errors import NoTileError, SettingsError
 from tilecascade.app.service import Service
 from tilecascade.app.settings import LayerSettings, Settings
 from tilecascade.app.tiles import image
-from tilecascade.app.tiles.generator import BlockWork
+from tilecascade.app.tiles.references import References, read_conditions
 from tilecascade.app.tiles.resolver import TileResolver
 from tilecascade.model.cascade import TILE_SIZE, Mask, Pixels, Window, WindowConfig, enlarge_part, tile_window
-from tilecascade.model.engine import Generated, LocalEngine, Priority
+from tilecascade.model.engine import Generated, LocalEngine
 from tilecascade.model.evaluation.seams import border_ranks, difference, inside_band, style_drift
 from tilecascade.model.pipeline import CascadePipeline, Conditions, Stage
 from tilecascade.model.sgdm.network import load_network
@@ -105,6 +106,18 @@ async def generate_naive(resolver: TileResolver, engine: LocalEngine, like: Mosa
     return replace(like, colours=colours)
 
 
+async def neighbouring_fields(resolver: TileResolver, window: Window) -> References:
+    """The reference of a window that is no block's: the tiles of the reference zoom that it meets."""
+    field = resolver.layer.ladder.reference_window(window)
+    if field is None:
+        return References()
+    fields = {}
+    for tile in field.tiles():
+        with suppress(NoTileError):
+            fields[tile_window(tile)] = (await resolver.find(tile)).data
+    return References(fields)
+
+
 async def shift_test(resolver: TileResolver, engine: Any, mosaic: Mosaic) -> dict[str, float]:
     """Generate blocks on a lattice moved by half a block and compare them with the mosaic."""
     ladder = resolver.layer.ladder
@@ -123,9 +136,9 @@ async def shift_test(resolver: TileResolver, engine: Any, mosaic: Mosaic) -> dic
             if mosaic.colours[box].shape[:2] != (size, size) or not mosaic.known[box].any():
                 continue
             window = footprint.grown(ladder.margin(block))
-            references = await resolver.generator.references(window, BlockWork(Priority.INTERACTIVE))
-            prepare = partial(resolver.generator.conditions, window, references)
-            stage = replace(resolver.generator.stage(block), fields=f"{resolver.layer.version} shifted")
+            references = await neighbouring_fields(resolver, window)
+            prepare = partial(read_conditions, resolver.layer, window, references)
+            stage = replace(resolver.generator.stage(block), fields=f"{resolver.layer.version} shifted", ring=0)
             result = await asyncio.wrap_future(engine.submit(stage, prepare))
             assert isinstance(result, Generated)
             generated.append(result.output)

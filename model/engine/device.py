@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 
 import torch
@@ -31,11 +32,21 @@ def choose_dtype(wanted: str, device: str) -> torch.dtype:
     return torch.bfloat16 if wanted == "bfloat16" else torch.float32
 
 
+INSTRUCTIONS = ("vnni", "avx512_bf16", "amx_tile", "amx_fp16")
+"""Instructions for which the library of convolutions has algorithms of their own, as torch names them."""
+
+
+def processor_kind() -> str:
+    """What decides which algorithms this processor runs: its instructions, as far as the environment allows them."""
+    limit = os.environ.get("ONEDNN_MAX_CPU_ISA", "")
+    found = [name for name in INSTRUCTIONS if getattr(torch.cpu, f"_is_{name}_supported", bool)()]
+    return " ".join([torch.backends.cpu.get_cpu_capability(), *found, *([f"at most {limit}"] if limit else [])])
+
+
 def runtime_fingerprint(device: str, dtype: torch.dtype, batch: int) -> str:
     """What the bytes of a tile depend on besides the network.
 
     Two different machines may round the last bit differently, so their tiles get different layer versions.
     """
     kind = torch.cuda.get_device_name(device) if device.startswith("cuda") else platform.machine()
-    capability = torch.backends.cpu.get_cpu_capability()
-    return f"{kind} {capability} {dtype} torch {torch.__version__} batch {batch}"
+    return f"{kind} {processor_kind()} {dtype} torch {torch.__version__} batch {batch}"

@@ -13,7 +13,7 @@ import numpy as np
 from mercantile import Tile
 from tqdm import tqdm
 
-from tilecascade.model.cascade import Block, Ladder, Pixels, assemble, enlarge, enlarge_part
+from tilecascade.model.cascade import Block, Ladder, Pixels, assemble, enlarge_part, tile_window
 from tilecascade.model.data.alignment import Area, estimate_offsets, offset_of, shift
 from tilecascade.model.data.pairs import Pair, read_pairs
 from tilecascade.model.evaluation.baselines import Baseline
@@ -26,7 +26,6 @@ from tilecascade.model.evaluation.report import (
     table,
     write_report,
 )
-from tilecascade.model.palette import LAND
 from tilecascade.model.pipeline import CascadePipeline, Conditions, Stage
 from tilecascade.model.sgdm.network import load_network
 
@@ -162,7 +161,9 @@ def _conditions(
     parent = Tile(block.column, block.row, field.zoom)
     if parent not in maps:
         return None
-    reference, reference_known = enlarge(*assemble(field, maps), window.zoom - field.zoom, LAND)
+    reference, reference_known = ladder.enlarged_reference(
+        window, {tile_window(tile): known for tile, known in maps.items()}
+    )
     return Conditions(window, seen, known, reference, reference_known, reference_known if trusted else None)
 
 

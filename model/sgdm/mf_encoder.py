@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from tilecascade.model.cascade import MERGE_REACH
 from tilecascade.model.sgdm.config import EncoderConfig
 from tilecascade.model.sgdm.layers import ChannelNorm, cut
 
@@ -153,10 +154,6 @@ class BackboneBranch(nn.Module):
             x = F.leaky_relu(self.smooth[level](here), NEGATIVE_SLOPE)
             out.append(x)
         return out[::-1][:3]
-
-
-MERGE_REACH = 48
-"""Pixels from which merging takes what it needs: two or three convolutions at each of the strides 2, 4 and 8 (42)."""
 
 
 class SPADE(nn.Module):

@@ -242,7 +242,7 @@ def test_a_full_queue_is_answered_with_a_placeholder(client: TestClient) -> None
         def submit(self, *_: Any) -> Any:
             raise QueueFullError("512 tiles are waiting already; try again in a moment")
 
-    service_of(client).resolver(None).generator.engine = Full()  # type: ignore[assignment]
+    service_of(client).resolver(None).generator.works.engine = Full()  # type: ignore[assignment]
     answer = client.get(ROOT)
     assert (answer.status_code, answer.headers["x-tile-state"]) == (200, "placeholder")
 

@@ -117,7 +117,8 @@ def order(client: TestClient, **given: Any) -> dict[str, Any]:
 
 
 def files(client: TestClient) -> list[Path]:
-    return list((service_of(client).data_dir.tiles / "map" / "current").glob("*/*/*.png"))
+    stored = (service_of(client).data_dir.tiles / "map" / "current").glob("*/*/*.png")
+    return [path for path in stored if ".field" not in path.name]
 
 
 def test_a_job_generates_its_area_and_counts_its_files(client: TestClient) -> None:
@@ -174,7 +175,7 @@ def test_too_many_failures_end_a_job(client: TestClient) -> None:
             raise RuntimeError("no")
 
     resolver = service_of(client).resolver(None)
-    resolver.generator.engine = Broken()  # type: ignore[assignment]
+    resolver.generator.works.engine = Broken()  # type: ignore[assignment]
     answer = wait_for(client, order(client, max_failures=3)["id"], "failed", "done")
     assert answer["state"] == "failed"
     assert 3 < answer["failed"] < 21

@@ -30,12 +30,11 @@ from tilecascade.model.sgdm.config import default, tiny
 
 
 def is_affected(ladder: Ladder, box: tuple[float, float, float, float], block: Block) -> bool:
-    """By the definition: a block depends on its window's imagery and on the tiles of its reference field."""
+    """By the definition: a block depends on its window's imagery and on the blocks that are its reference."""
     left, bottom, right, top = window_bounds(ladder.window(block).grown(READ_MARGIN))
     if left < box[2] and right > box[0] and bottom < box[3] and top > box[1]:
         return True
-    field = ladder.reference_window(ladder.window(block))
-    return field is not None and any(is_affected(ladder, box, ladder.block(tile)) for tile in field.tiles())
+    return any(is_affected(ladder, box, other) for other in ladder.reference_blocks(block))
 
 
 @settings(max_examples=25)

@@ -41,6 +41,21 @@ def test_any_order_gives_the_same_bytes(make_settings: MakeSettings, layer_setti
     assert len(set(results[0].values())) == len(ALL)  # type: ignore[attr-defined]
 
 
+def test_a_field_that_is_not_stored_is_generated_again(
+    make_settings: MakeSettings, layer_settings: LayerSettings
+) -> None:
+    """Fields of the last zoom are not stored, so they are missing when a finer zoom is added."""
+    settings, parents, tiles = make_settings(), tiles_at(15), tiles_at(16)
+    coarse = layer_settings.model_copy(update={"max_zoom": 15})
+    before = run(settings, coarse, lambda r: fetch_all(r, parents))
+    fields = {path.name for path in (settings.data_dir / "tiles").rglob("*.field.png")}
+    assert len(fields) == 1, "that of the root"
+    after = run(settings, layer_settings, lambda r: fetch_all(r, [*tiles, *parents]))
+    shutil.rmtree(settings.data_dir)
+    assert after == run(settings, layer_settings, lambda r: fetch_all(r, [*parents, *tiles]))
+    assert before == {tile: after[tile] for tile in parents}  # type: ignore[index]
+
+
 def test_batches_of_several_blocks_change_nothing_within_one_version(
     make_settings: MakeSettings, layer_settings: LayerSettings
 ) -> None:
@@ -121,7 +136,7 @@ def test_a_block_that_the_device_has_begun_is_finished_and_stored(
             go.wait(30)
             return generate(stage, batch)
 
-        resolver.generator.engine = LocalEngine(slow)
+        resolver.generator.works.engine = LocalEngine(slow)
         request = asyncio.create_task(resolver.find(tile))
         await asyncio.to_thread(begun.wait, 30)
         request.cancel()
@@ -129,7 +144,7 @@ def test_a_block_that_the_device_has_begun_is_finished_and_stored(
         go.set()
         await resolver.drain()
         assert await resolver.store.lookup(tile) is not None
-        resolver.generator.engine.close()
+        resolver.generator.works.engine.close()
 
     run(make_settings(), layer_settings, story)
 
@@ -181,7 +196,9 @@ def test_reading_takes_no_lock(make_settings: MakeSettings, layer_settings: Laye
             raise AssertionError("a lease was asked for")
 
     async def read(service: Service, resolver: TileResolver) -> bytes:
-        locked = TileResolver(resolver.store, BlockGenerator(resolver.store, NoLeases(), resolver.generator.engine))
+        locked = TileResolver(
+            resolver.store, BlockGenerator(resolver.store, NoLeases(), resolver.generator.works.engine)
+        )
         folders = [path for path in (settings.data_dir / "tiles").rglob("*") if path.is_dir()]
         for folder in folders:
             folder.chmod(0o555)

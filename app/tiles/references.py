@@ -1,0 +1,33 @@
+"""What a block is generated from: the imagery in its window, and the reference that coarser blocks give."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from mercantile import Tile
+
+from tilecascade.app.tiles import image
+from tilecascade.app.tiles.layer import Layer
+from tilecascade.model.cascade import Window, tile_window
+from tilecascade.model.pipeline import Conditions
+
+
+@dataclass(frozen=True)
+class References:
+    """Image files of the reference zoom: fields of blocks by their windows, and tiles of the base map, which count more
+    where there are both."""
+
+    fields: dict[Window, bytes] = field(default_factory=dict)
+    base: dict[Tile, bytes] = field(default_factory=dict)
+
+
+def read_conditions(layer: Layer, window: Window, references: References) -> Conditions:
+    """Imagery and enlarged reference over a window, and where the reference is the base map's. May block."""
+    imagery, known = layer.imagery.read(window)
+    if layer.ladder.reference_window(window) is None:
+        return Conditions(window, imagery, known, None, None)
+    fields = {place: image.decode(data) for place, data in references.fields.items()}
+    base = {tile_window(tile): image.decode(data) for tile, data in references.base.items()}
+    reference, reference_known = layer.ladder.enlarged_reference(window, fields | base)
+    from_base_map = layer.ladder.enlarged_reference(window, base)[1] if base else None
+    return Conditions(window, imagery, known, reference, reference_known, from_base_map)

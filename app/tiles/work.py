@@ -1,0 +1,60 @@
+"""Blocks on their way to the device, so that a request of higher priority hurries all that its block waits for."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+
+from tilecascade.model.cascade import Block, Pixels
+from tilecascade.model.engine import Declined, Generated, GenerationEngine, Priority
+
+
+@dataclass
+class Work:
+    """The work on one block: its priority, the blocks it waits for, and its place in the engine's queue."""
+
+    priority: Priority
+    needs: set[Block] = field(default_factory=set)
+    queued: Future[Generated[Pixels] | Declined] | None = None
+
+
+class WorkInProgress:
+    """The blocks of one layer that are on their way. Belongs to one event loop."""
+
+    def __init__(self, engine: GenerationEngine) -> None:
+        self.engine = engine
+        self._works: dict[Block, Work] = {}
+
+    def join(self, key: Block, priority: Priority, under_way: bool) -> Work:
+        """The work on `key` with at least this priority; a new one unless it is `under_way`."""
+        self.promote(key, priority)
+        # a flight that has just landed can still be joined, though its work has ended
+        work = self._works.get(key) or Work(priority)
+        if not under_way:
+            work = self._works[key] = Work(priority)
+        return work
+
+    def promote(self, key: Block, priority: Priority) -> None:
+        """Raise the priority of work on its way, and of what it waits for."""
+        work = self._works.get(key)
+        if work is None or priority >= work.priority:
+            return
+        work.priority = priority
+        if work.queued is not None:
+            self.engine.promote(work.queued, priority)
+        for need in work.needs:
+            self.promote(need, priority)
+
+    def begun_or_cancel(self, key: Hashable) -> bool:
+        """Whether the device works on it: then it is finished and kept even if nobody waits any more.
+
+        What is only queued is taken off the queue.
+        """
+        work = self._works.get(key)  # type: ignore[call-overload]
+        return work is not None and work.queued is not None and not work.queued.cancel()
+
+    def end(self, key: Block, work: Work) -> None:
+        """This work is done, unless other work on the same has begun meanwhile."""
+        if self._works.get(key) is work:
+            del self._works[key]
