@@ -209,7 +209,7 @@ def default() -> SGDMConfig:
         diffusion=DiffusionConfig(
             prediction="velocity", sampler="ddim", steps=1, zero_snr=True, palette_prior=True, temperature=0.25
         ),
-        windows=WindowConfig(encode=128, denoise=32, decode=16, blend=False),
+        windows=WindowConfig(encode=160, denoise=32, decode=16, blend=False),
     )
 
 
