@@ -23,6 +23,9 @@ from tilecascade.cache.redis import EmbeddedRedis, find_server
 
 Start = Callable[..., Server]
 
+TILE_FILES = "*/*/*[0-9].png"
+"""The files of tiles, without fields and variants."""
+
 
 @pytest.fixture
 def start(make_scene: SceneMaker, tiny_weights: Path, tmp_path: Path) -> Iterator[Start]:
@@ -151,7 +154,7 @@ def test_prefetch_generates_everything_once_and_tells(start: Start, make_scene: 
     first = run_cli("prefetch", "--bbox", box, "--zooms", "14-16", *there)
     assert first.returncode == 0, first.stderr
     assert "done: 21 of 21 tiles finished (21 generated), 0 without imagery, 0 failed" in first.stdout
-    assert len(list((tmp_path / "data" / "tiles" / "map" / "current").glob("*/*/*.png"))) == 21
+    assert len(list((tmp_path / "data" / "tiles" / "map" / "current").glob(TILE_FILES))) == 21
     second = run_cli("prefetch", "--bbox", box, "--zooms", "14-16", *there)
     assert "21 of 21 tiles finished (0 generated)" in second.stdout
     assert len(run_cli("jobs", *there).stdout.splitlines()) == 2
@@ -197,7 +200,7 @@ def test_a_killed_server_goes_on_with_its_job(start: Start, make_scene: SceneMak
     assert last[0] == "event: done", events
     assert events.count("event: progress") >= 1
     done = json.loads(last[1].removeprefix("data: "))
-    files = list((tmp_path / "data" / "tiles" / "map" / "current").glob("*/*/*.png"))
+    files = list((tmp_path / "data" / "tiles" / "map" / "current").glob(TILE_FILES))
     assert done["finished"] == len(files) > done["generated"] > 0
     assert done["finished"] + done["without_imagery"] == done["total"]
 
