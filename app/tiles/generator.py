@@ -148,8 +148,9 @@ class BlockGenerator:
         window = layer.ladder.reference_window(layer.ladder.window(block))
         if window is None:
             return References()
-        found = [(tile, await self.store.from_base_map(tile)) for tile in window.tiles()]
-        base = {tile: there.data for tile, there in found if there is not None}
+        tiles = list(window.tiles())
+        found = await asyncio.gather(*(self.store.from_base_map(tile) for tile in tiles))
+        base = {tile: there.data for tile, there in zip(tiles, found, strict=True) if there is not None}
         blocks = await self.store.run(self._to_generate, layer.ladder.reference_blocks(block), set(base))
         work.needs = set(blocks)
         fields = await asyncio.gather(*(self._field(other, work.priority) for other in blocks))
@@ -166,8 +167,8 @@ class BlockGenerator:
         if found is not None:
             return found.data
         field = (await self.block(block, priority)).field
-        assert field is not None  # only the last zoom has none, and it is no reference
-        return field
+        # a block that was begun while its zoom was the last one has no field: it is generated once more
+        return field if field is not None else await self._field(block, priority)
 
     def _keep(self, block: Block, pixels: Pixels, conditions: Conditions, began: int) -> FinishedBlock | None:
         """Encode and store a block: its field, and its tiles with imagery that are not the base map's. May block.
