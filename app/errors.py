@@ -28,6 +28,14 @@ class SceneTooLargeError(SceneError):
     """A scene of more bytes than the server accepts."""
 
 
+class ImageryUnavailableError(TilecascadeError):
+    """A scene's file is gone, damaged, or another one than was added, so nothing that needs it can be generated."""
+
+
+class StorageError(TilecascadeError):
+    """The data directory cannot be written: the disk is full, read-only, or broken."""
+
+
 class AreaError(TilecascadeError):
     """Something that is not an area whose tiles could be listed."""
 

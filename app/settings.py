@@ -164,6 +164,9 @@ class Settings(BaseSettings):
     scene_roots: list[Path] = Field(default=[], description="folders that scenes may be named in by path")
     scene_hosts: list[str] = Field(default=[], description="hosts (host or host:port) that scenes may be fetched from")
     upload_bytes: ByteSize = Field(default=ByteSize(4 << 30), ge=1, description="largest scene that is accepted")
+    scene_seconds: int = Field(
+        default=1800, ge=1, description="seconds that checking a scene and copying its pixels may take"
+    )
     job_tiles: int = Field(default=100_000, ge=1, description="tiles that a job may have without being confirmed")
     root_path: str = Field(
         default="", pattern=r"^(/[^/\s]+)*$", description="prefix that a proxy before the server takes off each path"

@@ -1,4 +1,4 @@
-"""What rendering costs: `python -m benchmarks.draw SCENE [--zoom 17]`. Prints Markdown tables.
+"""What generating costs: `python -m benchmarks.generate SCENE [--zoom 17]`. Prints Markdown tables.
 
 Everything is included but HTTP: reading imagery and references, all stages, PNG, storing in memory and on disk.
 """

@@ -12,6 +12,7 @@ from tilecascade.app.errors import (
     BaseMapError,
     ClientLeftError,
     ForbiddenError,
+    ImageryUnavailableError,
     NeedsConfirmationError,
     NotFoundError,
     NoTileError,
@@ -21,6 +22,7 @@ from tilecascade.app.errors import (
     SceneError,
     SceneRefusedError,
     SceneTooLargeError,
+    StorageError,
 )
 from tilecascade.model.engine import EngineClosedError, QueueFullError
 
@@ -38,6 +40,8 @@ STATUS: dict[type[Exception], int] = {
     SceneError: 422,
     PurgeError: 503,
     BaseMapError: 503,
+    ImageryUnavailableError: 503,
+    StorageError: 507,
     ClientLeftError: 499,
     EngineClosedError: 503,
     QueueFullError: 503,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -16,7 +15,7 @@ from tilecascade.app.api.dependencies import ServiceDep
 from tilecascade.app.api.schemas import NamedScene, SceneAnswer, SceneOrder, ScenesAnswer
 from tilecascade.app.errors import BadRequestError, NotFoundError
 from tilecascade.app.scenes.download import asset_of, download, save
-from tilecascade.app.scenes.ingest import allowed_path, examine
+from tilecascade.app.scenes.ingest import allowed_path, examine, keep
 from tilecascade.app.scenes.scene_set import SceneSet
 from tilecascade.app.service import Service
 from tilecascade.app.settings import first_problem
@@ -89,20 +88,12 @@ async def add(
             scene = await _named(await request.body(), incoming, service)
         else:
             await save(request.stream(), incoming, service.settings.upload_bytes)
-            scene = await asyncio.to_thread(_keep, incoming, acquired, attribution)
+            scene = await asyncio.to_thread(keep, incoming, acquired, attribution, service.settings)
         changed = await service.change_scenes(layer, lambda known: known.add(scene))
     finally:
         await asyncio.to_thread(incoming.unlink, missing_ok=True)
     response.headers["Location"] = f"/scenes/{scene.id}"
     return scene_answer(scene, changed)
-
-
-def _keep(incoming: Path, acquired: str | None, attribution: str) -> Scene:
-    """Examine an uploaded file and give it its permanent name."""
-    scene = examine(incoming, acquired, attribution)
-    kept = incoming.with_name(f"{scene.id}.tif").resolve()
-    incoming.replace(kept)
-    return replace(scene, path=kept)
 
 
 async def _named(body: bytes, incoming: Path, service: Service) -> Scene:
@@ -113,13 +104,13 @@ async def _named(body: bytes, incoming: Path, service: Service) -> Scene:
         raise BadRequestError(first_problem(error)) from None
     if named.path is not None:
         path = await asyncio.to_thread(allowed_path, named.path, service.settings)
-        return await asyncio.to_thread(examine, path, named.acquired, named.attribution)
+        return await asyncio.to_thread(examine, path, named.acquired, named.attribution, service.settings)
     url, acquired = named.url, named.acquired
     if url is None:
         url, stac_time = await asset_of(str(named.stac), service.settings)
         acquired = acquired or stac_time
     await download(url, incoming, service.settings)
-    return await asyncio.to_thread(_keep, incoming, acquired, named.attribution)
+    return await asyncio.to_thread(keep, incoming, acquired, named.attribution, service.settings)
 
 
 @router.delete("/scenes/{id}", operation_id="remove_scene", dependencies=[NeedsKey])

@@ -1,50 +1,110 @@
-"""Examining a raster file before it becomes a scene of a layer."""
+"""How a raster file becomes a scene: uploads are copied into a file of our own, files on this machine are checked.
+
+Both happen in `tilecascade.app.scenes.reencode`, a process of its own with limits. A file below a folder that the
+operator has allowed stays where it is, because it may be as large as the disk; what the server opens it for is checked
+there first, and `Scene.stamp` tells if it is another file later.
+"""
 
 from __future__ import annotations
 
-import warnings
+import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 
 import rasterio
 
-from tilecascade.app.errors import SceneError, SceneRefusedError
+from tilecascade.app.errors import SceneError, SceneRefusedError, StorageError
+from tilecascade.app.scenes.reencode import DRIVERS, LOST, REFUSED
 from tilecascade.app.settings import Settings
 from tilecascade.app.sources.scene import Scene, open_scene
 
-MAX_SCENE_PIXELS = 16_000_000_000
-"""Width x height of a scene: a hundred square kilometres at 8 cm."""
+MEMORY = 4 << 30
+"""Bytes of address space that checking and copying a file may take."""
+
+GROWTH = 16
+"""How many times larger a copy without loss may be than the file, if that is a JPEG (ten times was seen)."""
+
+SMALL = 256 << 20
+"""Bytes that a copy may always have."""
 
 
-DRIVER = "GTiff"
-"""What an upload may be. Not VRT and the like, which name other files and addresses."""
+@cache
+def confinement() -> dict[str, str]:
+    """The environment of the program that opens strangers' files: no driver that names other files, no sidecars, no
+    network."""
+    with rasterio.Env() as env:
+        others = sorted(set(env.drivers()) - set(DRIVERS))
+    inherited = {name: os.environ[name] for name in ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH") if name in os.environ}
+    return inherited | {
+        "GDAL_SKIP": ",".join(others),
+        "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
+        "GDAL_TIFF_INTERNAL_MASK": "YES",
+        "GDAL_CACHEMAX": "128",
+        "GDAL_NUM_THREADS": "2",
+        "OPENBLAS_NUM_THREADS": "1",
+        "PROJ_NETWORK": "OFF",
+        "CPL_VSIL_CURL_ALLOWED_FILENAME": "none",
+    }
 
 
-def examine(path: Path, acquired: str | None, attribution: str) -> Scene:
-    """A file that a user has supplied, as a scene. Raises SceneError with a sentence about the file.
-
-    acquired: ISO date or time; the file's own if None.
-    """
-    size = path.stat().st_size
+def confined(source: Path, target: Path | None, settings: Settings) -> None:
+    """Check a file, and copy it into a COG if there is a target. Raises SceneError with a sentence about the file, or
+    StorageError."""
+    size, seconds = source.stat().st_size, settings.scene_seconds
+    limits = {"as": MEMORY, "cpu": seconds, "nofile": 64, "core": 0, "fsize": SMALL + GROWTH * size}
+    order = json.dumps({"source": str(source), "target": target and str(target), "limits": limits})
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with rasterio.open(path, driver=DRIVER) as dataset:
-                if dataset.width * dataset.height > MAX_SCENE_PIXELS:
-                    raise SceneError(
-                        f"{dataset.width} x {dataset.height} pixels are too many; cut it into scenes of at most "
-                        f"{MAX_SCENE_PIXELS // 10**9} thousand million"
-                    )
-                if dataset.crs is not None and not dataset.crs.is_projected and not dataset.crs.is_geographic:
-                    raise SceneError("its coordinate reference system is local; georeference it first")
-                if dataset.crs is not None and dataset.transform.is_identity:
-                    raise SceneError("it has no georeference: pixels have no place on the earth")
-                _check_blocks(dataset, size)
-                if not dataset.dataset_mask(out_shape=_small(dataset)).any():
-                    raise SceneError("it holds no valid pixel")
-    except rasterio.errors.RasterioError:
-        raise SceneError("it is no GeoTIFF, or too damaged to be read; give a whole GeoTIFF or COG") from None
+        done = subprocess.run(
+            [sys.executable, "-m", "tilecascade.app.scenes.reencode", order],
+            env=confinement(),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=seconds,
+        )
+    except subprocess.TimeoutExpired:
+        raise SceneError(_TOO_LONG.format(seconds)) from None
+    if done.returncode == 0:
+        return
+    said = done.stdout.strip().rsplit("\n", 1)[-1]
+    if done.returncode == REFUSED:
+        raise SceneError(said)
+    if done.returncode == LOST:
+        raise StorageError(f"the scene cannot be kept: {said}")
+    if -done.returncode in (9, 24):  # SIGKILL, SIGXCPU
+        raise SceneError(_TOO_LONG.format(seconds))
+    raise SceneError("it is too damaged to be read, or asks for too much; save it anew (gdal_translate -of COG)")
+
+
+_TOO_LONG = "reading it takes longer than {} s (TILECASCADE_SCENE_SECONDS); cut it into smaller scenes"
+
+
+def keep(incoming: Path, acquired: str | None, attribution: str, settings: Settings) -> Scene:
+    """A file that a user has sent, as a scene with a file of our own beside it. Raises SceneError or StorageError."""
+    copied = incoming.with_suffix(".cog.tif")
+    try:
+        confined(incoming, copied, settings)
+        scene = _scene(copied, acquired, attribution)
+        kept = copied.with_name(f"{scene.id}.tif").resolve()
+        copied.replace(kept)
+    finally:
+        copied.unlink(missing_ok=True)
+    return replace(scene, path=kept).stamped()
+
+
+def examine(path: Path, acquired: str | None, attribution: str, settings: Settings) -> Scene:
+    """A file on this machine, as a scene. Raises SceneError with a sentence about the file."""
+    confined(path, None, settings)
+    return _scene(path, acquired, attribution)
+
+
+def _scene(path: Path, acquired: str | None, attribution: str) -> Scene:
     try:
         scene = open_scene(path, attribution)
     except SceneError as error:
@@ -55,39 +115,27 @@ def examine(path: Path, acquired: str | None, attribution: str) -> Scene:
     return replace(scene, acquired=parse_time(acquired)) if acquired else scene
 
 
-def _small(dataset: rasterio.DatasetReader) -> tuple[int, int]:
-    scale = max(1.0, max(dataset.width, dataset.height) / 512)
-    return max(1, round(dataset.height / scale)), max(1, round(dataset.width / scale))
-
-
-def _check_blocks(dataset: rasterio.DatasetReader, size: int) -> None:
-    """Raises SceneError if a block of the image lies beyond the file's end: the file is incomplete."""
-    height, width = dataset.block_shapes[0]
-    for row in range(-(-dataset.height // height)):
-        for column in range(-(-dataset.width // width)):
-            offset = dataset.get_tag_item(f"BLOCK_OFFSET_{column}_{row}", "TIFF", bidx=1)
-            length = dataset.get_tag_item(f"BLOCK_SIZE_{column}_{row}", "TIFF", bidx=1)
-            if offset and length and int(offset) + int(length) > size:
-                raise SceneError("the file is cut off: it names data beyond its end; copy it again")
-
-
 def parse_time(text: str) -> str:
     """A capture time as scenes are sorted by, in UTC. Raises SceneError."""
     try:
         time = datetime.fromisoformat(text)
         return (time.astimezone(UTC).replace(tzinfo=None) if time.tzinfo else time).isoformat()
-    except ValueError:
+    except (ValueError, OverflowError):
         raise SceneError(f"acquired wants a date or time such as 2026-11-22T10:30, not {text[:40]!r}") from None
 
 
 def allowed_path(path: Path, settings: Settings) -> Path:
     """A file on this machine below one of the folders that the operator has allowed. Raises SceneRefusedError."""
-    real = path.resolve()
-    if not any(real.is_relative_to(root.resolve()) for root in settings.scene_roots):
+    try:
+        real = path.resolve()
+        inside = any(real.is_relative_to(root.resolve()) for root in settings.scene_roots)
+    except (OSError, ValueError, RuntimeError):  # too long, a null byte, a loop of links
+        inside = False
+    if not inside:
         raise SceneRefusedError(
             "scenes are not accepted from this place; upload the file, or have the operator add its folder "
             "to TILECASCADE_SCENE_ROOTS"
         )
     if not real.is_file():
-        raise SceneError(f"{path.name} does not exist or is not a file")
+        raise SceneError(f"{path.name[:60]} does not exist or is not a file")
     return real

@@ -50,7 +50,7 @@ class SceneManager:
         if wanted.country is not None:
             return build_layer(wanted, model, self._data_dir)
         configured = configured_scenes(wanted)
-        scenes = SceneSet.read(self._data_dir.scene_set(wanted.name))
+        scenes = SceneSet.read(self._data_dir.scene_set(wanted.name)).verified()
         self._scenes[wanted.name] = LayerScenes(wanted, configured, scenes)
         return build_layer(wanted, model, self._data_dir, scenes.effective(configured) or configured)
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from tilecascade.app.errors import SceneError
+from tilecascade.app.errors import ImageryUnavailableError, SceneError
 from tilecascade.app.scenes.journal import scenes_from
 from tilecascade.app.sources.mosaic import newest_first
 from tilecascade.app.sources.scene import Scene
 from tilecascade.app.storage.atomic import write_atomically
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -39,17 +42,31 @@ class SceneSet:
         except (ValueError, KeyError, TypeError) as error:
             raise SceneError(f"{path} is not a set of scenes: {error}") from None
 
+    def verified(self) -> SceneSet:
+        """With the stamps of all added files that still are what was added; reads them whole."""
+        scenes = []
+        for scene in self.added:
+            try:
+                scenes.append(scene.verified())
+            except ImageryUnavailableError as error:
+                log.warning("%s", error)
+                scenes.append(replace(scene, stamp=()))
+        return replace(self, added=scenes)
+
     def write(self) -> None:
         """Replace the file."""
         data = {"added": [asdict(scene) for scene in self.added], "hidden": self.hidden, "order": self.order}
         write_atomically(self.path, json.dumps(data, default=str, indent=1).encode())
 
     def effective(self, configured: Sequence[Scene]) -> list[Scene]:
-        """The scenes shown, topmost first: as ordered by hand, else newest first. A file that is gone is left out."""
+        """The scenes shown, topmost first: as ordered by hand, else newest first.
+
+        A scene whose file is gone or has changed is one of them: its tiles stay what they are, and new ones are refused
+        until the file is back or the scene is removed.
+        """
         scenes = {scene.id: scene for scene in (*configured, *self.added) if scene.id not in self.hidden}
-        shown = [scene for scene in scenes.values() if scene.path.is_file()]
         place = {id: index for index, id in enumerate(self.order)}
-        newest = newest_first(shown)
+        newest = newest_first(list(scenes.values()))
         return sorted(newest, key=lambda scene: place.get(scene.id, -1 if not place else len(place)))
 
     def add(self, scene: Scene) -> SceneSet:

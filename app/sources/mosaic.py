@@ -20,12 +20,12 @@ import numpy as np
 import rasterio
 from cachetools import LRUCache
 from mercantile import Tile
-from rio_tiler.errors import NoOverviewWarning
+from rio_tiler.errors import NoOverviewWarning, RioTilerError
 from rio_tiler.io import Reader
 from scipy import ndimage
 
-from tilecascade.app.errors import SceneError
-from tilecascade.app.sources.scene import Scene, window_bounds
+from tilecascade.app.errors import ImageryUnavailableError, SceneError
+from tilecascade.app.sources.scene import Scene, open_raster, stamp_of, window_bounds
 from tilecascade.app.sources.source import digest
 from tilecascade.model.cascade import TILE_SIZE, Mask, Pixels, Window, assemble, tile_window
 
@@ -85,6 +85,8 @@ class SceneMosaic:
         self._tiles: LRUCache[Tile, tuple[Pixels, tuple[str, ...]]] = LRUCache(maxsize=KEPT_TILES)
         self._lock = threading.Lock()
         self._readers: dict[Path, list[Reader]] = {scene.path: [] for scene in self.scenes}
+        self._stamps = {scene.id: scene.stamp for scene in self.scenes}
+        self._refused: dict[str, tuple[tuple[int, ...], str]] = {}
         self._turns = threading.BoundedSemaphore(os.cpu_count() or 1)
 
     def read(self, window: Window) -> tuple[Pixels, Mask]:
@@ -105,22 +107,72 @@ class SceneMosaic:
             known = self._sources.get(tile)
         return self._tile(tile)[1] if known is None else known
 
+    def problems(self) -> list[str]:
+        """A sentence for every scene whose file is not, or not surely, what was added."""
+        found = []
+        for scene in self.scenes:
+            try:
+                stamp = stamp_of(scene.path)
+            except OSError:
+                found.append(f"the file of scene {scene.id} is gone or cannot be read")
+                continue
+            if scene.id in self._refused and self._refused[scene.id][0] == stamp:
+                found.append(self._refused[scene.id][1])
+            elif stamp != self._stamps[scene.id]:
+                found.append(f"the file of scene {scene.id} has changed and is checked when it is read next")
+        return found
+
+    def _check(self, scene: Scene) -> None:
+        """Raises ImageryUnavailableError unless the scene's file is the one that was added.
+
+        Costs a `stat`, and reading the whole file once after it has changed.
+        """
+        try:
+            stamp = stamp_of(scene.path)
+        except OSError:
+            raise ImageryUnavailableError(
+                f"the file of scene {scene.id} is gone or cannot be read; put it back, or remove the scene"
+            ) from None
+        with self._lock:
+            refused = self._refused.get(scene.id)
+            if refused is not None and refused[0] == stamp:
+                raise ImageryUnavailableError(refused[1])
+            if stamp == self._stamps[scene.id]:
+                return
+        try:
+            verified = scene.verified()
+        except ImageryUnavailableError as error:
+            self._refuse(scene, stamp, str(error))
+            raise
+        with self._lock:
+            self._stamps[scene.id] = verified.stamp
+            self._refused.pop(scene.id, None)
+            self._readers[scene.path].clear()
+
+    def _refuse(self, scene: Scene, stamp: tuple[int, ...], why: str) -> None:
+        """Remember that a scene's file cannot be used as long as it has this stamp."""
+        with self._lock:
+            self._refused[scene.id] = stamp, why
+            self._readers[scene.path].clear()
+
     @contextmanager
     def _reader(self, scene: Scene) -> Iterator[Reader]:
         """A reader of a scene for one thread at a time: opening costs as much as reading a tile.
 
         There are at most as many as cores, and the one used last is used first, because each decodes the file's blocks
-        for itself.
+        for itself. Raises ImageryUnavailableError if the file is not the one that was added, before or after reading.
         """
         with self._turns:
+            self._check(scene)
             with self._lock:
                 idle = self._readers[scene.path]
                 reader = idle.pop() if idle else None
             if reader is None:
-                with rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR"), warnings.catch_warnings():
+                with warnings.catch_warnings():
                     warnings.simplefilter("ignore", NoOverviewWarning)
-                    reader = Reader(str(scene.path))
+                    reader = open_raster(scene.path)
             yield reader
+            self._check(scene)
             with self._lock:
                 idle.append(reader)
 
@@ -138,8 +190,14 @@ class SceneMosaic:
         for scene in self.scenes:
             if not _meets(scene.bounds, box):
                 continue
-            with self._reader(scene) as reader:
-                colours, mask = (whole[inner] for whole in _read_scene(reader, scene, window, box))
+            try:
+                with self._reader(scene) as reader:
+                    colours, mask = (whole[inner] for whole in _read_scene(reader, scene, window, box))
+            except (rasterio.errors.RasterioError, RioTilerError, SceneError) as error:
+                self._check(scene)
+                why = f"scene {scene.id} cannot be read at {tile.z}/{tile.x}/{tile.y}: its file is damaged"
+                self._refuse(scene, self._stamps[scene.id], why)
+                raise ImageryUnavailableError(why) from error
             uncovered = mask & (pixels[..., 3] == 0)
             if uncovered.any():
                 sources.append(scene.id)

@@ -6,8 +6,9 @@ Scenes of 16 bits or real numbers are stretched from their 2nd to their 98th per
 from __future__ import annotations
 
 import hashlib
+import os
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -19,8 +20,11 @@ from rio_tiler.errors import RioTilerError
 from rio_tiler.io import Reader
 from scipy import ndimage
 
-from tilecascade.app.errors import SceneError
+from tilecascade.app.errors import ImageryUnavailableError, SceneError
 from tilecascade.model.cascade import TILE_SIZE, Window
+
+# for the whole process: GDAL looks for files beside a raster (.ovr, .msk, .aux.xml) whenever it first needs them
+os.environ["GDAL_DISABLE_READDIR_ON_OPEN"] = "EMPTY_DIR"
 
 STRETCH_SAMPLE = 512
 """Edge in pixels of the coarse read that percentiles are taken from."""
@@ -37,7 +41,8 @@ class Scene:
     path: of the file. id: names its content. bounds: west, south, east, north in degrees. native_zoom: the zoom whose
     pixels are about as large as the scene's. indexes: the bands that are red, green and blue. stretch: by band, the
     values that become 0 and 255; None for 8 bits. acquired: capture time in ISO 8601, by which scenes are sorted.
-    black_is_nodata: areas of pure black are missing imagery, though the file does not say so.
+    black_is_nodata: areas of pure black are missing imagery, though the file does not say so. stamp: what `stamp_of`
+    said of the file when its content was last checked.
     """
 
     path: Path
@@ -49,6 +54,51 @@ class Scene:
     acquired: str
     attribution: str = ""
     black_is_nodata: bool = False
+    stamp: tuple[int, ...] = field(default=(), compare=False)
+
+    def stamped(self) -> Scene:
+        """With the stamp of the file as it is now, whose content must have been checked."""
+        return replace(self, stamp=stamp_of(self.path))
+
+    def verified(self) -> Scene:
+        """With a new stamp, after all of the file was read. Raises ImageryUnavailableError if it is gone or another
+        file."""
+        try:
+            before = stamp_of(self.path)
+            if content_id(self.path) == self.id and stamp_of(self.path) == before:
+                return replace(self, stamp=before)
+        except OSError:
+            raise ImageryUnavailableError(
+                f"the file of scene {self.id} is gone or cannot be read; put it back, or remove the scene"
+            ) from None
+        raise ImageryUnavailableError(
+            f"the file of scene {self.id} has changed since it was added; put it back, or remove the scene and add "
+            "the file anew"
+        )
+
+
+def stamp_of(path: Path) -> tuple[int, ...]:
+    """What tells cheaply whether a file may have changed: size, times of change, number. Raises OSError."""
+    stat = path.stat()
+    return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino
+
+
+def content_id(path: Path) -> str:
+    """The id of a file's content. Raises OSError."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:12]
+
+
+def open_raster(path: Path) -> Reader:
+    """A reader of a GeoTIFF and of no other file. Raises SceneError, or RasterioError if it cannot be read.
+
+    Metadata of a GeoTIFF may name other files as its overviews, which GDAL would open whatever they are.
+    """
+    dataset = rasterio.open(path, driver="GTiff")
+    if dataset.tags(ns="OVERVIEWS"):
+        dataset.close()
+        raise SceneError(f"{path} names other files in its metadata (OVERVIEWS); save it anew without them")
+    return Reader(str(path), dataset=dataset)
 
 
 def _bands(dataset: rasterio.DatasetReader, path: Path) -> tuple[int, ...]:
@@ -79,7 +129,8 @@ def open_scene(path: Path, attribution: str = "") -> Scene:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with Reader(str(path)) as reader:
+            stamp = stamp_of(path)
+            with open_raster(path) as reader:
                 dataset = reader.dataset
                 if dataset.crs is None:
                     raise SceneError(f"{path} has no coordinate reference system; georeference it first")
@@ -96,11 +147,9 @@ def open_scene(path: Path, attribution: str = "") -> Scene:
                     ends = [np.percentile(band.compressed(), (2, 98)) for band in sample]
                     stretch = tuple((float(low), max(float(high), float(low) + 1e-6)) for low, high in ends)
                 filled = stretch is None and _has_black_collar(dataset, indexes)
-                with path.open("rb") as file:
-                    digest = hashlib.file_digest(file, "sha256").hexdigest()[:12]
                 return Scene(
                     path=path.resolve(),
-                    id=digest,
+                    id=content_id(path),
                     bounds=tuple(bounds),
                     native_zoom=int(reader.maxzoom),
                     indexes=indexes,
@@ -108,9 +157,10 @@ def open_scene(path: Path, attribution: str = "") -> Scene:
                     acquired=_acquired(dataset, path),
                     attribution=attribution,
                     black_is_nodata=filled,
+                    stamp=stamp,
                 )
     except (rasterio.errors.RasterioError, RioTilerError) as error:
-        raise SceneError(f"{path} cannot be read as a raster: {error}") from None
+        raise SceneError(f"{path} is no GeoTIFF, or cannot be read: {error}") from None
 
 
 def _has_black_collar(dataset: rasterio.DatasetReader, indexes: tuple[int, ...]) -> bool:
