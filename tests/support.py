@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import sqlite3
 import threading
 import time
@@ -17,6 +18,7 @@ from fastapi.testclient import TestClient
 from mercantile import Tile
 
 from tests.conftest import PLACE, picture, write_scene
+from tilecascade.app.scenes.ingest import keep
 from tilecascade.app.service import Service
 from tilecascade.app.settings import LayerSettings, Settings
 from tilecascade.app.sources.scene import window_bounds
@@ -142,6 +144,13 @@ def corner_scene(folder: Path, seed: int, name: str = "new.tif") -> Path:
     return write_scene(
         folder / name, picture(256, seed), (right - quarter, bottom, right, bottom + quarter), "EPSG:3857"
     )
+
+
+def as_kept(path: Path, folder: Path) -> Path:
+    """The file that the server keeps of an uploaded one."""
+    incoming = folder / f"{path.stem}-incoming.tif"
+    shutil.copy(path, incoming)
+    return keep(incoming, None, "", Settings()).path
 
 
 def write_mbtiles(path: Path, tiles: dict[Tile, bytes]) -> Path:

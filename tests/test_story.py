@@ -24,7 +24,7 @@ from tests.conftest import PLACE, SceneMaker, write_scene
 from tests.golden import SHARED
 from tests.nginx import nginx_before
 from tests.program import TILECASCADE, Server
-from tests.support import corner_scene
+from tests.support import as_kept, corner_scene
 from tilecascade.app.sources.mosaic import SceneMosaic, newest_first
 from tilecascade.app.sources.scene import open_scene
 from tilecascade.app.tiles.invalidation import affected_by, changed_scenes
@@ -108,7 +108,7 @@ def test_scenes_come_and_go_while_clients_load(
     base, added = pair
     server = begin([base], TILECASCADE_WORKERS="2")
     old = all_tiles(server.url)
-    new = all_tiles(begin([base, added], "both").url)
+    new = all_tiles(begin([base, as_kept(added, tmp_path)], "both").url)
     changed_tiles = affected(base, added)
     assert 0 < len(changed_tiles) < len(TILES)
     assert all(old[tile] == new[tile] for tile in set(TILES) - changed_tiles)
@@ -222,8 +222,8 @@ def test_the_story_with_real_scenes(begin: Callable[..., Server], tmp_path: Path
         assert changed
         assert changed <= {tile for tile in tiles if tile in named}
         assert any(tile not in named for tile in tiles)
-        os.utime(part)  # the newest of all
-        truth = begin([part, drone, valley], "truth")
+        older, newest = as_kept(drone, tmp_path), as_kept(part, tmp_path)
+        truth = begin([newest, older, valley], "truth")
         assert images(outside, tiles) == images(truth.url, tiles)
 
 
@@ -236,7 +236,7 @@ def test_a_purge_killed_at_any_point_is_finished_by_the_next_start(
     headers, upload = {"X-API-Key": KEY}, added.read_bytes()
     server = begin([base])
     old = all_tiles(server.url)
-    both = begin([base, added], "both")
+    both = begin([base, as_kept(added, tmp_path)], "both")
     new = all_tiles(both.url)
     both.stop()
     untouched = set(TILES) - affected(base, added)
@@ -258,7 +258,7 @@ def test_a_purge_killed_at_any_point_is_finished_by_the_next_start(
 
         request = threading.Thread(target=change)
         request.start()
-        time.sleep(took * (0.1 + 0.1 * attempt))
+        time.sleep(took * (0.5 + 0.06 * attempt))  # before that, the file is being copied
         server.process.kill()
         server.process.wait()
         request.join()

@@ -197,9 +197,7 @@ def main(order: str) -> int:
             if target is not None:
                 copy(dataset, target)
             elif dataset.tags(ns="OVERVIEWS"):
-                raise RefusedError(
-                    "its metadata names other files (OVERVIEWS); upload it: that copies pixels only"
-                )
+                raise RefusedError("its metadata names other files (OVERVIEWS); upload it: that copies pixels only")
     except RefusedError as error:
         print(error)
         return REFUSED

@@ -8,9 +8,11 @@ affected tile. Scenes count by their bounding boxes: one tile too many is genera
 from __future__ import annotations
 
 import threading
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from mercantile import Tile
@@ -82,39 +84,35 @@ class AffectedTiles:
     def _with_imagery(self, zoom: int, box: Box) -> TileRectangle | None:
         """The blocks of a zoom whose windows see imagery within `box`."""
         left, bottom, right, top = box
-        near = pixels_of(box, zoom)
 
-        def sees_column(block: Block) -> bool:
-            bounds = window_bounds(self._ladder.window(block).grown(READ_MARGIN))
-            return bounds[0] < right and bounds[2] > left
+        def bounds(block: Block) -> Box:
+            return window_bounds(self._ladder.window(block).grown(READ_MARGIN))
 
-        def sees_row(block: Block) -> bool:
-            bounds = window_bounds(self._ladder.window(block).grown(READ_MARGIN))
-            return bounds[1] < top and bounds[3] > bottom
-
-        return self._rectangle(near.grown(READ_MARGIN), sees_column, sees_row, wrap=False)
+        columns = Interval(lambda block: bounds(block)[2] > left, lambda block: bounds(block)[0] < right)
+        rows = Interval(lambda block: bounds(block)[1] < top, lambda block: bounds(block)[3] > bottom)
+        return self._rectangle(pixels_of(box, zoom).grown(READ_MARGIN), columns, rows, wrap=False)
 
     def _with_reference(self, zoom: int, above: TileRectangle) -> TileRectangle | None:
         """The blocks of a zoom whose references come from these tiles of the reference zoom, whole blocks."""
         size = TILE_SIZE << (zoom - above.zoom)
         near = Window(zoom, above.left * size, above.top * size, above.width * size, above.height * size)
 
-        def meets(start: int, length: int, first: int, count: int) -> bool:
-            return start // TILE_SIZE < first + count and (start + length - 1) // TILE_SIZE >= first
-
-        def sees_column(block: Block) -> bool:
+        def source(block: Block) -> Window:
             window = self._ladder.reference_source(block)
-            return window is not None and meets(window.left, window.width, above.left, above.width)
+            assert window is not None  # of a zoom with a reference
+            return window
 
-        def sees_row(block: Block) -> bool:
-            window = self._ladder.reference_source(block)
-            return window is not None and meets(window.top, window.height, above.top, above.height)
+        columns = Interval(
+            lambda block: source(block).left + source(block).width > above.left * TILE_SIZE,
+            lambda block: source(block).left < (above.left + above.width) * TILE_SIZE,
+        )
+        rows = Interval(
+            lambda block: source(block).top + source(block).height > above.top * TILE_SIZE,
+            lambda block: source(block).top < (above.top + above.height) * TILE_SIZE,
+        )
+        return self._rectangle(near.grown(ENLARGE_MARGIN * size // TILE_SIZE), columns, rows, wrap=True)
 
-        return self._rectangle(near.grown(ENLARGE_MARGIN * size // TILE_SIZE), sees_column, sees_row, wrap=True)
-
-    def _rectangle(
-        self, near: Window, sees_column: Callable[[Block], bool], sees_row: Callable[[Block], bool], wrap: bool
-    ) -> TileRectangle | None:
+    def _rectangle(self, near: Window, columns: Interval, rows: Interval, wrap: bool) -> TileRectangle | None:
         """The blocks that see something, of those whose windows may reach the pixels `near`: rows and columns decide
         apart. wrap: columns beyond the antimeridian are asked, too."""
         zoom = near.zoom
@@ -124,15 +122,32 @@ class AffectedTiles:
         first, last = near.left // size, (near.left + near.width) // size
         if not wrap:
             first, last = max(first, 0), min(last, blocks - 1)
-        columns = [i for i in range(first, last + 1) if sees_column(Block(zoom, i, 0, some.levels))]
-        rows = range(max(near.top // size, 0), min((near.top + near.height) // size, blocks - 1) + 1)
-        seen = [i for i in rows if sees_row(Block(zoom, 0, i, some.levels))]
-        if not columns or not seen:
+        across = columns.of(range(first, last + 1), lambda i: Block(zoom, i, 0, some.levels))
+        down = rows.of(
+            range(max(near.top // size, 0), min((near.top + near.height) // size, blocks - 1) + 1),
+            lambda i: Block(zoom, 0, i, some.levels),
+        )
+        if not across or not down:
             return None
-        width = min(columns[-1] - columns[0] + 1, blocks)
-        left = columns[0] % blocks if width < blocks else 0
+        width = min(len(across), blocks)
+        left = across[0] % blocks if width < blocks else 0
         edge = some.edge
-        return TileRectangle(zoom, left * edge, seen[0] * edge, width * edge, (seen[-1] - seen[0] + 1) * edge)
+        return TileRectangle(zoom, left * edge, down[0] * edge, width * edge, len(down) * edge)
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Which blocks of a row or column see something: those after the first that `reaches` it, up to the last that is
+    `before` its end. A scene may span the world, so they are found by bisection."""
+
+    reaches: Callable[[Block], bool]
+    before: Callable[[Block], bool]
+
+    def of(self, numbers: range, block: Callable[[int], Block]) -> range:
+        """The numbers whose blocks see it."""
+        first = bisect_left(numbers, True, key=lambda i: self.reaches(block(i)))
+        last = bisect_left(numbers, True, key=lambda i: not self.before(block(i)))
+        return numbers[first:last]
 
 
 def _outermost(areas: Sequence[TileRectangle]) -> list[TileRectangle]:
