@@ -18,6 +18,8 @@ from tilecascade.app.jobs.runner import Jobs
 from tilecascade.app.scenes.manager import SceneManager
 from tilecascade.app.scenes.scene_set import SceneSet
 from tilecascade.app.settings import DataDir, LayerSettings, Settings
+from tilecascade.app.sources.mosaic import SceneMosaic
+from tilecascade.app.sources.scene import Scene
 from tilecascade.app.storage.publication import Publication
 from tilecascade.app.storage.versions import old_versions, remove
 from tilecascade.app.tiles.formats import is_whole
@@ -208,6 +210,10 @@ class Service:
         self.background.warm(resolver, self.settings.warm_tiles)
         return changed
 
+    def forget_scene(self, scene: Scene) -> None:
+        """Delete a scene's file unless a layer still has it. May block."""
+        self._scenes.forget(scene)
+
     def seconds_per_block(self) -> float | None:
         """How long a block has taken so far when many are generated; None before the first."""
         state = self.engine.state() if self.engine is not None else None
@@ -215,17 +221,21 @@ class Service:
         return state.generate_seconds / state.concurrency / blocks if state is not None and blocks else None
 
     def health(self) -> dict[str, object]:
-        """State for `/health`: starting, ready, degraded (a cache does not work) or failed. Asks Redis, so it may
-        block."""
+        """State for `/health`: starting, ready, degraded (a cache or a scene's file cannot be used) or failed. Asks
+        Redis and the disk, so it may block."""
         self.store.check()
         unavailable = self.store.unavailable
+        problems = [self.problem] if self.problem else []
+        for layer in self.layers:
+            if isinstance(layer.imagery, SceneMosaic):
+                problems += layer.imagery.problems()
         answer: dict[str, object] = {
-            "state": "degraded" if self.state == "ready" and unavailable else self.state,
+            "state": "degraded" if self.state == "ready" and (unavailable or problems) else self.state,
             "caches": {tier.name: "unavailable" if tier.name in unavailable else "ok" for tier in self.store.tiers},
             "layers": sorted(self.resolvers),
         }
-        if self.problem:
-            answer["problem"] = self.problem
+        if problems:
+            answer["problem"] = "; ".join(dict.fromkeys(problems))
         return answer
 
     async def _close(self) -> None:

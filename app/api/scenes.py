@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -83,15 +84,18 @@ async def add(
         raise BadRequestError("taken is called acquired since version 0.2")
     service.resolver(layer)
     incoming = service.data_dir.scenes / f".incoming-{uuid.uuid4().hex}.tif"
+    scene = None
     try:
         if request.headers.get("content-type", "").startswith("application/json"):
             scene = await _named(await request.body(), incoming, service)
         else:
             await save(request.stream(), incoming, service.settings.upload_bytes)
             scene = await asyncio.to_thread(keep, incoming, acquired, attribution, service.settings)
-        changed = await service.change_scenes(layer, lambda known: known.add(scene))
+        changed = await service.change_scenes(layer, partial(SceneSet.add, scene=scene))
     finally:
         await asyncio.to_thread(incoming.unlink, missing_ok=True)
+        if scene is not None:
+            await asyncio.to_thread(service.forget_scene, scene)  # if it was refused
     response.headers["Location"] = f"/scenes/{scene.id}"
     return scene_answer(scene, changed)
 
@@ -121,8 +125,7 @@ async def remove(service: ServiceDep, id: str, layer: LayerName = None) -> Scene
     if id not in known:
         raise NotFoundError(f"layer {here.name} has no scene {id[:40]!r}")
     changed = await service.change_scenes(layer, lambda current: current.remove(id))
-    if known[id].path.parent == service.data_dir.scenes.resolve():
-        await asyncio.to_thread(known[id].path.unlink, missing_ok=True)
+    await asyncio.to_thread(service.forget_scene, known[id])
     return scenes_answer(changed)
 
 

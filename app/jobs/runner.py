@@ -20,7 +20,7 @@ from pathlib import Path
 
 from mercantile import Tile
 
-from tilecascade.app.errors import BaseMapError, NoTileError
+from tilecascade.app.errors import BaseMapError, ImageryUnavailableError, NoTileError
 from tilecascade.app.jobs.job import ENDED, Job, Order, read_job
 from tilecascade.app.storage.atomic import write_atomically
 from tilecascade.app.tiles.resolver import TileResolver
@@ -161,7 +161,7 @@ class Jobs:
                 return
             except (QueueFullError, EngineClosedError):
                 await asyncio.sleep(1)
-            except BaseMapError as error:
+            except (BaseMapError, ImageryUnavailableError) as error:
                 return self._count_failure(job, tile, str(error))
             except Exception as error:
                 log.exception("job %s, tile %s", job.id, tile)

@@ -25,6 +25,11 @@ RETRY_SECONDS = 2.0
 """Time between two attempts to remove outdated tiles from a cache that does not answer."""
 
 
+MAX_ENLARGED = 4
+"""How many zooms coarser than a layer's first one a scene that is added may be: there is nothing to see in 16 times
+enlarged pixels, and such a scene would cover half a continent."""
+
+
 @dataclass(frozen=True)
 class LayerScenes:
     """The scenes of one layer: its settings, the scenes that they name, and what was changed since."""
@@ -122,6 +127,12 @@ class SceneManager:
                     "a layer of its own"
                 )
             differing = changed_scenes(old.imagery.scenes, scenes)
+            for scene in differing:
+                if scene in scenes and scene.native_zoom < old.ladder.root - MAX_ENLARGED:
+                    raise SceneError(
+                        f"its pixels are those of zoom {scene.native_zoom}, too coarse for this layer, which begins at "
+                        f"zoom {old.ladder.root}; give imagery of zoom {old.ladder.root - MAX_ENLARGED} or finer"
+                    )
             affected = affected_by(old.ladder, max(old.max_zoom, new.max_zoom), differing)
             await asyncio.to_thread(self.journal(old).begin, old.imagery.scenes, scenes)
             await asyncio.to_thread(changed.write)
@@ -134,6 +145,13 @@ class SceneManager:
                 raise
             await self._finish(store, layers)
             return new
+
+    def forget(self, scene: Scene) -> None:
+        """Delete the file of a scene, if it is ours and no layer has it among its scenes, shown or not."""
+        known = [kept for layer in self._scenes.values() for kept in layer.set.added]
+        ours = scene.path.parent == self._data_dir.scenes.resolve()
+        if ours and all(scene.path != kept.path for kept in known):
+            scene.path.unlink(missing_ok=True)
 
     def _remove_later(self, store: TileStore, layers: Callable[[], Iterable[Layer]], affected: AffectedTiles) -> None:
         self._unfinished.add(task := asyncio.create_task(self._invalidate_later(store, layers, affected)))
