@@ -242,6 +242,8 @@ class Service:
         self._scenes.close()
         self.background.close()
         await self.jobs.close()
+        if self.engine is not None:
+            self.engine.drop_waiting()
         for resolver in self.resolvers.values():
             await resolver.drain()
         await asyncio.to_thread(self._stop)

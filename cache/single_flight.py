@@ -26,6 +26,9 @@ class SingleFlight(Generic[Result]):
     def __contains__(self, key: Hashable) -> bool:
         return key in self._tasks
 
+    def __len__(self) -> int:
+        return len(self._tasks)
+
     async def run(self, key: Hashable, work: Callable[[], Awaitable[Result]]) -> Result:
         """The result of `work`, shared with whoever asks for `key` while it runs."""
         task = self._tasks.get(key)

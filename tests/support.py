@@ -98,22 +98,24 @@ class HeldEngine:
         self, stage: Stage, prepare: Prepare, priority: Priority = Priority.INTERACTIVE
     ) -> Future[Generated[Any] | Declined]:
         """See GenerationEngine."""
+        future = self.engine.submit(stage, self._held(prepare), priority)
+        self.priorities[future] = priority
+        return future
 
+    def _held(self, prepare: Prepare) -> Prepare:
         def wait() -> Conditions | Declined:
             conditions = prepare()
             self.begun.set()
             self._open.wait(30)
             return conditions
 
-        future = self.engine.submit(stage, wait, priority)
-        self.priorities[future] = priority
-        return future
+        return wait
 
     def submit_uncertainty(
         self, stage: Stage, prepare: Prepare, priority: Priority = Priority.INTERACTIVE
     ) -> Future[Generated[Any] | Declined]:
         """See GenerationEngine."""
-        return self.engine.submit_uncertainty(stage, prepare, priority)
+        return self.engine.submit_uncertainty(stage, self._held(prepare), priority)
 
     def promote(self, future: Future[Any], priority: Priority) -> None:
         """See GenerationEngine."""
@@ -123,6 +125,11 @@ class HeldEngine:
     def state(self) -> EngineState:
         """See GenerationEngine."""
         return self.engine.state()
+
+    def drop_waiting(self) -> None:
+        """See GenerationEngine."""
+        self.open()
+        self.engine.drop_waiting()
 
     def close(self) -> None:
         """See GenerationEngine."""

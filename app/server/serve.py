@@ -32,7 +32,12 @@ from tilecascade.model.cascade import WindowConfig
 log = logging.getLogger(__name__)
 
 SOCKET = "application.sock"
-DRAIN_SECONDS = 30
+DRAIN_SECONDS = 6
+"""How long requests that run may take to end after SIGTERM."""
+
+WORKER_SECONDS = 2
+"""The same for the worker processes, which are told when the application has ended."""
+
 BACKLOG = 4096
 """Connections that may wait, and requests at once, per worker: many clients that wait for a missing tile must not keep
 others from finished ones."""
@@ -112,7 +117,7 @@ def workers(settings: Settings, folder: Path, on_end: Callable[[], None]) -> Ite
         "port": settings.port,
         "backlog": BACKLOG,
         "backpressure": BACKLOG,
-        "workers-kill-timeout": DRAIN_SECONDS,
+        "workers-kill-timeout": WORKER_SECONDS,
         "log-level": "warning",
     }
     arguments = [f"--{name}={value}" for name, value in options.items()]
@@ -135,5 +140,5 @@ def workers(settings: Settings, folder: Path, on_end: Callable[[], None]) -> Ite
     finally:
         ending.set()
         process.terminate()
-        watcher.join(DRAIN_SECONDS)
+        watcher.join(WORKER_SECONDS + 1)
         process.kill()

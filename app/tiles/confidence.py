@@ -4,6 +4,8 @@ map."""
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Hashable
+from concurrent.futures import Future
 from functools import partial
 
 from mercantile import Tile
@@ -18,10 +20,13 @@ from tilecascade.app.tiles.work import Work
 from tilecascade.cache.single_flight import SingleFlight
 from tilecascade.model.cascade import Block
 from tilecascade.model.confidence import BASE_MAP_COLOUR, colours_of, expected_error
-from tilecascade.model.engine import Declined, Generated, Priority
+from tilecascade.model.engine import Declined, Generated, Priority, QueueFullError
 from tilecascade.model.pipeline import Uncertainty
 
 NOTE = "expected share of wrongly classed pixels, from green (few) to red (many); blue: surveyed"
+
+MAX_WAITING = 32
+"""Blocks whose confidence may be on its way: each is generated several times, and costs that of several map tiles."""
 
 
 class ConfidenceTiles:
@@ -29,14 +34,25 @@ class ConfidenceTiles:
 
     def __init__(self, generator: BlockGenerator) -> None:
         self._generator = generator
-        self._flights: SingleFlight[dict[Tile, FoundTile]] = SingleFlight()
+        self._queued: dict[Hashable, Future[Generated[Uncertainty] | Declined]] = {}
+        self._flights: SingleFlight[dict[Tile, FoundTile]] = SingleFlight(self._begun)
 
     async def make(self, tile: Tile, priority: Priority) -> FoundTile:
-        """The confidence tile. Raises NoTileError where there is no map tile, or where no calibration is known."""
-        ladder = self._generator.store.layer.ladder
-        if tile.z < ladder.root:
-            raise NoTileError(f"confidence begins at zoom {ladder.root}")
-        block = ladder.block(tile)
+        """The confidence tile.
+
+        Raises NoTileError where there is no map tile, or where no calibration is known, and QueueFullError. Cancelling
+        this call drops the work, unless others wait for it or the device has begun with it.
+        """
+        store, layer = self._generator.store, self._generator.store.layer
+        if tile.z < layer.ladder.root:
+            raise NoTileError(f"confidence begins at zoom {layer.ladder.root}")
+        if not layer.model.calibration:
+            raise NoTileError("this network has no calibration; `tilecascade calibrate --store` measures one")
+        if not await store.run(layer.imagery.covers, tile) and await store.from_base_map(tile) is None:
+            raise NoTileError.no_imagery(tile)
+        block = layer.ladder.block(tile)
+        if block not in self._flights and len(self._flights) >= MAX_WAITING:
+            raise QueueFullError(f"{MAX_WAITING} confidence tiles are waiting already; try again in a moment")
         tiles = await self._flights.run(block, partial(self._block, block, priority))
         if tile not in tiles:
             raise NoTileError.no_imagery(tile)
@@ -45,8 +61,6 @@ class ConfidenceTiles:
     async def _block(self, block: Block, priority: Priority) -> dict[Tile, FoundTile]:
         """All confidence tiles of a block, stored."""
         store = self._generator.store
-        if not store.layer.model.calibration:
-            raise NoTileError("this network has no calibration; `tilecascade calibrate --store` measures one")
         while True:
             began, layer, tiles = store.clock.now, store.layer, {}
             result = await self.uncertainty(block, priority)
@@ -73,9 +87,17 @@ class ConfidenceTiles:
         references = await generator.references(block, Work(priority))
         prepare = partial(read_conditions, generator.store.layer, window, references)
         engine = generator.works.engine
-        result = await asyncio.wrap_future(engine.submit_uncertainty(generator.stage(block), prepare, priority))
+        self._queued[block] = engine.submit_uncertainty(generator.stage(block), prepare, priority)
+        try:
+            result = await asyncio.wrap_future(self._queued[block])
+        finally:
+            del self._queued[block]
         assert not isinstance(result, Declined)  # `conditions` never declines
         return result
+
+    def _begun(self, block: Hashable) -> bool:
+        """Whether the device works on it: then it is finished and kept even if nobody waits any more."""
+        return block in self._queued and self._queued[block].running()
 
     async def drain(self) -> None:
         """Wait for the blocks under way."""

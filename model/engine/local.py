@@ -147,6 +147,15 @@ class LocalEngine:
                     queue.discard(job)
                 self.dropped += 1
 
+    def drop_waiting(self) -> None:
+        """See GenerationEngine."""
+        with self._wake:
+            self._closed = True
+            jobs = list(self._jobs.values())
+            self._wake.notify_all()
+        for job in jobs:
+            job.future.cancel()
+
     def close(self) -> None:
         """See GenerationEngine."""
         with self._wake:

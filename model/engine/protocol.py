@@ -81,6 +81,10 @@ class GenerationEngine(Protocol):
         """Counts since the start, and what waits now."""
         ...
 
+    def drop_waiting(self) -> None:
+        """Take no more blocks, and cancel those that the device has not begun with."""
+        ...
+
     def close(self) -> None:
         """Finish what is queued, then stop."""
         ...

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import time
 from collections.abc import Callable, Iterator
@@ -14,11 +15,15 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 from tests.conftest import PLACE, SceneMaker
-from tests.support import write_mbtiles
+from tests.support import hold, run, tiles_at, until, write_mbtiles
 from tilecascade.app.api.app import create_app
 from tilecascade.app.settings import LayerSettings, Settings
+from tilecascade.app.tiles import confidence
+from tilecascade.app.tiles.formats import CONFIDENCE
+from tilecascade.app.tiles.resolver import TileResolver
 from tilecascade.app.tools.calibrate import figure
 from tilecascade.model.confidence import BASE_MAP_COLOUR, COLOURS, KNOTS, calibrate, colours_of, expected_error, ranking
+from tilecascade.model.engine import QueueFullError
 from tilecascade.model.palette import CLASSES
 from tilecascade.model.sgdm.config import tiny
 from tilecascade.model.sgdm.network import random_network, save_network
@@ -135,6 +140,41 @@ def test_without_a_calibration_there_is_none(make_settings: MakeSettings, layer_
     assert "calibrate" in answer.json()["detail"]
     with pytest.raises(ValueError, match="confidence"):
         LayerSettings(name="confidence", country=1)
+
+
+def test_places_without_imagery_queue_nothing(client: TestClient) -> None:
+    before = client.get("/metrics").text
+    for x in range(200):
+        answer = client.get(f"/tiles/confidence/16/{x}/5.png")
+        assert answer.status_code == 404
+        assert "no imagery" in answer.json()["detail"]
+    blocks = [line for line in client.get("/metrics").text.splitlines() if "blocks" in line and line[0] != "#"]
+    assert blocks == [line for line in before.splitlines() if "blocks" in line and line[0] != "#"]
+
+
+def test_confidence_is_bounded_and_dropped_with_its_last_client(
+    make_settings: MakeSettings, layer_settings: LayerSettings, calibrated: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(confidence, "MAX_WAITING", 2)
+    layer = layer_settings.model_copy(update={"root_zoom": 16})
+
+    async def story(resolver: TileResolver) -> None:
+        held = hold(resolver)
+        tiles = tiles_at(16)
+        asked = [asyncio.create_task(resolver.make(tile, CONFIDENCE)) for tile in tiles[:2]]
+        await until(held.begun.is_set)
+        with pytest.raises(QueueFullError):
+            await resolver.make(tiles[5], CONFIDENCE)
+        asked[1].cancel()
+        await asyncio.gather(asked[1], return_exceptions=True)
+        third = asyncio.create_task(resolver.make(tiles[5], CONFIDENCE))
+        await asyncio.sleep(0.05)
+        held.open()
+        assert (await asked[0]).data
+        assert (await third).data
+        assert await resolver.store.lookup(tiles[1], CONFIDENCE) is None
+
+    run(make_settings(weights=calibrated, threads=1), layer, story)
 
 
 def test_the_figure_is_a_picture_of_the_numbers() -> None:
