@@ -85,12 +85,16 @@ class TileFailedError(TilecascadeError):
     """A tile could not be fetched from a server."""
 
 
+class TooLargeError(TilecascadeError):
+    """The request has more bytes than it may have."""
+
+
 class RateLimitedError(TilecascadeError):
     """A client asks for more new tiles than it may have.
 
     retry_after: whole seconds until its next request can be accepted.
     """
 
-    def __init__(self, retry_after: int) -> None:
-        super().__init__(f"this client asks for new tiles faster than this server allows; try again in {retry_after} s")
+    def __init__(self, message: str, retry_after: int) -> None:
+        super().__init__(message)
         self.retry_after = retry_after

@@ -14,12 +14,13 @@ A layers file looks like
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import tomllib
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ByteSize, Field, ValidationError, model_validator
+from pydantic import BaseModel, ByteSize, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from tilecascade.app.errors import SettingsError
@@ -37,7 +38,7 @@ class DataDir:
 
     tiles: finished tiles, which web servers may read. scenes: uploaded scenes. layers: what each layer's scenes and
     tiles are. jobs: prefetch jobs. leases: locks between processes. base_maps: tiles fetched from a base map's server.
-    api_key: the key, if the server has made one up.
+    api_key: the owner's key, if the server has made one up; keys: the hashes of all others. audit: every change.
     """
 
     def __init__(self, root: Path) -> None:
@@ -48,6 +49,8 @@ class DataDir:
         self.leases = root / "leases"
         self.base_maps = root / "base"
         self.api_key = root / "api-key"
+        self.keys = root / "keys.json"
+        self.audit = root / "audit.jsonl"
 
     def scene_set(self, layer: str) -> Path:
         """What was changed about a layer's scenes since the configuration."""
@@ -144,7 +147,7 @@ class Settings(BaseSettings):
     redis_bytes: ByteSize = Field(default=ByteSize(128 << 20), ge=1 << 20, description="limit of the embedded Redis")
     redis_ttl: int = Field(default=24 * 3600, ge=1, description="seconds that Redis keeps a tile")
     workers: int = Field(
-        default=1, ge=0, le=64, description="processes that answer finished tiles in front of the application; 0 = none"
+        default=1, ge=1, le=64, description="processes that answer finished tiles in front of the application"
     )
     client_rate: float = Field(
         default=0.0, ge=0, description="tiles that may be generated per second for one client; 0 = no limit"
@@ -160,7 +163,14 @@ class Settings(BaseSettings):
         "that there is a coarse map to show, from the middle outwards; 0 = none",
     )
     log_format: Literal["text", "json"] = Field(default="text", description="of the lines on stderr")
-    api_key: str | None = Field(default=None, min_length=8, description="needed for changes; made up if not given")
+    api_key: str | None = Field(
+        default=None, min_length=8, description="the owner's key, which allows every change; made up if not given"
+    )
+    public: bool = Field(default=True, description="whether tiles and all else can be read without a key")
+    trusted_proxies: list[str] = Field(
+        default=["127.0.0.1", "::1"],
+        description="addresses or networks (10.0.0.0/8) of proxies that are believed about their client's address",
+    )
     scene_roots: list[Path] = Field(default=[], description="folders that scenes may be named in by path")
     scene_hosts: list[str] = Field(default=[], description="hosts (host or host:port) that scenes may be fetched from")
     upload_bytes: ByteSize = Field(default=ByteSize(4 << 30), ge=1, description="largest scene that is accepted")
@@ -175,6 +185,13 @@ class Settings(BaseSettings):
         default="127.0.0.1", description="address to listen on; 0.0.0.0 = all, see Security in Operations"
     )
     port: int = Field(default=8000, ge=0, le=65535, description="port to listen on")
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _are_networks(cls, given: list[str]) -> list[str]:
+        for text in given:
+            ipaddress.ip_network(text)
+        return given
 
 
 def first_problem(error: ValidationError) -> str:

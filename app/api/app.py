@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from importlib.metadata import version
@@ -15,14 +16,15 @@ from starlette.types import ASGIApp
 from xstatic.pkg import leaflet
 
 from tilecascade.app.api import health, imagery, jobs, ogc, scenes, stac, tile_events, tilejson, tiles, viewer, wmts
-from tilecascade.app.api.auth import load_api_key
+from tilecascade.app.api.access import Access
+from tilecascade.app.api.allowance import Allowance
 from tilecascade.app.api.errors import add_exception_handlers
 from tilecascade.app.api.http_cache import EXPOSED_HEADERS
 from tilecascade.app.api.metrics import ServiceMetrics
-from tilecascade.app.api.rate_limit import TokenBuckets
 from tilecascade.app.api.request_log import RequestLog
 from tilecascade.app.service import Service
 from tilecascade.app.settings import LayerSettings, Settings
+from tilecascade.app.storage.keys import owner_secret
 
 ROUTES = (tiles, tile_events, tilejson, wmts, ogc, stac, imagery, scenes, jobs, health, viewer)
 
@@ -44,8 +46,8 @@ def create_app(
         async with Service.running(settings, layers, workers_dir, on_failure) as service:
             app.state.service = service
             app.state.metrics = ServiceMetrics(service, workers_dir)
-            app.state.rate_limit = TokenBuckets(settings.client_rate)
-            app.state.api_key = load_api_key(settings)
+            app.state.allowance = Allowance(settings.client_rate)
+            await asyncio.to_thread(owner_secret, settings)  # on disk before anybody looks for it
             yield
 
     # /docs without anything from the internet: the server may stand where there is none
@@ -62,6 +64,7 @@ def create_app(
     app.mount("/static/leaflet", StaticFiles(directory=leaflet.BASE_DIR))
     app.mount("/static/viewer", StaticFiles(directory=viewer.VIEWER_DIR))
     add_exception_handlers(app)
+    access = Access(app, settings, settings.root_path)
     # outermost, so that answers to errors carry the headers, too
-    cors = CORSMiddleware(app, allow_origins=["*"], allow_methods=["GET", "HEAD"], expose_headers=EXPOSED_HEADERS)
+    cors = CORSMiddleware(access, allow_origins=["*"], allow_methods=["GET", "HEAD"], expose_headers=EXPOSED_HEADERS)
     return RequestLog(cors)

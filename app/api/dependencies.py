@@ -6,6 +6,7 @@ Coroutines, because FastAPI calls other functions in a thread, which would tripl
 from __future__ import annotations
 
 from typing import Annotated
+from urllib.parse import quote
 
 from fastapi import Depends, Request
 
@@ -30,6 +31,13 @@ async def base_url(request: Request) -> str:
     return str(request.base_url).rstrip("/")
 
 
+async def key_query(request: Request) -> str:
+    """What addresses of tiles need at their end so that their reader may open them, too: `&key=...` or nothing."""
+    secret = request.scope.get("state", {}).get("key_in_query", "")
+    return f"&key={quote(secret)}" if secret else ""
+
+
 ServiceDep = Annotated[Service, Depends(get_service)]
 MetricsDep = Annotated[ServiceMetrics, Depends(get_metrics)]
+KeyQuery = Annotated[str, Depends(key_query)]
 BaseUrl = Annotated[str, Depends(base_url)]

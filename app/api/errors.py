@@ -23,6 +23,7 @@ from tilecascade.app.errors import (
     SceneRefusedError,
     SceneTooLargeError,
     StorageError,
+    TooLargeError,
 )
 from tilecascade.model.engine import EngineClosedError, QueueFullError
 
@@ -37,6 +38,7 @@ STATUS: dict[type[Exception], int] = {
     ForbiddenError: 403,
     SceneRefusedError: 403,
     SceneTooLargeError: 413,
+    TooLargeError: 413,
     SceneError: 422,
     PurgeError: 503,
     BaseMapError: 503,
@@ -62,17 +64,22 @@ def sentence(error: Exception) -> str:
     return str(error)
 
 
+def answer_of(error: Exception) -> JSONResponse:
+    """The answer to an error of the table."""
+    status = next(code for kind, code in STATUS.items() if isinstance(error, kind))
+    headers = {"Cache-Control": "no-store"}
+    if status == 503:
+        headers["Retry-After"] = RETRY_AFTER
+    if isinstance(error, RateLimitedError):
+        headers["Retry-After"] = str(error.retry_after)
+    return JSONResponse({"detail": sentence(error)}, status, headers)
+
+
 def add_exception_handlers(app: FastAPI) -> None:
     """Answer every error of the table with its status and `{"detail": sentence}`."""
 
     async def handle(request: Request, error: Exception) -> JSONResponse:
-        status = next(code for kind, code in STATUS.items() if isinstance(error, kind))
-        headers = {"Cache-Control": "no-store"}
-        if status == 503:
-            headers["Retry-After"] = RETRY_AFTER
-        if isinstance(error, RateLimitedError):
-            headers["Retry-After"] = str(error.retry_after)
-        return JSONResponse({"detail": sentence(error)}, status, headers)
+        return answer_of(error)
 
     for kind in STATUS:
         app.add_exception_handler(kind, handle)

@@ -9,7 +9,8 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
-from tilecascade.app.api.auth import NeedsKey
+from tilecascade.app.api.access import SCHEMES
+from tilecascade.app.api.allowance import key_of
 from tilecascade.app.api.dependencies import ServiceDep
 from tilecascade.app.api.schemas import JobAnswer, JobEstimate, JobRequest
 from tilecascade.app.errors import NeedsConfirmationError, NotFoundError
@@ -78,8 +79,8 @@ def estimate_job(service: Service, order: Order) -> JobEstimate:
     )
 
 
-@router.post("/jobs", operation_id="add_job", status_code=202, dependencies=[NeedsKey])
-async def add(service: ServiceDep, response: Response, wanted: JobRequest) -> JobAnswer:
+@router.post("/jobs", operation_id="add_job", status_code=202, dependencies=SCHEMES)
+async def add(request: Request, service: ServiceDep, response: Response, wanted: JobRequest) -> JobAnswer:
     """Order a job. With `dry_run`, answer 200 and a JobEstimate instead."""
     order = order_of(wanted, service.resolver(wanted.layer).layer)
     estimate = await asyncio.to_thread(estimate_job, service, order)
@@ -90,6 +91,7 @@ async def add(service: ServiceDep, response: Response, wanted: JobRequest) -> Jo
         raise NeedsConfirmationError(
             f'that is {total} tiles, more than {limit}; send "confirm": true if you mean it, or take less'
         )
+    request.app.state.allowance.take_of_day(key_of(request), total - estimate.stored)
     job = await service.jobs.add(order, total)
     response.headers.update(NO_STORE | {"Location": f"/jobs/{job.id}"})
     return job_answer(job, estimate)
@@ -110,7 +112,7 @@ async def job(service: ServiceDep, response: Response, id: str) -> JobAnswer:
     return job_answer(job_of(service, id))
 
 
-@router.delete("/jobs/{id}", operation_id="cancel_job", dependencies=[NeedsKey], response_model_exclude_none=True)
+@router.delete("/jobs/{id}", operation_id="cancel_job", dependencies=SCHEMES, response_model_exclude_none=True)
 async def cancel(service: ServiceDep, response: Response, id: str) -> JobAnswer:
     """End a job; tiles that are finished stay."""
     ended = job_of(service, id)

@@ -11,7 +11,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import ValidationError
 
-from tilecascade.app.api.auth import NeedsKey
+from tilecascade.app.api.access import SCHEMES
 from tilecascade.app.api.dependencies import ServiceDep
 from tilecascade.app.api.schemas import NamedScene, SceneAnswer, SceneOrder, ScenesAnswer
 from tilecascade.app.errors import BadRequestError, NotFoundError
@@ -65,7 +65,7 @@ async def scenes(service: ServiceDep, response: Response, layer: LayerName = Non
     return scenes_answer(service.resolver(layer).layer)
 
 
-@router.post("/scenes", operation_id="add_scene", status_code=201, dependencies=[NeedsKey])
+@router.post("/scenes", operation_id="add_scene", status_code=201, dependencies=SCHEMES)
 async def add(
     request: Request,
     response: Response,
@@ -117,7 +117,7 @@ async def _named(body: bytes, incoming: Path, service: Service) -> Scene:
     return await asyncio.to_thread(keep, incoming, acquired, named.attribution, service.settings)
 
 
-@router.delete("/scenes/{id}", operation_id="remove_scene", dependencies=[NeedsKey])
+@router.delete("/scenes/{id}", operation_id="remove_scene", dependencies=SCHEMES)
 async def remove(service: ServiceDep, id: str, layer: LayerName = None) -> ScenesAnswer:
     """Remove a scene, and every tile that shows something of it."""
     here = service.resolver(layer).layer
@@ -129,7 +129,7 @@ async def remove(service: ServiceDep, id: str, layer: LayerName = None) -> Scene
     return scenes_answer(changed)
 
 
-@router.put("/scenes/order", operation_id="order_scenes", dependencies=[NeedsKey])
+@router.put("/scenes/order", operation_id="order_scenes", dependencies=SCHEMES)
 async def reorder(service: ServiceDep, order: SceneOrder, layer: LayerName = None) -> ScenesAnswer:
     """Put scenes in an order by hand, topmost first."""
     here = service.resolver(layer).layer

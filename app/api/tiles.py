@@ -13,10 +13,10 @@ from fastapi.responses import JSONResponse
 from mercantile import Tile
 from pydantic import BaseModel, Field
 
+from tilecascade.app.api.allowance import Allowance
 from tilecascade.app.api.errors import RETRY_AFTER
 from tilecascade.app.api.http_cache import etag_of, matches
 from tilecascade.app.api.metrics import ServiceMetrics
-from tilecascade.app.api.rate_limit import TokenBuckets
 from tilecascade.app.errors import BadRequestError, ClientLeftError, NotFoundError, NoTileError, NotReadyError
 from tilecascade.app.service import Service
 from tilecascade.app.tiles import image
@@ -59,13 +59,13 @@ class TileContext(NamedTuple):
     request: Request
     service: Service
     metrics: ServiceMetrics
-    rate_limit: TokenBuckets
+    allowance: Allowance
 
 
 async def get_context(request: Request) -> TileContext:
     """Collect the parts in one dependency instead of three, because each slows a finished tile down."""
     state = request.app.state
-    return TileContext(request, state.service, state.metrics, state.rate_limit)
+    return TileContext(request, state.service, state.metrics, state.allowance)
 
 
 ContextDep = Annotated[TileContext, Depends(get_context)]
@@ -207,7 +207,7 @@ async def generate(wanted: TileRequest) -> Response:
     """A tile that is not stored yet: the tile itself, or what can be answered before it is finished."""
     context, request = wanted.context, wanted.context.request
     settings = context.service.settings
-    context.rate_limit.take(request.client.host if request.client else "")
+    context.allowance.take(request)
     wait = settings.interactive_wait if wanted.query.wait is None else min(wanted.query.wait, settings.max_wait)
     asynchronous = "respond-async" in request.headers.get("prefer", "").lower()
     try:

@@ -7,7 +7,7 @@ from xml.etree import ElementTree as xml
 import morecantile
 from fastapi import APIRouter, Response
 
-from tilecascade.app.api.dependencies import BaseUrl, ServiceDep
+from tilecascade.app.api.dependencies import BaseUrl, KeyQuery, ServiceDep
 from tilecascade.app.api.tiles import ContextDep, TileQuery, answer, parse_tile
 from tilecascade.app.errors import BadRequestError
 from tilecascade.app.service import Service
@@ -41,8 +41,8 @@ def add(parent: xml.Element, name: str, text: str | None = None, **attributes: s
     return child
 
 
-def capabilities(layers: list[Layer], base: str) -> bytes:
-    """The capabilities document of some layers; base: this server's address."""
+def capabilities(layers: list[Layer], base: str, key: str = "") -> bytes:
+    """The capabilities document of some layers; base: this server's address, key: see `key_query`."""
     for prefix, space in SPACES.items():
         xml.register_namespace(prefix, space)
     root = xml.Element(f"{{{WMTS}}}Capabilities", {"version": "1.0.0"})
@@ -61,13 +61,13 @@ def capabilities(layers: list[Layer], base: str) -> bytes:
         add(add(constraint, "ows:AllowedValues"), "ows:Value", "KVP")
     contents = add(root, "Contents")
     for layer in layers:
-        _layer(contents, layer, base)
+        _layer(contents, layer, base, key)
     _matrix_set(contents, max(layer.max_zoom for layer in layers))
     add(root, "ServiceMetadataURL", href=f"{base}/wmts/1.0.0/WMTSCapabilities.xml")
     return xml.tostring(root, encoding="utf-8", xml_declaration=True)
 
 
-def _layer(contents: xml.Element, layer: Layer, base: str) -> None:
+def _layer(contents: xml.Element, layer: Layer, base: str, key: str) -> None:
     west, south, east, north = layer.imagery.bounds
     element = add(contents, "Layer")
     add(element, "ows:Title", layer.name)
@@ -94,7 +94,7 @@ def _layer(contents: xml.Element, layer: Layer, base: str) -> None:
         ):
             add(limit, name, str(value))
     for suffix, form in MEDIA_TYPES.items():
-        template = f"{base}/tiles/{layer.name}/{{TileMatrix}}/{{TileCol}}/{{TileRow}}.{suffix}"
+        template = f"{base}/tiles/{layer.name}/{{TileMatrix}}/{{TileCol}}/{{TileRow}}.{suffix}" + key.replace("&", "?")
         add(element, "ResourceURL", format=form, resourceType="tile", template=template)
 
 
@@ -118,27 +118,27 @@ def _matrix_set(contents: xml.Element, max_zoom: int) -> None:
             add(matrix, name, str(value))
 
 
-def _document(service: Service, base: str) -> Response:
+def _document(service: Service, base: str, key: str) -> Response:
     service.resolver(None)  # raises while the server is starting
-    body = capabilities(service.layers, base)
+    body = capabilities(service.layers, base, key)
     return Response(body, media_type="application/xml", headers={"Cache-Control": "no-cache"})
 
 
 @router.get("/wmts/1.0.0/WMTSCapabilities.xml", operation_id="wmts_capabilities", response_class=Response)
-async def restful_capabilities(service: ServiceDep, base: BaseUrl) -> Response:
+async def restful_capabilities(service: ServiceDep, base: BaseUrl, key: KeyQuery) -> Response:
     """The capabilities document."""
-    return _document(service, base)
+    return _document(service, base, key)
 
 
 @router.get("/wmts", operation_id="wmts", response_class=Response)
-async def key_value_request(context: ContextDep, base: BaseUrl) -> Response:
+async def key_value_request(context: ContextDep, base: BaseUrl, key: KeyQuery) -> Response:
     """`SERVICE=WMTS&REQUEST=GetCapabilities`, or `REQUEST=GetTile` with LAYER, TILEMATRIX, TILECOL, TILEROW, FORMAT."""
     given = {key.lower(): value for key, value in context.request.query_params.items()}
     wanted = given.get("request", "GetCapabilities").lower()
     if given.get("service", "WMTS").upper() != "WMTS" or wanted not in ("getcapabilities", "gettile"):
         raise BadRequestError("this is a WMTS: REQUEST is GetCapabilities or GetTile")
     if wanted == "getcapabilities":
-        return _document(context.service, base)
+        return _document(context.service, base, key)
     missing = [name for name in ("layer", "tilematrix", "tilecol", "tilerow") if name not in given]
     if missing:
         raise BadRequestError(f"GetTile needs {', '.join(name.upper() for name in missing)}")

@@ -12,7 +12,7 @@ import click
 from tilecascade.app.api.request_log import set_up
 from tilecascade.app.cli.model import calibrate, dataset, evaluate, train
 from tilecascade.app.cli.options import DATA_DIR, layers_to_serve, parse_bbox, parse_zooms, renamed, server_options
-from tilecascade.app.cli.setup import doctor, info, init
+from tilecascade.app.cli.setup import doctor, info, init, keys
 from tilecascade.app.errors import SettingsError, TilecascadeError
 from tilecascade.app.settings import DataDir, load_configuration
 
@@ -234,5 +234,5 @@ def clean(data_dir: Path, older: float, dry_run: bool) -> None:
                 remove(old, DataDir(data_dir))
 
 
-for command in (init, doctor, info, evaluate, calibrate, dataset, train):
+for command in (init, doctor, info, keys, evaluate, calibrate, dataset, train):
     main.add_command(command)

@@ -1,15 +1,16 @@
-"""Commands for setting a server up: init, doctor, info."""
+"""Commands for setting a server up: init, doctor, info, keys."""
 
 from __future__ import annotations
 
 import sys
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import click
 
-from tilecascade.app.cli.options import layers_to_serve
+from tilecascade.app.cli.options import DATA_DIR, layers_to_serve
 from tilecascade.app.errors import SettingsError
-from tilecascade.app.settings import load_configuration
+from tilecascade.app.settings import DataDir, load_configuration
 
 PATH = click.Path(path_type=Path)
 
@@ -58,3 +59,54 @@ def info(url: str) -> None:
     from tilecascade.app.client.info import describe_server
 
     click.echo(describe_server(url))
+
+
+@click.group()
+def keys() -> None:
+    """Keys for others than the owner: with roles, an end, and a number of tiles a day.
+
+    They are kept, as hashes, in the server's data directory; a running server knows of changes at once.
+    """
+
+
+@keys.command("add")
+@click.argument("name")
+@click.option(
+    "--role",
+    "roles",
+    multiple=True,
+    required=True,
+    type=click.Choice(["read", "prefetch", "scenes", "admin"]),
+    help="What the key may do; may be given several times.",
+)
+@click.option("--days", type=click.FloatRange(min=0, min_open=True), help="Days until it expires; never unless given.")
+@click.option("--tiles-per-day", default=0, type=click.IntRange(0), help="Tiles generated a day at most; 0: no limit.")
+@click.option("--data-dir", **DATA_DIR, help="The server's.")
+def add(name: str, roles: tuple[str, ...], days: float | None, tiles_per_day: int, data_dir: Path) -> None:
+    """Make a key called NAME and print it: it is shown this once."""
+    from tilecascade.app.storage.keys import add_key
+
+    expires = None if days is None else datetime.now(UTC) + timedelta(days=days)
+    click.echo(add_key(DataDir(data_dir).keys, name, roles, expires, tiles_per_day))
+
+
+@keys.command("list")
+@click.option("--data-dir", **DATA_DIR, help="The server's.")
+def list_keys(data_dir: Path) -> None:
+    """List the keys, without their secrets."""
+    from tilecascade.app.storage.keys import read_keys
+
+    for key in read_keys(DataDir(data_dir).keys):
+        limit = f"{key.tiles_per_day} tiles a day" if key.tiles_per_day else "no limit"
+        until = "expired" if key.expired else f"until {key.expires}" if key.expires else "never expires"
+        click.echo(f"{key.name}  {', '.join(key.roles)}  {until}  {limit}")
+
+
+@keys.command("remove")
+@click.argument("name")
+@click.option("--data-dir", **DATA_DIR, help="The server's.")
+def remove(name: str, data_dir: Path) -> None:
+    """Take the key called NAME back."""
+    from tilecascade.app.storage.keys import remove_key
+
+    remove_key(DataDir(data_dir).keys, name)

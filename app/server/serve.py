@@ -1,12 +1,13 @@
 """Run the application under uvicorn until told to stop; SIGTERM lets running requests finish.
 
-With workers, the application listens on a unix socket only, and granian's processes stand in front of it (worker.py).
+The application listens on a unix socket only, and granian's processes stand in front of it (worker.py).
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -14,7 +15,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 
 import uvicorn
@@ -38,6 +39,9 @@ DRAIN_SECONDS = 6
 WORKER_SECONDS = 2
 """The same for the worker processes, which are told when the application has ended."""
 
+HEADER_BYTES, HEADER_SECONDS = 64 << 10, 10
+"""What the head of a request may have, and how long it may take to come: half-sent ones would use up connections."""
+
 BACKLOG = 4096
 """Connections that may wait, and requests at once, per worker: many clients that wait for a missing tile must not keep
 others from finished ones."""
@@ -54,14 +58,14 @@ def run_server(settings: Settings, layers: list[LayerSettings]) -> int:
     for layer in layers:
         build_layer(layer, ModelInfo("check", "check", WindowConfig()), DataDir(settings.data_dir))
     check_port_is_free(settings.host, settings.port)
-    if not settings.workers:
-        return _run(settings, layers, None)
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a connection is a file; 1024 are soon used up
     with tempfile.TemporaryDirectory(prefix="tilecascade-workers-") as folder:
         return _run(settings, layers, Path(folder))
 
 
-def _run(settings: Settings, layers: list[LayerSettings], folder: Path | None) -> int:
-    """Run the application, with workers in front of it if `folder`, where their files are, is given."""
+def _run(settings: Settings, layers: list[LayerSettings], folder: Path) -> int:
+    """Run the application, with workers in front of it; `folder` is for the files that they share."""
     server: uvicorn.Server
     failed = False
 
@@ -71,16 +75,19 @@ def _run(settings: Settings, layers: list[LayerSettings], folder: Path | None) -
         server.should_exit = True
 
     app = create_app(settings, layers, on_failure=stop, workers_dir=folder)
-    common = {"timeout_graceful_shutdown": DRAIN_SECONDS, "access_log": False, "log_config": None}
-    if folder is None:
-        config = uvicorn.Config(app, host=settings.host, port=settings.port, **common)  # type: ignore[arg-type]
-    else:
-        # only our own workers can reach the socket, so what they say of a client is true
-        config = uvicorn.Config(app, uds=str(folder / SOCKET), forwarded_allow_ips="*", **common)  # type: ignore[arg-type]
-    server = uvicorn.Server(config)
+    server = uvicorn.Server(
+        uvicorn.Config(
+            app,
+            uds=str(folder / SOCKET),
+            forwarded_allow_ips="*",  # only our own workers can reach the socket: what they say of a client is true
+            timeout_graceful_shutdown=DRAIN_SECONDS,
+            access_log=False,
+            log_config=None,
+        )
+    )
     # uvicorn drains on SIGTERM and then raises it again: let that be a normal end
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    with nullcontext() if folder is None else workers(settings, folder, stop):
+    with workers(settings, folder, stop):
         server.run()
     return 2 if failed else 0
 
@@ -108,6 +115,8 @@ def workers(settings: Settings, folder: Path, on_end: Callable[[], None]) -> Ite
         worker.APPLICATION: str(folder / SOCKET),
         worker.LAYER_INFO: str(folder / LAYER_INFO_FILE),
         worker.MEMORY: str(settings.memory_bytes // count),
+        worker.TRUSTED: ",".join(settings.trusted_proxies),
+        worker.PUBLIC: "yes" if settings.public else "",
         MULTIPROCESS: str(folder),
     }
     options = {
@@ -118,6 +127,8 @@ def workers(settings: Settings, folder: Path, on_end: Callable[[], None]) -> Ite
         "backlog": BACKLOG,
         "backpressure": BACKLOG,
         "workers-kill-timeout": WORKER_SECONDS,
+        "http1-buffer-size": HEADER_BYTES,
+        "http1-header-read-timeout": HEADER_SECONDS * 1000,
         "log-level": "warning",
     }
     arguments = [f"--{name}={value}" for name, value in options.items()]

@@ -9,6 +9,7 @@ invalidated tile disappears here at once.
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import json
 import os
 from collections.abc import AsyncIterator
@@ -16,6 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 from cachetools import LRUCache
@@ -26,19 +28,22 @@ from tilecascade.app.server.worker_metrics import WorkerMetrics
 from tilecascade.app.tiles.formats import MEDIA_TYPES, PATH, Variant, is_whole
 from tilecascade.app.tiles.layer_info import LayerInfo, read_layer_info
 
-TILES, APPLICATION, LAYER_INFO, MEMORY = (
-    f"TILECASCADE_WORKER_{name}" for name in ("TILES", "APPLICATION", "LAYER_INFO", "MEMORY")
+TILES, APPLICATION, LAYER_INFO, MEMORY, TRUSTED, PUBLIC = (
+    f"TILECASCADE_WORKER_{name}" for name in ("TILES", "APPLICATION", "LAYER_INFO", "MEMORY", "TRUSTED", "PUBLIC")
 )
-"""Environment variables: the tile directory, the application's socket, LAYER_INFO_FILE, bytes kept in memory."""
+"""Environment variables: the tile directory, the application's socket, LAYER_INFO_FILE, bytes kept in memory, proxies
+that are believed, and whether tiles may be read without a key (else the application answers everything)."""
 
 CORS = [("access-control-allow-origin", "*"), ("access-control-expose-headers", ", ".join(EXPOSED_HEADERS))]
-HOP_BY_HOP = {"connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade", "proxy-connection"}
+HOP_BY_HOP = {"connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade", "proxy-connection", "expect"}
+WITHOUT_BODY = ("GET", "HEAD", "OPTIONS")
 START_SECONDS = 30
 """How long the first requests wait for the application to listen."""
 MAX_WHOLE = 1 << 20
 """Answers of up to so many bytes are forwarded in one piece, longer and endless ones as they come."""
 
 Headers = list[tuple[str, str]]
+Networks = list[ipaddress.IPv4Network | ipaddress.IPv6Network]
 
 
 @dataclass(frozen=True)
@@ -142,9 +147,10 @@ def tile_revision(query: str) -> tuple[bool, str | None]:
 class Worker:
     """The RSGI application of one worker process."""
 
-    def __init__(self, finished: FinishedTiles, application: Path) -> None:
+    def __init__(self, finished: FinishedTiles, application: Path, trusted: Networks, public: bool) -> None:
         self._finished = finished
         self._application = application
+        self._trusted, self._public = trusted, public
         self._client: httpx.AsyncClient | None = None
         self._has_answered = False
         self._metrics = WorkerMetrics()
@@ -156,7 +162,7 @@ class Worker:
 
     async def __rsgi__(self, scope: Any, proto: Any) -> None:
         """Answer one request."""
-        if scope.method == "GET":
+        if scope.method == "GET" and self._public:
             plain, revision = tile_revision(scope.query_string)
             hit = self._finished.find(scope.path, revision) if plain else None
             if hit is not None:
@@ -195,17 +201,23 @@ class Worker:
 
     async def _ask(self, scope: Any, proto: Any) -> None:
         assert self._client is not None
-        address = f"http://application{scope.path}" + (f"?{scope.query_string}" if scope.query_string else "")
-        body = body_of(proto) if scope.method not in ("GET", "HEAD", "OPTIONS") else None
-        request = self._client.build_request(scope.method, address, headers=forwarded_headers(scope), content=body)
+        if not is_plain(scope.path):
+            refuse(proto, 400, "a path has no control characters and no segments '.' or '..'")
+            return
+        address = f"http://application{quote(scope.path)}" + (f"?{scope.query_string}" if scope.query_string else "")
+        body = None if scope.method in WITHOUT_BODY else body_of(proto)
+        headers = forwarded_headers(scope, self._trusted, body is not None)
+        try:
+            request = self._client.build_request(scope.method, address, headers=headers, content=body)
+        except (httpx.InvalidURL, ValueError):
+            refuse(proto, 400, "the query or the headers have characters that HTTP does not allow")
+            return
         try:
             await self._wait_for_start()
             answer = await self._client.send(request, stream=True)
             self._has_answered = True
         except httpx.TransportError:
-            detail = json.dumps({"detail": "the application does not answer; try again in a moment"})
-            headers = [*CORS, ("content-type", "application/json"), ("retry-after", "2")]
-            proto.response_str(503, [*headers, ("cache-control", "no-store")], detail)
+            refuse(proto, 503, "the application does not answer; try again in a moment")
             return
         try:
             headers = [(k, v) for k, v in answer.headers.multi_items() if k.lower() not in HOP_BY_HOP]
@@ -231,28 +243,51 @@ async def body_of(proto: Any) -> AsyncIterator[bytes]:
         yield chunk
 
 
-def forwarded_headers(scope: Any) -> Headers:
-    """The request's headers for the application, with the client's address and the scheme it used.
+def refuse(proto: Any, status: int, sentence: str) -> None:
+    """Answer a request that is not passed on."""
+    headers = [*CORS, ("content-type", "application/json"), ("cache-control", "no-store")]
+    retry = [("retry-after", "2")] if status == 503 else []
+    proto.response_str(status, headers + retry, json.dumps({"detail": sentence}))
 
-    A proxy on this machine is believed about both, another client is not.
-    """
-    client = scope.client.rsplit(":", 1)[0].strip("[]")
-    trusted = client in ("127.0.0.1", "::1", "")
-    ours = {"x-forwarded-for": client, "x-forwarded-proto": scope.scheme}
-    headers = []
-    for name, value in scope.headers.items():
-        if name in HOP_BY_HOP or name == "host":
-            continue
-        if name in ours:
-            if trusted:
-                ours[name] = value
-            continue
-        headers.append((name, value))
-    host = scope.headers.get("host") or scope.authority or "localhost"
-    return [("host", host), *headers, *ours.items()]
+
+def is_plain(path: str) -> bool:
+    """Whether a path, without its percent-encoding, means the same to everybody who reads it."""
+    segments = path.split("/")
+    return path.startswith("/") and path.isprintable() and "." not in segments and ".." not in segments
+
+
+def client_of(peer: str, forwarded: str, trusted: Networks) -> str:
+    """The address of the client: of a request from a trusted proxy, the last one in X-Forwarded-For that is no such
+    proxy itself, because what stands before that is the client's own word."""
+    for address in [peer, *(part.strip() for part in reversed(forwarded.split(",")))]:
+        try:
+            is_proxy = any(ipaddress.ip_address(address) in network for network in trusted)
+        except ValueError:  # no address: "unknown", or a name that somebody has made up
+            return peer
+        peer = address
+        if not is_proxy:
+            break
+    return peer
+
+
+def forwarded_headers(scope: Any, trusted: Networks, body: bool) -> Headers:
+    """The request's headers for the application, with the client's address and the scheme it used, of which a trusted
+    proxy is believed."""
+    peer = scope.client.rsplit(":", 1)[0].strip("[]") or "127.0.0.1"
+    given = scope.headers.get("x-forwarded-for") or ""
+    proxied = any(ipaddress.ip_address(peer) in network for network in trusted)
+    scheme = scope.headers.get("x-forwarded-proto") if proxied else None
+    ours = [
+        ("host", scope.headers.get("host") or scope.authority or "localhost"),
+        ("x-forwarded-for", client_of(peer, given, trusted) if proxied and given else peer),
+        ("x-forwarded-proto", scheme if scheme in ("http", "https") else scope.scheme),
+    ]
+    left_out = {name for name, _ in ours} | HOP_BY_HOP | (set() if body else {"content-length"})
+    return [*ours, *((name, value) for name, value in scope.headers.items() if name not in left_out)]
 
 
 def create() -> Worker:
     """The worker that this process's environment describes."""
     finished = FinishedTiles(Path(os.environ[TILES]), Path(os.environ[LAYER_INFO]), int(os.environ[MEMORY]))
-    return Worker(finished, Path(os.environ[APPLICATION]))
+    trusted = [ipaddress.ip_network(text) for text in os.environ[TRUSTED].split(",") if text]
+    return Worker(finished, Path(os.environ[APPLICATION]), trusted, bool(os.environ[PUBLIC]))

@@ -7,16 +7,16 @@ import uuid
 from pathlib import Path
 
 
-def write_atomically(path: Path, data: bytes, sync: bool = True) -> None:
+def write_atomically(path: Path, data: bytes, sync: bool = True, mode: int = 0o666) -> None:
     """Replace a file, and make its folder if need be. Raises OSError.
 
     sync: the content and the file's name survive a power cut once this returns. Without it, a power cut may leave the
-    old file or an empty one.
+    old file or an empty one. mode: of the file, less what the process's umask takes away.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
     try:
-        with temporary.open("wb") as file:
+        with os.fdopen(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode), "wb") as file:
             file.write(data)
             if sync:
                 file.flush()

@@ -33,7 +33,7 @@ CHILD = f"/tiles/15/{2 * PLACE.x}/{2 * PLACE.y}.png"
 
 
 def service_of(client: TestClient) -> Service:
-    service: Service = client.app.app.app.state.service  # type: ignore[attr-defined]
+    service: Service = client.app.app.app.app.state.service  # type: ignore[attr-defined]
     return service
 
 

@@ -101,7 +101,7 @@ def client(make_settings: MakeSettings, layer_settings: LayerSettings) -> Iterat
 
 
 def service_of(client: TestClient) -> Service:
-    service: Service = client.app.app.app.state.service  # type: ignore[attr-defined]
+    service: Service = client.app.app.app.app.state.service  # type: ignore[attr-defined]
     return service
 
 
