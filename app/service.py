@@ -20,20 +20,15 @@ from tilecascade.app.scenes.scene_set import SceneSet
 from tilecascade.app.settings import DataDir, LayerSettings, Settings
 from tilecascade.app.sources.mosaic import SceneMosaic
 from tilecascade.app.sources.scene import Scene
+from tilecascade.app.storage.caches import Caches
+from tilecascade.app.storage.ownership import Ownership
 from tilecascade.app.storage.publication import Publication
 from tilecascade.app.storage.versions import old_versions, remove
-from tilecascade.app.tiles.formats import is_whole
 from tilecascade.app.tiles.generator import BlockGenerator
 from tilecascade.app.tiles.layer import Layer, ModelInfo
 from tilecascade.app.tiles.lookahead import BackgroundTiles
 from tilecascade.app.tiles.resolver import TileResolver
 from tilecascade.app.tiles.store import TileStore
-from tilecascade.cache.disk import DiskStore
-from tilecascade.cache.lease import AllLeases, FileLeases, Leases, RedisLeases
-from tilecascade.cache.memory import MemoryStore
-from tilecascade.cache.redis import EmbeddedRedis, RedisClient, RedisStore, find_server
-from tilecascade.cache.store import Store
-from tilecascade.cache.tiered import TieredStore
 from tilecascade.model.engine import GenerationEngine, LocalEngine
 from tilecascade.model.engine.device import choose_device, choose_dtype, runtime_fingerprint
 from tilecascade.model.pipeline import CascadePipeline
@@ -48,9 +43,7 @@ MAX_CONCURRENCY = 8
 class Service:
     """The state of one running program. Use `Service.running`.
 
-    state: "starting", "ready" or "failed", and then `problem` says why. store: all caches as one; disk: the one on
-    disk.
-    resolvers: by layer, the default layer first.
+    state: "starting", "ready" or "failed", and then `problem` says why. resolvers: by layer, the default layer first.
     """
 
     def __init__(self, settings: Settings, layers: list[LayerSettings], workers_dir: Path | None = None) -> None:
@@ -63,15 +56,12 @@ class Service:
         self.device = "cpu"
         self._layer_settings = layers
         self._executor = ThreadPoolExecutor(max(4, os.cpu_count() or 1), thread_name_prefix="worker")
-        self._redis: EmbeddedRedis | None = None
         try:
             self.data_dir.tiles.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise SettingsError(f"data directory {settings.data_dir} cannot be used: {error.strerror}") from None
-        self.disk = DiskStore(self.data_dir.tiles, settings.disk_bytes, is_whole)
-        tiers, leases = self._caches()
-        self.store = TieredStore(tiers)
-        self._leases = AllLeases(leases)
+        self._ownership = Ownership(settings.data_dir)
+        self.caches = Caches(settings, self.data_dir)
         self._publication = Publication(self.data_dir.tiles, workers_dir)
         self._scenes = SceneManager(self.data_dir, self._publication)
         self.background = BackgroundTiles()
@@ -133,9 +123,9 @@ class Service:
         layers = [self._scenes.build(wanted, model) for wanted in self._layer_settings]
         assert self.engine is not None
         for layer in layers:
-            store = TileStore(layer, self.store, self._executor)
+            store = TileStore(layer, self.caches, self._executor)
             self._scenes.catch_up(store)
-            self.resolvers[layer.name] = TileResolver(store, BlockGenerator(store, self._leases, self.engine))
+            self.resolvers[layer.name] = TileResolver(store, BlockGenerator(store, self.caches.leases, self.engine))
             log.info(
                 "layer %s: version %s, zooms %d to %d", layer.name, layer.version, layer.ladder.root, layer.max_zoom
             )
@@ -161,28 +151,8 @@ class Service:
             weights_hash(settings.weights), fingerprint, network.config.windows, network.config.calibration
         )
 
-    def _caches(self) -> tuple[list[Store], list[Leases]]:
-        """The caches from near to far, and the kinds of leases that they allow. Raises SettingsError."""
-        settings = self.settings
-        tiers: list[Store] = [MemoryStore(settings.memory_bytes), self.disk]
-        leases: list[Leases] = []
-        url = settings.redis_url
-        if url is None and (program := find_server()):
-            self._redis = EmbeddedRedis(program, settings.redis_bytes)
-            url = self._redis.url
-        if url and url != "none":
-            try:
-                client = RedisClient(url)
-                tiers.append(RedisStore(client, settings.redis_ttl))
-            except ValueError as error:
-                raise SettingsError(f"redis_url {url!r}: {error}") from None
-            if self._redis is None:  # no other process knows the embedded one
-                leases.append(RedisLeases(client))
-        leases.append(FileLeases(self.data_dir.leases))
-        return tiers, leases
-
     def _clean_disk(self) -> None:
-        kept, removed = self.disk.scan()
+        kept, removed = self.caches.disk.scan()
         log.info("tile directory: %d tiles, %d broken or left-over files removed", kept, removed)
         for old in old_versions(self.data_dir.tiles):
             if old.age >= self.settings.old_versions_days:
@@ -214,24 +184,19 @@ class Service:
         """Delete a scene's file unless a layer still has it. May block."""
         self._scenes.forget(scene)
 
-    def seconds_per_block(self) -> float | None:
-        """How long a block has taken so far when many are generated; None before the first."""
-        state = self.engine.state() if self.engine is not None else None
-        blocks = sum(size * count for size, count in state.batch_sizes.items()) if state is not None else 0
-        return state.generate_seconds / state.concurrency / blocks if state is not None and blocks else None
-
     def health(self) -> dict[str, object]:
         """State for `/health`: starting, ready, degraded (a cache or a scene's file cannot be used) or failed. Asks
         Redis and the disk, so it may block."""
-        self.store.check()
-        unavailable = self.store.unavailable
+        store = self.caches.store
+        store.check()
+        unavailable = store.unavailable
         problems = [self.problem] if self.problem else []
         for layer in self.layers:
             if isinstance(layer.imagery, SceneMosaic):
                 problems += layer.imagery.problems()
         answer: dict[str, object] = {
             "state": "degraded" if self.state == "ready" and (unavailable or problems) else self.state,
-            "caches": {tier.name: "unavailable" if tier.name in unavailable else "ok" for tier in self.store.tiers},
+            "caches": {tier.name: "unavailable" if tier.name in unavailable else "ok" for tier in store.tiers},
             "layers": sorted(self.resolvers),
         }
         if problems:
@@ -243,14 +208,12 @@ class Service:
         self.background.close()
         await self.jobs.close()
         if self.engine is not None:
-            self.engine.drop_waiting()
+            await asyncio.to_thread(self.engine.close, True)
         for resolver in self.resolvers.values():
             await resolver.drain()
         await asyncio.to_thread(self._stop)
 
     def _stop(self) -> None:
-        if self.engine is not None:
-            self.engine.close()
         self._executor.shutdown(wait=True)
-        if self._redis is not None:
-            self._redis.close()
+        self.caches.close()
+        self._ownership.release()

@@ -46,7 +46,6 @@ class DataDir:
         self.scenes = root / "scenes"
         self.layers = root / "layers"
         self.jobs = root / "jobs"
-        self.leases = root / "leases"
         self.base_maps = root / "base"
         self.api_key = root / "api-key"
         self.keys = root / "keys.json"

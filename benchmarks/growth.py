@@ -25,7 +25,6 @@ from tilecascade.app.tiles.generator import BlockGenerator
 from tilecascade.app.tiles.layer import Layer
 from tilecascade.app.tiles.resolver import TileResolver
 from tilecascade.app.tiles.store import TileStore
-from tilecascade.cache.lease import FileLeases
 from tilecascade.model.cascade import Pixels, Window
 from tilecascade.model.engine import LocalEngine, Priority
 from tilecascade.model.pipeline import Conditions, Stage
@@ -140,8 +139,8 @@ async def grow_in(folder: Path, counts: list[int]) -> None:
         layer = Layer("map", FlatImagery(), like.ladder, 22, 0, like.model, "")  # type: ignore[arg-type]
         engine = LocalEngine(free)
         with ThreadPoolExecutor(4) as executor:
-            store = TileStore(layer, service.store, executor)
-            leases = FileLeases(service.data_dir.leases)
+            store = TileStore(layer, service.caches, executor)
+            leases = service.caches.leases
             await grow(TileResolver(store, BlockGenerator(store, leases, engine)), 14, counts)
         engine.close()
 

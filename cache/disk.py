@@ -17,6 +17,7 @@ from pathlib import Path
 log = logging.getLogger(__name__)
 
 TEMPORARY = ".tmp-"
+PROBE_BYTES = 64 << 10
 LOW_WATER = 0.9
 """Eviction stops when this share of the limit is in use."""
 
@@ -83,6 +84,14 @@ class DiskStore:
         if full:
             self._evict()
 
+    def check(self) -> None:
+        """See Store. Writes a file of the size of a tile, because an empty one fits on a full disk."""
+        probe = self.root / f"{TEMPORARY}check-{os.getpid()}-{uuid.uuid4().hex}"
+        try:
+            probe.write_bytes(bytes(PROBE_BYTES))
+        finally:
+            probe.unlink(missing_ok=True)
+
     def stat(self, key: str) -> os.stat_result | None:
         """Of the file that holds a value; None if there is none."""
         try:
@@ -90,10 +99,13 @@ class DiskStore:
         except OSError:
             return None
 
-    def delete(self, *keys: str) -> None:
+    def purge(self, folder: str, outdated: Callable[[str], bool]) -> None:
         """See Store."""
-        for key in keys:
-            self._remove(self._path(key))
+        start = len(str(self.root)) + 1
+        # all are listed before the first is removed: a listing that changes under it may skip some
+        for path in [entry.path for entry in self._files(self._place(folder))]:
+            if not os.path.basename(path).startswith(TEMPORARY) and outdated(path[start:]):
+                self._remove(Path(path))
 
     def _remove(self, path: Path) -> None:
         try:
@@ -103,13 +115,6 @@ class DiskStore:
             return
         with self._lock:
             self._used -= size
-
-    def keys(self, folder: str) -> Iterator[str]:
-        """See Store."""
-        start = len(str(self.root)) + 1
-        for entry in self._files(self._place(folder)):
-            if not entry.name.startswith(TEMPORARY):
-                yield entry.path[start:]
 
     def _files(self, folder: str | None = None) -> Iterator[os.DirEntry[str]]:
         pending = [folder or str(self.root)]

@@ -1,18 +1,14 @@
-"""Leases by name decide which of several processes does a piece of work: in Redis for several hosts, by `flock` on one.
+"""Leases by name, in Redis, decide which of several servers does a piece of work.
 
 A lease only saves work, because what is made twice has the same bytes. Whatever goes wrong with one, the work goes on.
 """
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
 import logging
-import os
 import threading
 import uuid
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable
 from typing import Protocol
 
 import redis
@@ -28,48 +24,11 @@ TTL = 10.0
 
 
 class Leases(Protocol):
-    """Leases of one kind."""
+    """Leases by key."""
 
     def acquire(self, key: str) -> Release | None:
-        """Try once. Returns what ends the lease, or None if another holds it. Raises OSError or redis errors."""
+        """Try once. Returns what ends the lease, or None if another holds it. Raises redis errors."""
         ...
-
-
-class FileLeases:
-    """`flock` on a file per key below `root`. Ends with the process, however that ends."""
-
-    def __init__(self, root: Path) -> None:
-        self._root = root
-
-    def acquire(self, key: str) -> Release | None:
-        """See Leases."""
-        self._root.mkdir(parents=True, exist_ok=True)
-        path = self._root / hashlib.blake2b(key.encode(), digest_size=16).hexdigest()
-        while True:
-            handle = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o644)
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if _same_file(handle, path):
-                    return lambda: _remove_locked(handle, path)
-                os.close(handle)  # its holder removed the file between our opening and our locking it: once more
-            except BlockingIOError:
-                os.close(handle)
-                return None
-            except BaseException:
-                os.close(handle)
-                raise
-
-
-def _same_file(handle: int, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(handle), path.stat())
-    except FileNotFoundError:
-        return False
-
-
-def _remove_locked(handle: int, path: Path) -> None:
-    path.unlink(missing_ok=True)
-    os.close(handle)
 
 
 _RENEW = "if redis.call('get',KEYS[1])==ARGV[1] then return redis.call('pexpire',KEYS[1],ARGV[2]) else return 0 end"
@@ -127,31 +86,25 @@ class RedisLeases:
         self._stop.set()
 
 
-class AllLeases:
-    """Leases of several kinds at once, in order. A kind that does not work is skipped."""
+class BestEffort:
+    """Leases that are had by everybody where there are none, or where they do not work."""
 
-    def __init__(self, kinds: Sequence[Leases]) -> None:
-        self._kinds = tuple(kinds)
+    def __init__(self, leases: Leases | None) -> None:
+        self._leases = leases
 
     def acquire(self, key: str) -> Release | None:
         """See Leases; never raises."""
-        acquired: list[Release] = []
-        for kind in self._kinds:
-            try:
-                release = kind.acquire(key)
-            except (OSError, redis.RedisError) as error:
-                log.debug("no lease for %s: %s", key, error)
-                continue
-            if release is None:
-                _end(acquired)
-                return None
-            acquired.append(release)
-        return lambda: _end(acquired)
+        if self._leases is None:
+            return _nothing
+        try:
+            return self._leases.acquire(key)
+        except redis.RedisError as error:
+            log.debug("no lease for %s: %s", key, error)
+            return _nothing
 
 
-def _end(acquired: list[Release]) -> None:
-    for release in reversed(acquired):
-        release()
+def _nothing() -> None:
+    """End a lease that is none."""
 
 
 class Claim:

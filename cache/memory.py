@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
 from cachetools import LRUCache
 
@@ -27,13 +28,11 @@ class MemoryStore:
             if len(value) <= self._cache.maxsize:
                 self._cache[key] = value
 
-    def delete(self, *keys: str) -> None:
+    def purge(self, folder: str, outdated: Callable[[str], bool]) -> None:
         """See Store."""
         with self._lock:
-            for key in keys:
-                self._cache.pop(key, None)
+            for key in [key for key in self._cache if key.startswith(folder + "/") and outdated(key)]:
+                del self._cache[key]
 
-    def keys(self, folder: str) -> list[str]:
+    def check(self) -> None:
         """See Store."""
-        with self._lock:
-            return [key for key in self._cache if key.startswith(folder + "/")]

@@ -9,9 +9,11 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import redis
 
@@ -20,8 +22,8 @@ log = logging.getLogger(__name__)
 TIMEOUT = 0.25
 """Seconds that one command may take before the tier counts as unavailable."""
 
-SCAN_COUNT = 2000
-"""Keys that Redis looks at for one answer of a scan: a millisecond's work."""
+RESTART_SECONDS = 1.0
+"""Time between the end of an embedded Redis and its next start."""
 
 PAUSE = 2.0
 """Seconds for which an unavailable Redis is not asked again."""
@@ -51,38 +53,43 @@ class RedisClient:
 
 
 class RedisStore:
-    """Values under `prefix` with a jittered time to live, set in one command."""
+    """Values under `prefix` with a jittered time to live, set in one command.
+
+    revisions: by folder such as `map/1a2b3c`, under what its keys are stored besides. Servers that share a Redis have
+    keys in common only where they have a revision in common, so that nothing that one server has is ever outdated for
+    another.
+    """
 
     name = "redis"
 
-    def __init__(self, client: RedisClient, ttl: int, prefix: str = "tile:") -> None:
+    def __init__(
+        self, client: RedisClient, ttl: int, revisions: Mapping[str, str] = MappingProxyType({}), prefix: str = "tile:"
+    ) -> None:
         self._client = client
         self._ttl = ttl
+        self._revisions = revisions
         self._prefix = prefix
+
+    def _name(self, key: str) -> str:
+        name, version, rest = key.split("/", 2) if key.count("/") > 1 else ("", "", key)
+        return f"{self._prefix}{name}/{version}/{self._revisions.get(f'{name}/{version}', '')}/{rest}"
 
     def get(self, key: str) -> bytes | None:
         """See Store."""
-        value = self._client.call("GET", self._prefix + key)
+        value = self._client.call("GET", self._name(key))
         return value if isinstance(value, bytes) else None
 
     def put(self, key: str, value: bytes) -> None:
         """See Store."""
         ttl = max(1, round(self._ttl * random.uniform(0.9, 1.1)))
-        self._client.call("SET", self._prefix + key, value, "EX", ttl)
+        self._client.call("SET", self._name(key), value, "EX", ttl)
 
-    def delete(self, *keys: str) -> None:
+    def purge(self, folder: str, outdated: Callable[[str], bool]) -> None:
+        """See Store. Does nothing: with another revision the keys have other names, and what is left expires."""
+
+    def check(self) -> None:
         """See Store."""
-        self._client.call("UNLINK", *(self._prefix + key for key in keys))
-
-    def keys(self, folder: str) -> Iterator[str]:
-        """See Store. A key may come twice."""
-        cursor, pattern = b"0", f"{self._prefix}{folder}/*"
-        while True:
-            cursor, found = self._client.call("SCAN", cursor, "MATCH", pattern, "COUNT", SCAN_COUNT)  # type: ignore[misc]
-            for key in found:  # type: ignore[has-type]
-                yield key.decode().removeprefix(self._prefix)
-            if int(cursor) == 0:
-                return
+        self._client.call("PING")
 
 
 def find_server() -> str | None:
@@ -105,7 +112,8 @@ def die_with_parent() -> None:
 
 
 class EmbeddedRedis:
-    """A private redis-server on a unix socket, memory only; ends with this process.
+    """A private redis-server on a unix socket, memory only; ends with this process, and is started again when it ends
+    by itself.
 
     Raises RuntimeError if it does not answer within five seconds.
     """
@@ -125,14 +133,9 @@ class EmbeddedRedis:
             "maxmemory-policy": "allkeys-lfu",
             "dir": self._folder.name,
         }
-        arguments = [word for name, value in settings.items() for word in (f"--{name}", value)]
-        self.process = subprocess.Popen(
-            [program, *arguments],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            preexec_fn=die_with_parent,
-        )
+        self._command = [program, *(word for name, value in settings.items() for word in (f"--{name}", value))]
+        self._closing = threading.Event()
+        self.process = self._start()
         client = redis.Redis.from_url(self.url)
         deadline = time.monotonic() + 5
         while True:
@@ -145,9 +148,29 @@ class EmbeddedRedis:
                     raise RuntimeError(f"{program} did not start") from None
                 time.sleep(0.02)
         client.close()
+        # started by this thread, a child would end with it, and not with the process
+        self._watcher = threading.Thread(target=self._watch, name="redis", daemon=True)
+        self._watcher.start()
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        streams = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
+        return subprocess.Popen(self._command, **streams, preexec_fn=die_with_parent)  # type: ignore[call-overload]
+
+    def _watch(self) -> None:
+        while True:
+            code = self.process.wait()
+            if self._closing.wait(RESTART_SECONDS):
+                return
+            log.warning("the embedded Redis has ended with exit code %d and is started again, empty", code)
+            self.process = self._start()
 
     def close(self) -> None:
         """Stop the server and remove its folder."""
+        self._closing.set()
         self.process.terminate()
-        self.process.wait(5)
+        try:
+            self.process.wait(2)
+        except subprocess.TimeoutExpired:  # frozen
+            self.process.kill()
+            self.process.wait()
         self._folder.cleanup()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable
 from typing import Protocol
 
 
@@ -19,10 +19,11 @@ class Store(Protocol):
         """Keep the bytes. Raises like `get`."""
         ...
 
-    def delete(self, *keys: str) -> None:
-        """Forget the keys; not knowing one is fine. Raises like `get`."""
+    def purge(self, folder: str, outdated: Callable[[str], bool]) -> None:
+        """Forget the keys below a folder such as `map/1a2b3c` that are outdated. Costs what is stored, not what could
+        be. Raises like `get`."""
         ...
 
-    def keys(self, folder: str) -> Iterable[str]:
-        """The keys below a folder such as `map/1a2b3c` that are stored now. Raises like `get`."""
+    def check(self) -> None:
+        """Raises like `get` if the tier cannot keep anything now."""
         ...

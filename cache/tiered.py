@@ -15,9 +15,6 @@ log = logging.getLogger(__name__)
 TIER_ERRORS = (OSError, redis.RedisError)
 """What a tier raises when it does not work."""
 
-CHUNK = 500
-"""Keys that a purge names to a tier at once."""
-
 QUIET = 30.0
 """Seconds between two log lines about the same tier."""
 
@@ -25,8 +22,8 @@ QUIET = 30.0
 class TieredStore:
     """Tiers from near to far.
 
-    unavailable: names of the tiers whose last call failed. hits: lookups answered, by tier; misses: lookups that its
-    user has counted as answered by none.
+    unavailable: names of the tiers that did not work when something was last kept in them, or when they were checked.
+    hits: lookups answered, by tier; misses: lookups that its user has counted as answered by none.
     """
 
     def __init__(self, tiers: Sequence[Store]) -> None:
@@ -50,7 +47,6 @@ class TieredStore:
             except TIER_ERRORS as error:
                 self._failed(tier, error)
                 continue
-            self.unavailable.discard(tier.name)
             if value is not None:
                 self.hits[tier.name] += count
                 for nearer in self.tiers[:index]:
@@ -65,27 +61,24 @@ class TieredStore:
 
     def purge(self, folder: str, outdated: Callable[[str], bool]) -> bool:
         """Forget the stored keys below a folder that are outdated, in every tier, farthest first, so that none is
-        filled again from a farther one. Costs what is stored, not what could be.
+        filled again from a farther one.
 
         Returns whether every tier answered.
         """
         complete = True
         for tier in reversed(self.tiers):
             try:
-                # all are listed before the first is removed: a listing that changes under it may skip some
-                gone = [key for key in tier.keys(folder) if outdated(key)]
-                for first in range(0, len(gone), CHUNK):
-                    tier.delete(*gone[first : first + CHUNK])
+                tier.purge(folder, outdated)
             except TIER_ERRORS as error:
                 self._failed(tier, error)
                 complete = False
         return complete
 
     def check(self) -> None:
-        """Look up a key that is never stored, so that `unavailable` is up to date."""
+        """Ask every tier, so that `unavailable` is up to date."""
         for tier in self.tiers:
             try:
-                tier.get("check")
+                tier.check()
             except TIER_ERRORS as error:
                 self._failed(tier, error)
             else:

@@ -126,15 +126,10 @@ class HeldEngine:
         """See GenerationEngine."""
         return self.engine.state()
 
-    def drop_waiting(self) -> None:
+    def close(self, drop_waiting: bool = False) -> None:
         """See GenerationEngine."""
         self.open()
-        self.engine.drop_waiting()
-
-    def close(self) -> None:
-        """See GenerationEngine."""
-        self.open()
-        self.engine.close()
+        self.engine.close(drop_waiting)
 
 
 def hold(resolver: TileResolver) -> HeldEngine:

@@ -121,7 +121,7 @@ async def live(made: Settings, scene: Path, acts: list[tuple[str, list[Tile]]], 
         for kind, tiles in acts:
             if kind == "evict":
                 for tile in tiles:
-                    service.store.purge(resolver.layer.folder, resolver.layer.key(tile).__eq__)
+                    service.caches.store.purge(resolver.layer.folder, resolver.layer.key(tile).__eq__)
                 continue
             found = await asyncio.gather(*(resolver.find(tile) for tile in tiles))
             for tile, answer in zip(tiles, found, strict=True):

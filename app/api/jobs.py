@@ -62,11 +62,11 @@ def estimate_job(service: Service, order: Order) -> JobEstimate:
     stored = stored_bytes = 0
     if total <= MAX_LOOKUPS:
         for tile in order.tiles():
-            stat = service.disk.stat(layer.key(tile))
+            stat = service.caches.disk.stat(layer.key(tile))
             if stat is not None:
                 stored, stored_bytes = stored + 1, stored_bytes + stat.st_size
     mean = stored_bytes / stored if stored else TYPICAL_TILE_BYTES
-    seconds = service.seconds_per_block()
+    seconds = service.engine.state().seconds_per_block if service.engine is not None else None
     per_block = 4**layer.ladder.span
     return JobEstimate(
         layer=layer.name,

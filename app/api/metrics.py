@@ -29,15 +29,15 @@ class ServiceCollector(Collector):
         """See prometheus_client."""
         service, engine = self._service, self._service.engine
         hits = CounterMetricFamily("tilecascade_store_hits", "Tiles found, by cache.", labels=["tier"])
-        for tier, count in service.store.hits.items():
+        for tier, count in service.caches.store.hits.items():
             hits.add_metric([tier], count)
         yield hits
-        yield CounterMetricFamily("tilecascade_store_misses", "Tiles found in no cache.", service.store.misses)
+        yield CounterMetricFamily("tilecascade_store_misses", "Tiles found in no cache.", service.caches.store.misses)
         unavailable = GaugeMetricFamily(
             "tilecascade_store_unavailable", "1 for a cache whose last call failed.", labels=["tier"]
         )
-        for store in service.store.tiers:
-            unavailable.add_metric([store.name], float(store.name in service.store.unavailable))
+        for store in service.caches.store.tiers:
+            unavailable.add_metric([store.name], float(store.name in service.caches.store.unavailable))
         yield unavailable
         blocks = CounterMetricFamily(
             "tilecascade_blocks_generated", "Blocks generated and stored.", labels=["layer", "zoom"]

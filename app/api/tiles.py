@@ -103,7 +103,7 @@ class TileRequest:
 
     def stat(self) -> os.stat_result | None:
         """Of the tile's file on disk; None if there is none."""
-        return self.context.service.disk.stat(self.resolver.layer.key(self.tile, self.variant))
+        return self.context.service.caches.disk.stat(self.resolver.layer.key(self.tile, self.variant))
 
     def describe(self, state: str, source: str) -> dict[str, str]:
         """Headers that say what an answer is."""

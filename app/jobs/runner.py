@@ -20,7 +20,7 @@ from pathlib import Path
 
 from mercantile import Tile
 
-from tilecascade.app.errors import BaseMapError, ImageryUnavailableError, NoTileError
+from tilecascade.app.errors import BaseMapError, ImageryUnavailableError, NoTileError, StorageError
 from tilecascade.app.jobs.job import ENDED, Job, Order, read_job
 from tilecascade.app.storage.atomic import write_atomically
 from tilecascade.app.tiles.resolver import TileResolver
@@ -35,6 +35,11 @@ MAX_PARALLEL = 16
 
 SAVE_SECONDS = 2.0
 """Time between two times that a job's progress is written down."""
+
+DISK_SECONDS = 2.0
+"""Time between two tries to write to a disk that is full or read-only."""
+
+NO_DISK = "the disk is full or cannot be written; the job goes on as soon as it can"
 
 MAX_PROBLEMS = 20
 """Problems of a job that are kept for its owner to read."""
@@ -80,7 +85,7 @@ class Jobs:
         """End a job; blocks that it has begun are still finished. Does nothing to a job that has ended."""
         if job.state not in ENDED:
             job.state = "cancelled"
-            await asyncio.to_thread(self._write, job)
+            await asyncio.to_thread(self._try_to_write, job)
             await self._notify()
 
     async def watch(self, job: Job, pause: float = 0.5) -> AsyncIterator[Job]:
@@ -118,7 +123,7 @@ class Jobs:
             except Exception as error:
                 log.exception("job %s", job.id)
                 job.state, job.problems = "failed", [*job.problems, f"a fault of the server: {type(error).__name__}"]
-            await asyncio.to_thread(self._write, job)
+            await asyncio.to_thread(self._try_to_write, job)
             await self._notify()
 
     async def _run(self, job: Job) -> None:
@@ -150,10 +155,14 @@ class Jobs:
         """See to it that one tile is finished, or count why it cannot be."""
         while True:
             try:
-                if await resolver.store.lookup(tile) is None:
+                began = resolver.store.clock.now
+                found = await resolver.store.lookup(tile)
+                if found is None:
                     await pace.wait()
                     found = await resolver.make(tile, priority=Priority.PREFETCH)
                     job.generated += found.source == GENERATED
+                if not found.from_base_map:
+                    await self._until_on_disk(job, resolver, tile, found.data, began)
                 job.finished += 1
                 return
             except NoTileError:
@@ -167,6 +176,18 @@ class Jobs:
                 log.exception("job %s, tile %s", job.id, tile)
                 return self._count_failure(job, tile, type(error).__name__)
 
+    async def _until_on_disk(self, job: Job, resolver: TileResolver, tile: Tile, data: bytes, began: int) -> None:
+        """Wait until a tile is on disk: a job that is done has left files. Meanwhile the job says why it stands."""
+        store = resolver.store
+        while not await store.run(store.make_durable, tile, data, began):
+            if job.state != "running":
+                return
+            if NO_DISK not in job.problems:
+                job.problems = [*job.problems, NO_DISK]
+                await self._notify()
+            await asyncio.sleep(DISK_SECONDS)
+        job.problems = [problem for problem in job.problems if problem != NO_DISK]
+
     def _count_failure(self, job: Job, tile: Tile, reason: str) -> None:
         job.failed += 1
         job.problems = [*job.problems, f"{tile.z}/{tile.x}/{tile.y}: {reason}"][:MAX_PROBLEMS]
@@ -175,8 +196,15 @@ class Jobs:
 
     async def _save(self, job: Job) -> None:
         while True:
-            await asyncio.to_thread(self._write, job)
+            await asyncio.to_thread(self._try_to_write, job)
             await asyncio.sleep(SAVE_SECONDS)
+
+    def _try_to_write(self, job: Job) -> None:
+        """A job whose progress cannot be written goes on: after a restart it begins again with what is stored."""
+        try:
+            self._write(job)
+        except StorageError as error:
+            log.warning("job %s: %s", job.id, error)
 
     def _write(self, job: Job) -> None:
         with self._writing:  # so that an older state never replaces a newer one

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
-import os
 import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -11,8 +11,9 @@ from urllib.parse import urljoin, urlsplit
 
 import httpx
 
-from tilecascade.app.errors import SceneError, SceneRefusedError, SceneTooLargeError
+from tilecascade.app.errors import SceneError, SceneRefusedError, SceneTooLargeError, StorageError
 from tilecascade.app.settings import Settings
+from tilecascade.app.storage.atomic import reason
 
 
 def check_allowed(url: str, settings: Settings) -> None:
@@ -69,16 +70,20 @@ async def asset_of(item_url: str, settings: Settings) -> tuple[str, str | None]:
 
 
 async def save(chunks: AsyncIterator[bytes], target: Path, limit: int) -> None:
-    """Write chunks to a file. Raises SceneTooLargeError beyond `limit` bytes, SceneError if there are none."""
+    """Write chunks to a file.
+
+    Raises SceneTooLargeError beyond `limit` bytes, SceneError if there are none, and StorageError.
+    """
     size = 0
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with target.open("wb") as file:
-        async for chunk in chunks:
-            size += len(chunk)
-            if size > limit:
-                raise SceneTooLargeError(f"a scene may have {limit} bytes here (TILECASCADE_UPLOAD_BYTES)")
-            file.write(chunk)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with target.open("wb") as file:
+            async for chunk in chunks:
+                size += len(chunk)
+                if size > limit:
+                    raise SceneTooLargeError(f"a scene may have {limit} bytes here (TILECASCADE_UPLOAD_BYTES)")
+                await asyncio.to_thread(file.write, chunk)
+    except OSError as error:
+        raise StorageError(f"the scene cannot be kept: {reason(error)}") from None
     if not size:
         raise SceneError("the request has no file in its body")

@@ -80,7 +80,10 @@ class SceneManager:
             raise SettingsError(
                 f"{error}; move it away to have all tiles of layer {layer.name} generated again"
             ) from None
-        if entry is not None and (entry.pending or entry.scenes != list(imagery.scenes)):
+        if entry is not None and not entry.pending and entry.scenes == list(imagery.scenes):
+            self._publication.publish(layer)
+            return
+        if entry is not None:
             earlier = [entry.scenes, *entry.pending]
             changed = [scene for scenes in earlier for scene in changed_scenes(scenes, imagery.scenes)]
             journal.begin(entry.scenes, imagery.scenes)

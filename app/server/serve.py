@@ -25,6 +25,7 @@ from tilecascade.app.errors import SettingsError
 from tilecascade.app.server import worker
 from tilecascade.app.server.worker_metrics import MULTIPROCESS
 from tilecascade.app.settings import DataDir, LayerSettings, Settings
+from tilecascade.app.storage.ownership import Ownership
 from tilecascade.app.storage.publication import LAYER_INFO_FILE
 from tilecascade.app.tiles.layer import ModelInfo, build_layer
 from tilecascade.cache.redis import die_with_parent
@@ -58,6 +59,7 @@ def run_server(settings: Settings, layers: list[LayerSettings]) -> int:
     for layer in layers:
         build_layer(layer, ModelInfo("check", "check", WindowConfig()), DataDir(settings.data_dir))
     check_port_is_free(settings.host, settings.port)
+    Ownership(settings.data_dir).release()  # or another server's
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a connection is a file; 1024 are soon used up
     with tempfile.TemporaryDirectory(prefix="tilecascade-workers-") as folder:

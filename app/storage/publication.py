@@ -34,6 +34,8 @@ class Publication:
             if link.is_symlink() and link.name not in (CURRENT, layer.revision):
                 link.unlink(missing_ok=True)
         for name in (CURRENT, layer.revision):
+            if (folder / name).is_symlink() and os.readlink(folder / name) == layer.version:
+                continue  # a read-only directory is served from as it was published
             temporary = folder / f".{name}-{os.getpid()}"
             temporary.unlink(missing_ok=True)
             temporary.symlink_to(layer.version)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import zlib
 from dataclasses import dataclass
 
 MAX_ZOOM = 32
@@ -48,11 +49,38 @@ FIELD = Variant(field=True)
 """The block that begins with the tile, and its ring."""
 
 
+CHECKSUM = b"crc32="
+"""What stands before the checksum in a JPEG or WebP of ours: eight hexadecimal digits, of the file with zeros there."""
+
+
+def with_checksum(data: bytes) -> bytes:
+    """A JPEG or WebP whose metadata holds CHECKSUM and eight zeros, with the checksum in their place."""
+    at = data.index(CHECKSUM) + len(CHECKSUM)
+    return data[:at] + b"%08x" % zlib.crc32(data) + data[at + 8 :]
+
+
 def is_whole(value: bytes) -> bool:
-    """Whether these bytes begin and end as a tile's file does: catches empty and cut-off files of every format."""
-    if value.startswith(b"\x89PNG\r\n\x1a\n"):
-        return value.endswith(b"IEND\xaeB`\x82")
-    if value.startswith(b"\xff\xd8\xff"):
-        return value.endswith(b"\xff\xd9")
-    # RIFF: the length of the rest follows, padded to an even number
-    return value[:4] == b"RIFF" and value[8:12] == b"WEBP" and len(value) == int.from_bytes(value[4:8], "little") + 8
+    """Whether these bytes are a tile's file, from its first to its last, as it was written (50 us for a tile)."""
+    if value.startswith(PNG_START):
+        return _chunks_are_whole(value)
+    at = value.find(CHECKSUM) + len(CHECKSUM)
+    if at < len(CHECKSUM):
+        return False
+    return value[at : at + 8] == b"%08x" % zlib.crc32(value[at + 8 :], zlib.crc32(b"0" * 8, zlib.crc32(value[:at])))
+
+
+PNG_START = b"\x89PNG\r\n\x1a\n"
+
+
+def _chunks_are_whole(png: bytes) -> bool:
+    """Whether the checksums of all chunks of a PNG are right, and it ends with its last."""
+    at, end = len(PNG_START), len(png)
+    while at + 12 <= end:
+        length = int.from_bytes(png[at : at + 4], "big")
+        after = at + 8 + length
+        if after + 4 > end or zlib.crc32(png[at + 4 : after]) != int.from_bytes(png[after : after + 4], "big"):
+            return False
+        if png[at + 4 : at + 8] == b"IEND":
+            return after + 4 == end
+        at = after + 4
+    return False

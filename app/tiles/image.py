@@ -11,6 +11,7 @@ from mercantile import Tile
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageDraw, PngImagePlugin
 
+from tilecascade.app.tiles.formats import CHECKSUM, with_checksum
 from tilecascade.app.tiles.layer import STYLE, Layer
 from tilecascade.app.tiles.layer_info import NOTICE
 from tilecascade.model.cascade import TILE_SIZE, Mask, Pixels
@@ -75,12 +76,13 @@ def encode(colours: Pixels, known: Mask, notes: dict[str, str], form: str = "png
         return out.getvalue()
     exif = Image.Exif()
     exif[ExifTags.Base.Software] = notes.get("Software", "")
-    exif[ExifTags.Base.ImageDescription] = "; ".join(f"{name}={value}" for name, value in notes.items())
+    described = [*(f"{name}={value}" for name, value in notes.items()), f"{CHECKSUM.decode()}00000000"]
+    exif[ExifTags.Base.ImageDescription] = "; ".join(described)
     if form == "webp":
         image.save(out, "WEBP", lossless=True, quality=30, method=2, exif=exif)
     else:
         image.save(out, "JPEG", quality=QUALITY, subsampling=0, exif=exif)
-    return out.getvalue()
+    return with_checksum(out.getvalue())
 
 
 def marked(data: bytes, form: str) -> bytes:

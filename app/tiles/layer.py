@@ -130,8 +130,8 @@ class Layer:
         )
 
     def block_key(self, block: Block) -> str:
-        """The name of a block's lease."""
-        return f"{self.folder}/{block.zoom}/{block.column}/{block.row}"
+        """The name of a block's lease, for servers with the same imagery."""
+        return f"{self.folder}/{self.revision}/{block.zoom}/{block.column}/{block.row}"
 
     def root_tiles_from_center(self, count: int) -> list[Tile]:
         """The `count` tiles of the root zoom that are nearest to the imagery's center, within its bounds."""

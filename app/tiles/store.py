@@ -12,11 +12,11 @@ from typing import TypeVar
 from mercantile import Tile
 
 from tilecascade.app.errors import PurgeError
+from tilecascade.app.storage.caches import Caches
 from tilecascade.app.tiles.announcements import Announcements
 from tilecascade.app.tiles.formats import PLAIN, Variant
 from tilecascade.app.tiles.invalidation import AffectedTiles, InvalidationClock
 from tilecascade.app.tiles.layer import Layer, tile_of_key
-from tilecascade.cache.tiered import TieredStore
 
 BASE_MAP, GENERATED = "base map", "generated"
 """Sources of a tile that did not come out of a cache."""
@@ -44,11 +44,13 @@ class TileStore:
     finished: tells whoever listens which tiles have been kept.
     """
 
-    def __init__(self, layer: Layer, tiers: TieredStore, executor: ThreadPoolExecutor) -> None:
+    def __init__(self, layer: Layer, caches: Caches, executor: ThreadPoolExecutor) -> None:
         self.layer = layer
+        self._caches = caches
+        caches.revisions[layer.folder] = layer.revision
         self.clock = InvalidationClock()
         self.finished = Announcements()
-        self._tiers = tiers
+        self._tiers = caches.store
         self._executor = executor
 
     async def run(self, work: Callable[..., Result], *arguments: object) -> Result:
@@ -109,6 +111,21 @@ class TileStore:
             self.finished.announce(tile)
         return True
 
+    def make_durable(self, tile: Tile, data: bytes, began: int) -> bool:
+        """See to it that a tile is on disk, though it could not be written when it was made. False if it cannot be.
+
+        A tile that a change since `began` has outdated counts as if it were: its owner begins again anyway.
+        """
+        with self.clock.using():
+            key = self.layer.key(tile)
+            if self.clock.stale(tile, began) or self._caches.disk.stat(key) is not None:
+                return True
+            try:
+                self._caches.disk.put(key, data)
+            except OSError:
+                return False
+        return True
+
     async def change_layer(self, layer: Layer, affected: AffectedTiles) -> None:
         """Replace the layer; returns when no cache holds a tile of `affected` from before.
 
@@ -118,6 +135,7 @@ class TileStore:
 
         def swap() -> None:
             self.layer = layer
+            self._caches.revisions[layer.folder] = layer.revision
 
         await self.run(self.clock.change, affected, swap)
         await self.run(self.invalidate, affected)

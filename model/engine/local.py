@@ -93,16 +93,11 @@ class LocalEngine:
         for thread in self._threads:
             thread.start()
 
-    @property
-    def waiting(self) -> dict[str, int]:
-        """Blocks not yet begun, by priority."""
-        with self._wake:
-            return {name: n + self._ready.counts()[name] for name, n in self._waiting.counts().items()}
-
     def state(self) -> EngineState:
         """See GenerationEngine."""
-        waiting = self.waiting
         with self._wake:
+            ready = self._ready.counts()
+            waiting = {name: number + ready[name] for name, number in self._waiting.counts().items()}
             sizes, times = dict(self.batch_sizes), (self.seconds, self.prepared, self.prepare_seconds)
             return EngineState(waiting, sizes, self.dropped, self.concurrency, *times)
 
@@ -147,20 +142,14 @@ class LocalEngine:
                     queue.discard(job)
                 self.dropped += 1
 
-    def drop_waiting(self) -> None:
+    def close(self, drop_waiting: bool = False) -> None:
         """See GenerationEngine."""
         with self._wake:
             self._closed = True
-            jobs = list(self._jobs.values())
+            dropped = list(self._jobs.values()) if drop_waiting else []
             self._wake.notify_all()
-        for job in jobs:
+        for job in dropped:
             job.future.cancel()
-
-    def close(self) -> None:
-        """See GenerationEngine."""
-        with self._wake:
-            self._closed = True
-            self._wake.notify_all()
         for thread in self._threads:
             thread.join()
 

@@ -54,6 +54,12 @@ class EngineState:
     prepared: int
     prepare_seconds: float
 
+    @property
+    def seconds_per_block(self) -> float | None:
+        """How long a block has taken so far when many are generated; None before the first."""
+        blocks = sum(size * count for size, count in self.batch_sizes.items())
+        return self.generate_seconds / self.concurrency / blocks if blocks else None
+
 
 class GenerationEngine(Protocol):
     """Turns the conditions of blocks into pixels, some time later. Thread-safe."""
@@ -81,10 +87,6 @@ class GenerationEngine(Protocol):
         """Counts since the start, and what waits now."""
         ...
 
-    def drop_waiting(self) -> None:
-        """Take no more blocks, and cancel those that the device has not begun with."""
-        ...
-
-    def close(self) -> None:
-        """Finish what is queued, then stop."""
+    def close(self, drop_waiting: bool = False) -> None:
+        """Take no more blocks; finish what is queued, or cancel those that the device has not begun with; stop."""
         ...

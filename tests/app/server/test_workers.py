@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,7 +14,8 @@ import httpx
 import pytest
 
 from tests.conftest import PLACE, SceneMaker
-from tests.program import Server
+from tests.program import Server, run_cli
+from tests.support import corner_scene
 from tilecascade.cache.redis import EmbeddedRedis, find_server
 
 TILE = f"/tiles/16/{PLACE.x * 4 + 1}/{PLACE.y * 4 + 2}.png"
@@ -143,12 +145,52 @@ def test_two_servers_share_the_work_through_one_redis(begin: Begin) -> None:
         common.close()
 
 
-def test_two_servers_on_one_directory_need_no_redis(begin: Begin) -> None:
-    servers = [begin("one", redis_url="none"), begin("one", redis_url="none")]
-    answers = crowd([server.url + TILE + "?wait=100" for server in servers], 60)
-    assert {answer.status_code for answer in answers} == {200}
-    assert len({answer.content for answer in answers}) == 1
-    assert sum(counted(server, "tilecascade_blocks_generated_total") for server in servers) == 3
+def test_a_directory_has_one_server(begin: Begin, tmp_path: Path) -> None:
+    first = begin("one", redis_url="none")
+    second = run_cli("serve", "--port", "0", "--data-dir", str(tmp_path / "one"))
+    assert second.returncode == 2
+    assert f"process {first.process.pid} on" in second.stderr
+    assert second.stderr.count("\n") == 1
+    first.process.kill()
+    first.process.wait()
+    assert begin("one", redis_url="none").get("/health").status_code == 200
+
+
+def test_servers_with_one_redis_share_tiles_only_of_the_same_imagery(begin: Begin, tmp_path: Path) -> None:
+    program = find_server()
+    if program is None:
+        pytest.skip("no redis-server here")
+    common = EmbeddedRedis(program, 64 << 20)
+    try:
+        one, two = (begin(name, redis_url=common.url, api_key="a long enough key") for name in ("one", "two"))
+        upload, headers = corner_scene(tmp_path, 7).read_bytes(), {"X-API-Key": "a long enough key"}
+        corner = f"/tiles/16/{PLACE.x * 4 + 3}/{PLACE.y * 4 + 3}.png?wait=100"
+        before = one.get(corner)
+        assert two.get(corner).headers["x-tile-state"] == "cached"
+        added = httpx.post(f"{one.url}/scenes?acquired=2099-01-01", content=upload, headers=headers, timeout=60)
+        assert added.status_code == 201
+        changed = one.get(corner)
+        assert changed.content != before.content
+        assert two.get(corner).content == before.content
+        same = httpx.post(f"{two.url}/scenes?acquired=2099-01-01", content=upload, headers=headers, timeout=60)
+        assert same.json()["id"] == added.json()["id"]
+        again = two.get(corner)
+        assert (again.headers["x-tile-state"], again.content) == ("cached", changed.content)
+    finally:
+        common.close()
+
+
+def test_an_embedded_redis_that_is_killed_comes_back(begin: Begin) -> None:
+    if find_server() is None:
+        pytest.skip("no redis-server here")
+    server = begin("one")
+    children = subprocess.check_output(["pgrep", "-P", str(server.process.pid), "redis"], text=True)
+    os.kill(int(children.split()[0]), signal.SIGKILL)
+    assert server.get(TILE + "?wait=100").status_code == 200
+    deadline = time.monotonic() + 30
+    while server.get("/health").json()["state"] != "ready":
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
 
 
 def test_when_redis_dies_midway_each_server_generates_at_most_once(begin: Begin) -> None:

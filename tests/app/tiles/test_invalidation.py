@@ -229,8 +229,8 @@ def test_a_second_change_does_not_end_the_record_of_an_unfinished_one(
     async def story(service: Service, resolver: TileResolver) -> None:
         journal = SceneJournal(service.data_dir.scene_journal("map", resolver.layer.version))
         await resolver.find(HEART)
-        purge, unavailable = service.store.purge, [True]
-        monkeypatch.setattr(service.store, "purge", lambda *what: not unavailable and purge(*what))
+        purge, unavailable = service.caches.store.purge, [True]
+        monkeypatch.setattr(service.caches.store, "purge", lambda *what: not unavailable and purge(*what))
         with pytest.raises(PurgeError):
             await service.change_scenes(None, lambda scenes: scenes.add(new))
         answer = asyncio.create_task(service.change_scenes(None, lambda scenes: scenes.add(other)))
@@ -263,13 +263,13 @@ def test_while_a_cache_does_not_answer_old_tiles_are_not_used(
         before = (await resolver.find(tile)).data
         layer, affected = changed(resolver.layer, [old, new])
         with monkeypatch.context() as patch:
-            patch.setattr(service.store, "purge", lambda *what: False)
+            patch.setattr(service.caches.store, "purge", lambda *what: False)
             with pytest.raises(PurgeError):
                 await resolver.store.change_layer(layer, affected)
-        assert service.store.get(resolver.layer.key(tile)) is not None
+        assert service.caches.store.get(resolver.layer.key(tile)) is not None
         assert await resolver.store.lookup(tile) is None
         resolver.store.invalidate(affected)
-        assert service.store.get(resolver.layer.key(tile)) is None
+        assert service.caches.store.get(resolver.layer.key(tile)) is None
         assert (await resolver.find(tile)).data != before
         assert await resolver.store.lookup(tile) is not None
 

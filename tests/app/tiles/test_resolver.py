@@ -172,12 +172,12 @@ def test_a_viewer_who_joins_a_prefetch_raises_the_priority_of_all_it_needs(
 def test_a_cold_tile_is_looked_up_once(make_settings: MakeSettings, layer_settings: LayerSettings) -> None:
     async def story(service: Service, resolver: TileResolver) -> None:
         await resolver.find(tiles_at(14)[0])
-        assert service.store.misses == 1
-        assert sum(service.store.hits.values()) == 0
+        assert service.caches.store.misses == 1
+        assert sum(service.caches.store.hits.values()) == 0
         await resolver.find(tiles_at(14)[0])
-        assert (service.store.misses, sum(service.store.hits.values())) == (1, 1)
+        assert (service.caches.store.misses, sum(service.caches.store.hits.values())) == (1, 1)
         await resolver.find(tiles_at(15)[0])  # its root is a hit
-        assert (service.store.misses, sum(service.store.hits.values())) == (2, 2)
+        assert (service.caches.store.misses, sum(service.caches.store.hits.values())) == (2, 2)
 
     with_service(make_settings(), layer_settings, story)
 

@@ -214,7 +214,7 @@ def test_someone_looking_goes_before_a_prefetch_that_came_first() -> None:
     late = engine.submit(stage, prepare(items[11]), Priority.PREFETCH)
     engine.promote(late, Priority.INTERACTIVE)
     time.sleep(0.1)
-    assert engine.waiting["prefetch"] >= 7
+    assert engine.state().waiting["prefetch"] >= 7
     generate.go.set()
     engine.close()
     # one had begun already

@@ -1,0 +1,47 @@
+"""The caches of a server, opened as its settings say: memory, disk, and a Redis of its own or one shared by servers."""
+
+from __future__ import annotations
+
+from tilecascade.app.errors import SettingsError
+from tilecascade.app.settings import DataDir, Settings
+from tilecascade.app.tiles.formats import is_whole
+from tilecascade.cache.disk import DiskStore
+from tilecascade.cache.lease import BestEffort, Leases, RedisLeases
+from tilecascade.cache.memory import MemoryStore
+from tilecascade.cache.redis import EmbeddedRedis, RedisClient, RedisStore, find_server
+from tilecascade.cache.store import Store
+from tilecascade.cache.tiered import TieredStore
+
+
+class Caches:
+    """All caches of one server. Raises SettingsError.
+
+    store: all of them as one; disk: the one on disk. leases: who of several servers with one Redis generates a block.
+    revisions: what the keys below a layer's folder are kept under in Redis; the layers' stores fill it in.
+    """
+
+    def __init__(self, settings: Settings, data_dir: DataDir) -> None:
+        self.revisions: dict[str, str] = {}
+        self.disk = DiskStore(data_dir.tiles, settings.disk_bytes, is_whole)
+        tiers: list[Store] = [MemoryStore(settings.memory_bytes), self.disk]
+        leases: Leases | None = None
+        self._embedded: EmbeddedRedis | None = None
+        url = settings.redis_url
+        if url is None and (program := find_server()):
+            self._embedded = EmbeddedRedis(program, settings.redis_bytes)
+            url = self._embedded.url
+        if url and url != "none":
+            try:
+                client = RedisClient(url)
+            except ValueError as error:
+                raise SettingsError(f"redis_url {url!r}: {error}") from None
+            tiers.append(RedisStore(client, settings.redis_ttl, self.revisions))
+            if self._embedded is None:  # no other process knows the embedded one
+                leases = RedisLeases(client)
+        self.store = TieredStore(tiers)
+        self.leases = BestEffort(leases)
+
+    def close(self) -> None:
+        """Stop the embedded Redis, if there is one."""
+        if self._embedded is not None:
+            self._embedded.close()
