@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import json
 import socket
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
-from urllib.parse import urljoin, urlsplit
+from typing import Any
+from urllib.parse import urljoin
 
 import httpx
 
@@ -15,58 +18,101 @@ from tilecascade.app.errors import SceneError, SceneRefusedError, SceneTooLargeE
 from tilecascade.app.settings import Settings
 from tilecascade.app.storage.atomic import reason
 
+ITEM_BYTES = 1 << 20
+"""Largest STAC item that is read."""
 
-def check_allowed(url: str, settings: Settings) -> None:
-    """Raises SceneRefusedError for an address that the operator has not allowed, or one inside the network."""
-    parts = urlsplit(url)
-    host = parts.hostname or ""
-    names = {host, f"{host}:{parts.port}"}
-    if parts.scheme not in ("http", "https") or parts.username or not names & set(settings.scene_hosts):
+
+def check_allowed(url: str, settings: Settings) -> httpx.URL:
+    """The address as it is fetched. Raises SceneRefusedError for one that the operator has not allowed."""
+    try:
+        parts = httpx.URL(url)
+        names = {parts.host, f"{parts.host}:{parts.port}"}
+    except (httpx.InvalidURL, ValueError):
+        raise SceneRefusedError("this is not an address (http:// or https://) that could be fetched") from None
+    if parts.scheme not in ("http", "https") or parts.userinfo or not names & set(settings.scene_hosts):
         raise SceneRefusedError(
             "scenes are not accepted from this address; upload the file, or have the operator add its host to "
             "TILECASCADE_SCENE_HOSTS"
         )
+    return parts
+
+
+async def resolve(host: str) -> str:
+    """The address of a host, which is then connected to, so that no second answer of a name server counts.
+
+    Raises SceneError if there is none, and SceneRefusedError if one is inside this network. An address that the
+    operator has written down as such may be.
+    """
     try:
-        ipaddress.ip_address(host)
+        return str(ipaddress.ip_address(host))
     except ValueError:
-        try:
-            found = {info[4][0] for info in socket.getaddrinfo(host, None)}
-        except OSError:
-            raise SceneError(f"{host} cannot be found") from None
-        if not all(ipaddress.ip_address(address).is_global for address in found):
-            raise SceneRefusedError(f"{host} is an address inside this network") from None
+        pass
+    try:
+        found = await asyncio.get_running_loop().getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):
+        raise SceneError(f"{host[:100]} cannot be found") from None
+    addresses = [str(info[4][0]) for info in found]
+    if not all(ipaddress.ip_address(address.partition("%")[0]).is_global for address in addresses):
+        raise SceneRefusedError(f"{host} is an address inside this network")
+    return addresses[0]
 
 
-async def download(url: str, target: Path, settings: Settings) -> None:
-    """Fetch a scene's file. Raises SceneError, SceneRefusedError or SceneTooLargeError."""
-    async with httpx.AsyncClient(timeout=60, follow_redirects=False) as client:
-        check_allowed(url, settings)
+@asynccontextmanager
+async def fetch(url: str, settings: Settings) -> AsyncIterator[httpx.Response]:
+    """A GET request's answer, 200 and not read yet, from the address that was checked; redirects are not followed.
+
+    Raises SceneError or SceneRefusedError.
+    """
+    parts = check_allowed(url, settings)
+    pinned = parts.copy_with(host=await resolve(parts.host))
+    headers = {"Host": parts.netloc.decode("ascii"), "Accept-Encoding": "identity"}
+    async with httpx.AsyncClient(timeout=httpx.Timeout(60, connect=10), follow_redirects=False, trust_env=False) as client:
         try:
-            async with client.stream("GET", url) as answer:
+            extensions = {"sni_hostname": parts.host}
+            async with client.stream("GET", pinned, headers=headers, extensions=extensions) as answer:
                 if answer.status_code != 200:
-                    raise SceneError(f"{url} answers {answer.status_code}")
-                await save(answer.aiter_bytes(), target, settings.upload_bytes)
+                    raise SceneError(f"{url} answers {answer.status_code} and not 200")
+                if answer.headers.get("content-encoding", "identity") != "identity":
+                    raise SceneError(f"{url} is sent compressed, though that was not asked for")
+                yield answer
         except httpx.HTTPError as error:
             raise SceneError(f"{url} cannot be fetched: {type(error).__name__}") from None
 
 
+async def download(url: str, target: Path, settings: Settings) -> None:
+    """Fetch a scene's file. Raises SceneError, SceneRefusedError, SceneTooLargeError or StorageError."""
+    async with fetch(url, settings) as answer:
+        await save(answer.aiter_raw(), target, settings.upload_bytes)
+
+
 async def asset_of(item_url: str, settings: Settings) -> tuple[str, str | None]:
     """The address of a STAC item's picture, and its time. Raises SceneError or SceneRefusedError."""
-    check_allowed(item_url, settings)
-    async with httpx.AsyncClient(timeout=60, follow_redirects=False) as client:
-        try:
-            answer = await client.get(item_url)
-            item = answer.raise_for_status().json()
-            assets = item["assets"]
-        except (httpx.HTTPError, ValueError, KeyError, TypeError):
-            raise SceneError(f"{item_url} is not a STAC item") from None
-    usable = [a for a in assets.values() if "tiff" in str(a.get("type", "")) and a.get("href")]
-    chosen = next((a for name in ("visual", "data") for a in [assets.get(name)] if a in usable), None)
-    chosen = chosen or next(iter(usable), None)
+    content = b""
+    async with fetch(item_url, settings) as answer:
+        async for chunk in answer.aiter_raw():
+            content += chunk
+            if len(content) > ITEM_BYTES:
+                raise SceneError(f"{item_url} is no STAC item: it has more than {ITEM_BYTES} bytes")
+    try:
+        item = json.loads(content)
+    except (ValueError, RecursionError):
+        raise SceneError(f"{item_url} is not a STAC item") from None
+    assets = item.get("assets") if isinstance(item, dict) else None
+    usable = {name: asset for name, asset in assets.items() if _is_tiff(asset)} if isinstance(assets, dict) else {}
+    chosen = usable.get("visual") or usable.get("data") or next(iter(usable.values()), None)
     if chosen is None:
         raise SceneError(f"{item_url} has no GeoTIFF among its assets")
-    acquired = item.get("properties", {}).get("datetime")
-    return urljoin(item_url, chosen["href"]), acquired.replace("Z", "+00:00") if acquired else None
+    properties = item.get("properties")
+    acquired = properties.get("datetime") if isinstance(properties, dict) else None
+    try:
+        address = urljoin(item_url, chosen["href"])
+    except ValueError:
+        raise SceneError(f"{item_url} names an asset that has no address") from None
+    return address, acquired.replace("Z", "+00:00") if isinstance(acquired, str) else None
+
+
+def _is_tiff(asset: Any) -> bool:
+    return isinstance(asset, dict) and "tiff" in str(asset.get("type", "")) and isinstance(asset.get("href"), str)
 
 
 async def save(chunks: AsyncIterator[bytes], target: Path, limit: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.server
 import json
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -216,6 +217,73 @@ def test_addresses_and_stac_items_are_taken_from_opened_hosts_only(
         named = post(stac=url + "/item.json")
         assert named.status_code == 201
         assert named.json()["acquired"] == "2098-05-06T07:08:09"
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        b"[]", b"null", b"7", b'"x"', b"{}", b"[" * 100_000, b'{"assets": 5}', b'{"assets": []}', b'{"assets": null}',
+        b'{"assets": {"visual": 5}}', b'{"assets": {"visual": null}}', b'{"assets": {"visual": []}}',
+        b'{"assets": {"visual": {"type": "image/tiff"}}}', b'{"assets": {"visual": {"type": "image/tiff", "href": 7}}}',
+        b'{"assets": {"visual": {"type": 7, "href": "x"}}}', b'{"assets": {"": {"type": "tiff", "href": null}}}',
+        b'{"assets": {"visual": {"type": "image/tiff", "href": "http://[::1"}}}',
+        b'{"assets": {"visual": {"type": "image/tiff", "href": "\\u0000"}}}',
+        b'{"assets": {"visual": {"type": "image/tiff", "href": "s.tif"}}, "properties": 5}',
+        b'{"assets": {"visual": {"type": "image/tiff", "href": "s.tif"}}, "properties": {"datetime": 5}}',
+        b'{"assets": {"visual": {"type": "image/tiff", "href": "s.tif"}}, "properties": {"datetime": "yesterday"}}',
+        b'{"assets": {"visual": {"type": "image/tiff", "href": "//"}}}', b"\xff\xfe", b'{"a": NaN, "assets": {}}',
+        b'{"assets": {"visual": {"type": "image/tiff", "href": "s.tif"}}}' + b" " * (2 << 20),
+    ],
+)  # fmt: skip
+def test_stac_items_of_odd_shapes_are_refused(
+    web: tuple[str, Path], settings: Settings, layer_settings: LayerSettings, item: bytes
+) -> None:
+    url, folder = web
+    (folder / "item.json").write_bytes(item)
+    settings.scene_hosts.append(url.removeprefix("http://"))
+    with TestClient(create_app(settings, [layer_settings]), raise_server_exceptions=False) as client:
+        wait_ready(client)
+        answer = client.post("/scenes", json={"stac": f"{url}/item.json"}, headers=KEY)
+        assert answer.status_code in (403, 422), answer.text
+        assert len(answer.json()["detail"].split()) >= 4
+        assert files(settings) == []
+
+
+@pytest.mark.parametrize(
+    "body",
+    ["", "[]", "null", "7", '"x"', "{", '{"path": 5}', '{"path": "\\u0000"}', '{"path": ""}', '{"path": "/"}',
+     '{"url": 5}', '{"url": ""}', '{"url": "http://[::1"}', '{"url": "http://xn--/x.tif"}', '{"url": "\\ud800"}', '{"stac": []}',
+     '{"path": "' + "a" * 5000 + '"}', '{"path": "x", "url": "y"}', '{"url": "http://a", "acquired": 7}', "[" * 50_000],
+)  # fmt: skip
+def test_named_scenes_of_odd_shapes_are_refused(client: TestClient, settings: Settings, body: str) -> None:
+    answer = client.post("/scenes", content=body, headers=KEY | {"Content-Type": "application/json"})
+    assert 400 <= answer.status_code < 500, answer.text
+    assert len(answer.json()["detail"].split()) >= 3
+
+
+def test_a_name_server_is_asked_once(
+    web: tuple[str, Path], settings: Settings, layer_settings: LayerSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second answer of a name server under somebody's control would be an address inside."""
+    asked: list[object] = []
+    real = socket.getaddrinfo
+
+    def answer(host: str, *rest: object, **more: object) -> object:
+        if host == "drone.example":
+            asked.append(host)
+            return real("192.88.99.9" if len(asked) == 1 else "127.0.0.1", None)
+        return real(host, *rest, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(socket, "getaddrinfo", answer)
+    url, folder = web
+    corner_scene(folder, 7, "scene.tif")
+    port = url.rsplit(":", 1)[1]
+    settings.scene_hosts.append(f"drone.example:{port}")
+    with TestClient(create_app(settings, [layer_settings])) as client:
+        wait_ready(client)
+        refused = client.post("/scenes", json={"url": f"http://drone.example:{port}/scene.tif"}, headers=KEY)
+    assert refused.status_code == 422  # nobody is at the address that was checked
+    assert len(asked) == 1
 
 
 VRT = (
