@@ -15,7 +15,7 @@ SCENE ?=
 INSTALL ?= pip install --quiet --constraint deploy/constraints.txt
 PYTEST ?= -n 2 --dist worksteal
 
-.PHONY: serve test test-newest test-oldest lint format lock wheel clean
+.PHONY: serve test test-newest test-oldest lint format lock wheel clean campaign
 
 $(VENV)/.serve: pyproject.toml deploy/constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -33,6 +33,11 @@ serve: $(VENV)/.serve
 
 test: lint
 	$(BIN)/python -m pytest $(PYTEST)
+
+# the long form of what CI runs in a short form: an hour or two
+campaign: $(VENV)/.test
+	TILECASCADE_CAMPAIGN_REQUESTS=100000 TILECASCADE_CAMPAIGN_STEPS=2000 \
+	$(BIN)/python -m pytest tests/campaign -s --timeout 7200
 
 test-newest:
 	$(MAKE) test VENV=.venv-newest INSTALL='pip install --quiet --upgrade --upgrade-strategy eager'

@@ -66,7 +66,8 @@ async def fetch(url: str, settings: Settings) -> AsyncIterator[httpx.Response]:
     parts = check_allowed(url, settings)
     pinned = parts.copy_with(host=await resolve(parts.host))
     headers = {"Host": parts.netloc.decode("ascii"), "Accept-Encoding": "identity"}
-    async with httpx.AsyncClient(timeout=httpx.Timeout(60, connect=10), follow_redirects=False, trust_env=False) as client:
+    timeout = httpx.Timeout(60, connect=10)
+    async with httpx.AsyncClient(timeout=timeout, follow_redirects=False, trust_env=False) as client:
         try:
             extensions = {"sni_hostname": parts.host}
             async with client.stream("GET", pinned, headers=headers, extensions=extensions) as answer:

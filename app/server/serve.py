@@ -34,6 +34,10 @@ from tilecascade.model.cascade import WindowConfig
 log = logging.getLogger(__name__)
 
 SOCKET = "application.sock"
+KEEP_SECONDS = 60
+"""How long the application keeps an idle connection: longer than the workers do (5 s), who would otherwise now and then
+use one that it is just closing."""
+
 DRAIN_SECONDS = 6
 """How long requests that run may take to end after SIGTERM."""
 
@@ -82,6 +86,7 @@ def _run(settings: Settings, layers: list[LayerSettings], folder: Path) -> int:
             app,
             uds=str(folder / SOCKET),
             forwarded_allow_ips="*",  # only our own workers can reach the socket: what they say of a client is true
+            timeout_keep_alive=KEEP_SECONDS,
             timeout_graceful_shutdown=DRAIN_SECONDS,
             access_log=False,
             log_config=None,

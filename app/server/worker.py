@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import h11
 import httpx
 from cachetools import LRUCache
 from mercantile import Tile
@@ -37,6 +38,7 @@ that are believed, and whether tiles may be read without a key (else the applica
 CORS = [("access-control-allow-origin", "*"), ("access-control-expose-headers", ", ".join(EXPOSED_HEADERS))]
 HOP_BY_HOP = {"connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade", "proxy-connection", "expect"}
 WITHOUT_BODY = ("GET", "HEAD", "OPTIONS")
+METHODS = (*WITHOUT_BODY, "POST", "PUT", "DELETE", "PATCH")
 START_SECONDS = 30
 """How long the first requests wait for the application to listen."""
 MAX_WHOLE = 1 << 20
@@ -201,6 +203,9 @@ class Worker:
 
     async def _ask(self, scope: Any, proto: Any) -> None:
         assert self._client is not None
+        if scope.method not in METHODS:
+            refuse(proto, 405, f"requests are one of {', '.join(METHODS)}")
+            return
         if not is_plain(scope.path):
             refuse(proto, 400, "a path has no control characters and no segments '.' or '..'")
             return
@@ -216,6 +221,9 @@ class Worker:
             await self._wait_for_start()
             answer = await self._client.send(request, stream=True)
             self._has_answered = True
+        except h11.LocalProtocolError:
+            refuse(proto, 400, "the body is not as long as the request says")
+            return
         except httpx.TransportError:
             refuse(proto, 503, "the application does not answer; try again in a moment")
             return

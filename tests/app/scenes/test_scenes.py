@@ -252,8 +252,9 @@ def test_stac_items_of_odd_shapes_are_refused(
 @pytest.mark.parametrize(
     "body",
     ["", "[]", "null", "7", '"x"', "{", '{"path": 5}', '{"path": "\\u0000"}', '{"path": ""}', '{"path": "/"}',
-     '{"url": 5}', '{"url": ""}', '{"url": "http://[::1"}', '{"url": "http://xn--/x.tif"}', '{"url": "\\ud800"}', '{"stac": []}',
-     '{"path": "' + "a" * 5000 + '"}', '{"path": "x", "url": "y"}', '{"url": "http://a", "acquired": 7}', "[" * 50_000],
+     '{"url": 5}', '{"url": ""}', '{"url": "http://[::1"}', '{"url": "http://xn--/x.tif"}', '{"url": "\\ud800"}',
+     '{"stac": []}', '{"path": "' + "a" * 5000 + '"}', '{"path": "x", "url": "y"}',
+     '{"url": "http://a", "acquired": 7}', "[" * 50_000],
 )  # fmt: skip
 def test_named_scenes_of_odd_shapes_are_refused(client: TestClient, settings: Settings, body: str) -> None:
     answer = client.post("/scenes", content=body, headers=KEY | {"Content-Type": "application/json"})
