@@ -4,9 +4,11 @@ FROM python:3.11-slim-bookworm AS build
 
 ARG TORCH_INDEX=""
 WORKDIR /opt/tilecascade
-COPY pyproject.toml README.md LICENSE deploy/constraints.txt ./
+COPY pyproject.toml README.md LICENSE deploy/constraints.txt deploy/requirements.lock ./
+# wheels with known hashes where they are known, then torch, of which the builder chooses the kind
 RUN python -m venv .venv \
-    && if [ -n "$TORCH_INDEX" ]; then .venv/bin/pip install --no-cache-dir --constraint constraints.txt torch torchvision --index-url "$TORCH_INDEX"; fi
+    && if [ "$(uname -m)" = x86_64 ]; then .venv/bin/pip install --no-cache-dir --no-deps --require-hashes -r requirements.lock; fi \
+    && .venv/bin/pip install --no-cache-dir --constraint constraints.txt ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} torch torchvision
 COPY app app
 COPY cache cache
 COPY model model

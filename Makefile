@@ -15,7 +15,7 @@ SCENE ?=
 INSTALL ?= pip install --quiet --constraint deploy/constraints.txt
 PYTEST ?= -n 2 --dist worksteal
 
-.PHONY: serve test test-newest test-oldest lint format lock wheel clean campaign
+.PHONY: serve test test-newest test-oldest lint format lock wheel clean campaign audit sbom
 
 $(VENV)/.serve: pyproject.toml deploy/constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -59,9 +59,29 @@ format: $(VENV)/.test
 lock: $(VENV)/.test
 	(echo "# The versions that this project is tested with, Python 3.11. Made by \`make lock\`; used by make, CI and the images."; \
 	$(BIN)/pip freeze --exclude-editable | grep ==) > deploy/constraints.txt
+	$(BIN)/pip install --quiet --dry-run --ignore-installed --report - --constraint deploy/constraints.txt . \
+	| $(BIN)/python deploy/hashes.py > deploy/requirements.lock
+
+# programs that look at this one, in an environment of their own
+.venv-tools: pyproject.toml
+	$(PYTHON) -m venv .venv-tools
+	.venv-tools/bin/pip install --quiet pip-audit cyclonedx-bom
+	touch .venv-tools
+
+# known weaknesses of what this program needs; says so if nobody can be asked
+audit: .venv-tools
+	.venv-tools/bin/pip-audit --no-deps --disable-pip --requirement deploy/constraints.txt 2> build-audit.log; status=$$?; \
+	if grep -qiE "connection|resolve|timed out|unreachable" build-audit.log; then echo "audit skipped: the advisory service cannot be reached"; \
+	else cat build-audit.log; (exit $$status); fi; rm -f build-audit.log
+
+# what this program is made of, in CycloneDX
+sbom: .venv-tools $(VENV)/.serve
+	mkdir -p build
+	.venv-tools/bin/cyclonedx-py environment --pyproject pyproject.toml --output-file build/sbom.cdx.json $(BIN)/python
+	@echo "build/sbom.cdx.json is written"
 
 wheel: $(VENV)/.test
 	$(BIN)/python -m pytest tests/test_wheel.py
 
 clean:
-	rm -rf .venv .venv-newest .venv-oldest build dist *.egg-info
+	rm -rf .venv .venv-newest .venv-oldest .venv-tools build dist *.egg-info

@@ -46,3 +46,14 @@ def test_systemd_unit(tmp_path: Path) -> None:
     unit.write_text(text.replace("/opt/tilecascade/.venv/bin/tilecascade", "/bin/true"))
     done = subprocess.run(["systemd-analyze", "verify", str(unit)], capture_output=True, text=True)
     assert str(unit) not in done.stderr, done.stderr
+
+
+def test_the_image_has_the_versions_that_are_tested() -> None:
+    def versions(name: str) -> dict[str, str]:
+        lines = [line.split(" ")[0] for line in (ROOT / "deploy" / name).read_text().splitlines() if line[0] != "#"]
+        return {package.lower().replace("_", "-"): version for package, version in (line.split("==") for line in lines)}
+
+    tested, locked = versions("constraints.txt"), versions("requirements.lock")
+    assert {name: tested.get(name.replace("_", "-")) for name in locked} == locked
+    assert len(locked) > 50
+    assert all(" --hash=sha256:" in line for line in (ROOT / "deploy/requirements.lock").read_text().splitlines()[1:])
