@@ -1,14 +1,13 @@
 """Many clients, one missing tile: `python -m benchmarks.herd SCENE [--clients 1000]`.
 
 How often each block is generated (a) with four workers before one owner, (b) by two servers with a Redis in common, (c)
-by two on one directory without Redis, (d) as (b), with Redis killed midway. Prints a Markdown row each.
+by two on one directory without Redis, (c) as (b), with Redis killed midway. Prints a Markdown row each.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import tempfile
 import threading
 import time
 from contextlib import ExitStack
@@ -41,7 +40,7 @@ def run(name: str, servers: list[Server], zoom: int, clients: int) -> str:
 
 
 def main() -> None:
-    """Run the four cases."""
+    """Run the three cases."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("scene", type=Path)
     parser.add_argument("--clients", type=int, default=1000)
@@ -61,17 +60,13 @@ def main() -> None:
     with ExitStack() as stack:
         servers = [stack.enter_context(Server(given.scene, redis_url=common.url)) for _ in range(2)]
         print(run("(b) two servers, one Redis", servers, given.zoom, given.clients), flush=True)
-    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
-        both = Path(folder) / "data"
-        servers = [stack.enter_context(Server(given.scene, data_dir=both, redis_url="none")) for _ in range(2)]
-        print(run("(c) two servers, one directory, no Redis", servers, given.zoom, given.clients), flush=True)
     with ExitStack() as stack:
         common.process.kill()
         common.close()
         common = EmbeddedRedis(program, 256 << 20)
         servers = [stack.enter_context(Server(given.scene, redis_url=common.url)) for _ in range(2)]
         threading.Timer(2.0, common.process.kill).start()
-        print(run("(d) as (b), Redis killed after 2 s", servers, given.zoom, given.clients), flush=True)
+        print(run("(c) as (b), Redis killed after 2 s", servers, given.zoom, given.clients), flush=True)
     common.close()
 
 

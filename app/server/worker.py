@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import h11
-import httpx
+import aiohttp
 from cachetools import LRUCache
 from mercantile import Tile
+from yarl import URL
 
 from tilecascade.app.api.http_cache import EXPOSED_HEADERS, etag_of, matches
 from tilecascade.app.server.worker_metrics import WorkerMetrics
@@ -38,6 +38,9 @@ that are believed, and whether tiles may be read without a key (else the applica
 CORS = [("access-control-allow-origin", "*"), ("access-control-expose-headers", ", ".join(EXPOSED_HEADERS))]
 HOP_BY_HOP = {"connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade", "proxy-connection", "expect"}
 WITHOUT_BODY = ("GET", "HEAD", "OPTIONS")
+QUERY = "/?:@!$&'()*+,;=%-._~[]"
+"""What a query may have as it is; all else is passed on percent-encoded."""
+
 METHODS = (*WITHOUT_BODY, "POST", "PUT", "DELETE", "PATCH")
 START_SECONDS = 30
 """How long the first requests wait for the application to listen."""
@@ -153,14 +156,21 @@ class Worker:
         self._finished = finished
         self._application = application
         self._trusted, self._public = trusted, public
-        self._client: httpx.AsyncClient | None = None
+        self._client: aiohttp.ClientSession | None = None
         self._has_answered = False
         self._metrics = WorkerMetrics()
 
-    def __rsgi_init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Called by granian in each worker, before the first request."""
-        transport = httpx.AsyncHTTPTransport(uds=str(self._application), limits=httpx.Limits(max_connections=None))
-        self._client = httpx.AsyncClient(transport=transport, timeout=None, follow_redirects=False)
+    def _session(self) -> aiohttp.ClientSession:
+        """Connections to the application; made when the event loop runs."""
+        if self._client is None:
+            self._client = aiohttp.ClientSession(
+                connector=aiohttp.UnixConnector(str(self._application), limit=0),
+                timeout=aiohttp.ClientTimeout(total=None),
+                auto_decompress=False,
+                cookie_jar=aiohttp.DummyCookieJar(),
+                skip_auto_headers=("accept", "accept-encoding", "user-agent", "content-type"),
+            )
+        return self._client
 
     async def __rsgi__(self, scope: Any, proto: Any) -> None:
         """Answer one request."""
@@ -202,47 +212,45 @@ class Worker:
             await asyncio.sleep(0.05)
 
     async def _ask(self, scope: Any, proto: Any) -> None:
-        assert self._client is not None
         if scope.method not in METHODS:
             refuse(proto, 405, f"requests are one of {', '.join(METHODS)}")
             return
         if not is_plain(scope.path):
             refuse(proto, 400, "a path has no control characters and no segments '.' or '..'")
             return
-        address = f"http://application{quote(scope.path)}" + (f"?{scope.query_string}" if scope.query_string else "")
+        query = f"?{quote(scope.query_string, safe=QUERY)}" if scope.query_string else ""
+        address = URL(f"http://application{quote(scope.path)}{query}", encoded=True)
         body = None if scope.method in WITHOUT_BODY else body_of(proto)
         headers = forwarded_headers(scope, self._trusted, body is not None)
+        await self._wait_for_start()
         try:
-            request = self._client.build_request(scope.method, address, headers=headers, content=body)
-        except (httpx.InvalidURL, ValueError):
-            refuse(proto, 400, "the query or the headers have characters that HTTP does not allow")
-            return
-        try:
-            await self._wait_for_start()
-            answer = await self._client.send(request, stream=True)
-            self._has_answered = True
-        except h11.LocalProtocolError:
-            refuse(proto, 400, "the body is not as long as the request says")
-            return
-        except httpx.TransportError:
+            async with self._session().request(
+                scope.method, address, headers=headers, data=body, allow_redirects=False
+            ) as answer:
+                self._has_answered = True
+                await _pass_on(answer, scope.method, proto)
+        except (ValueError, aiohttp.InvalidURL):
+            refuse(proto, 400, "the headers or the query have characters that HTTP does not allow")
+        except aiohttp.ClientError:
             refuse(proto, 503, "the application does not answer; try again in a moment")
-            return
-        try:
-            headers = [(k, v) for k, v in answer.headers.multi_items() if k.lower() not in HOP_BY_HOP]
-            length = answer.headers.get("content-length")
-            if scope.method == "HEAD" or answer.status_code in (204, 304):
-                proto.response_empty(answer.status_code, headers)
-            elif length is not None and int(length) <= MAX_WHOLE:
-                content = b"".join([chunk async for chunk in answer.aiter_raw()])
-                proto.response_bytes(answer.status_code, headers, content)
-            else:
-                transport = proto.response_stream(answer.status_code, headers)
-                # the application ends event streams when it stops; a shortened file is told by its content-length
-                with suppress(httpx.TransportError):
-                    async for chunk in answer.aiter_raw():
-                        await transport.send_bytes(chunk)
-        finally:
-            await answer.aclose()
+
+
+async def _pass_on(answer: aiohttp.ClientResponse, method: str, proto: Any) -> None:
+    """Give the client what the application answers. Raises aiohttp.ClientError if that ends before the client has
+    anything."""
+    headers = [(name, value) for name, value in answer.headers.items() if name.lower() not in HOP_BY_HOP]
+    length = answer.content_length
+    if method == "HEAD" or answer.status in (204, 304):
+        proto.response_empty(answer.status, headers)
+    elif length is not None and length <= MAX_WHOLE:
+        proto.response_bytes(answer.status, headers, await answer.read())
+    else:
+        transport = proto.response_stream(answer.status, headers)
+        # the application ends event streams when it stops; a shortened file is told by its content-length
+        with suppress(aiohttp.ClientError):
+            async for chunk in answer.content.iter_any():
+                await transport.send_bytes(chunk)
+        del transport  # this ends the answer; an error that aiohttp keeps would keep this frame, and so the transport
 
 
 async def body_of(proto: Any) -> AsyncIterator[bytes]:

@@ -69,6 +69,8 @@ class Pulse:
         return self
 
     def __exit__(self, *_: object) -> None:
+        while not self.times and self._thread.is_alive():
+            time.sleep(0.01)
         self._over.set()
         self._thread.join()
 
