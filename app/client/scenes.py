@@ -15,7 +15,9 @@ class SceneClient:
     """Asks one server. Raises SettingsError with the server's sentence for what it refuses."""
 
     def __init__(self, url: str, layer: str | None, key: Key) -> None:
-        self._client = httpx.Client(base_url=url, params={"layer": layer} if layer else {}, timeout=600)
+        # copying a large scene takes the server as long as TILECASCADE_SCENE_SECONDS says
+        timeout = httpx.Timeout(60, read=None, write=None)
+        self._client = httpx.Client(base_url=url, params={"layer": layer} if layer else {}, timeout=timeout)
         self._key = key
 
     def show(self) -> str:

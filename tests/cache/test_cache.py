@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import socket
 import threading
 import time
 from pathlib import Path
@@ -149,6 +150,20 @@ def test_a_dead_redis_is_skipped_quickly(redis_server: EmbeddedRedis, tmp_path: 
         assert tiers.get(f"none{i}") is None
     assert time.monotonic() - began < 5
     assert tiers.unavailable == {"redis"}
+
+
+def test_a_redis_that_swallows_everything_is_skipped_quickly(tmp_path: Path) -> None:
+    """What takes connections and never answers, as behind a broken firewall, is worse than a dead one."""
+    with socket.create_server(("127.0.0.1", 0), backlog=64) as hole:
+        client = RedisClient(f"redis://127.0.0.1:{hole.getsockname()[1]}")
+        tiers = TieredStore([MemoryStore(10), DiskStore(tmp_path, 1 << 20), RedisStore(client, 100)])
+        began = time.monotonic()
+        for i in range(100):
+            tiers.put(f"k{i}", b"b" * 20)
+            assert tiers.get(f"k{i}") == (b"b" * 20, "disk")
+            assert tiers.get(f"none{i}") is None
+        assert time.monotonic() - began < 5
+        assert tiers.unavailable == {"redis"}
 
 
 def test_a_wrong_type_in_redis_is_no_error_of_ours(redis_server: EmbeddedRedis) -> None:
