@@ -21,7 +21,7 @@ from tests.campaign.requests import Reply, request_of, send
 from tests.conftest import PLACE, SceneMaker
 from tests.program import Server
 
-REQUESTS = int(os.environ.get("TILECASCADE_CAMPAIGN_REQUESTS", "1000"))
+REQUESTS = int(os.environ.get("TILECASCADE_CAMPAIGN_REQUESTS", "500"))
 """Fuzz requests; `make campaign` sends a hundred thousand."""
 
 HEALTH_SECONDS = 1.0
