@@ -172,6 +172,11 @@ class Worker:
             )
         return self._client
 
+    def __rsgi_del__(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Called by granian in each worker, after the last request."""
+        if self._client is not None:
+            loop.run_until_complete(self._client.close())
+
     async def __rsgi__(self, scope: Any, proto: Any) -> None:
         """Answer one request."""
         if scope.method == "GET" and self._public:

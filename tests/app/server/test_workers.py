@@ -232,3 +232,4 @@ def test_open_event_streams_do_not_keep_a_server_from_stopping(begin: Begin) -> 
         assert server.stop() == 0
         assert time.monotonic() - began < 15
         assert all(line == "" or line.startswith(("event:", "data:", ":")) for line in lines)
+        assert "Unclosed" not in server.log.read_text()
