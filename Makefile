@@ -36,7 +36,7 @@ test: lint
 
 # the long form of what CI runs in a short form: an hour or two
 campaign: $(VENV)/.test
-	TILECASCADE_CAMPAIGN_REQUESTS=100000 TILECASCADE_CAMPAIGN_STEPS=2000 \
+	TILECASCADE_CAMPAIGN_REQUESTS=100000 TILECASCADE_CAMPAIGN_STEPS=2000 TILECASCADE_CAMPAIGN_KILLS=50 \
 	$(BIN)/python -m pytest tests/campaign -s --timeout 7200
 
 test-newest:
