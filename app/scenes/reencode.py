@@ -23,8 +23,10 @@ from pathlib import Path
 import numpy as np
 import rasterio
 import rasterio.shutil
-from rasterio.enums import ColorInterp, MaskFlags
+from rasterio.enums import MaskFlags
 from rasterio.windows import Window
+
+from tilecascade.app.sources.bands import NoColoursError, colour_bands
 
 DRIVERS = ("GTiff", "COG", "MEM", "PNG", "JPEG")
 """The drivers that this program is started with; the last two decode what a GeoTIFF may contain."""
@@ -76,7 +78,7 @@ def check(dataset: rasterio.DatasetReader, size: int) -> None:
         raise RefusedError("its coordinate reference system names a grid file; save it in a standard one (EPSG)")
     if dataset.transform.is_identity:
         raise RefusedError("it has no georeference: pixels have no place on the earth")
-    kinds = {dataset.dtypes[i - 1] for i in bands(dataset)}
+    kinds = {dataset.dtypes[i - 1] for i in colour_bands(dataset)}
     if any(kind.startswith("complex") or np.dtype(kind).kind not in "uif" for kind in kinds):
         raise RefusedError(f"it holds {', '.join(kinds)} values; imagery needs whole or real numbers")
     if len(kinds) > 1:
@@ -98,19 +100,6 @@ def check_blocks(dataset: rasterio.DatasetReader, size: int) -> None:
 def block_tag(dataset: rasterio.DatasetReader, name: str, column: int, row: int, band: int = 1) -> int:
     """Offset or size of a block in the file; 0 for one that is not stored."""
     return int(dataset.get_tag_item(f"BLOCK_{name}_{column}_{row}", "TIFF", bidx=band) or 0)
-
-
-def bands(dataset: rasterio.DatasetReader) -> list[int]:
-    """Which bands are red, green and blue: by their colour interpretation, else the first three. Raises
-    RefusedError."""
-    kinds = list(dataset.colorinterp)
-    wanted = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
-    if all(kind in kinds for kind in wanted):
-        return [kinds.index(kind) + 1 for kind in wanted]
-    optical = [i + 1 for i, kind in enumerate(kinds) if kind != ColorInterp.alpha]
-    if len(optical) >= 3:
-        return optical[:3]
-    raise RefusedError(f"it has {len(optical)} colour band(s); imagery needs red, green and blue")
 
 
 def windows(dataset: rasterio.DatasetReader) -> Iterator[Window]:
@@ -135,7 +124,7 @@ def is_stored(dataset: rasterio.DatasetReader, window: Window, chosen: list[int]
 
 def copy(dataset: rasterio.DatasetReader, target: Path) -> None:
     """Copy pixels, mask and georeference into a COG. Raises RefusedError if no pixel is valid."""
-    chosen = bands(dataset)
+    chosen = list(colour_bands(dataset))
     kind = dataset.dtypes[chosen[0] - 1]
     masked = any(MaskFlags.all_valid not in dataset.mask_flag_enums[i - 1] for i in chosen)
     profile = {
@@ -200,6 +189,9 @@ def main(order: str) -> int:
                 raise RefusedError("its metadata names other files (OVERVIEWS); upload it: that copies pixels only")
     except RefusedError as error:
         print(error)
+        return REFUSED
+    except NoColoursError as error:
+        print(f"it {error}")
         return REFUSED
     except (rasterio.errors.RasterioError, rasterio.errors.CRSError, ValueError, OverflowError):
         print("it is no GeoTIFF, or too damaged to be read; give a whole GeoTIFF or COG")

@@ -15,12 +15,13 @@ from pathlib import Path
 import mercantile
 import numpy as np
 import rasterio
-from rasterio.enums import ColorInterp, MaskFlags, Resampling
+from rasterio.enums import MaskFlags, Resampling
 from rio_tiler.errors import RioTilerError
 from rio_tiler.io import Reader
 from scipy import ndimage
 
 from tilecascade.app.errors import ImageryUnavailableError, SceneError
+from tilecascade.app.sources.bands import NoColoursError, colour_bands
 from tilecascade.model.cascade import TILE_SIZE, Window
 
 # for the whole process: GDAL looks for files beside a raster (.ovr, .msk, .aux.xml) whenever it first needs them
@@ -101,18 +102,6 @@ def open_raster(path: Path) -> Reader:
     return Reader(str(path), dataset=dataset)
 
 
-def _bands(dataset: rasterio.DatasetReader, path: Path) -> tuple[int, ...]:
-    """Which bands are red, green and blue: by their colour interpretation, else the first three."""
-    kinds = list(dataset.colorinterp)
-    wanted = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
-    if all(kind in kinds for kind in wanted):
-        return tuple(kinds.index(kind) + 1 for kind in wanted)
-    optical = [i + 1 for i, kind in enumerate(kinds) if kind != ColorInterp.alpha]
-    if len(optical) >= 3:
-        return tuple(optical[:3])
-    raise SceneError(f"{path} has {len(optical)} colour band(s); imagery needs red, green and blue")
-
-
 def _acquired(dataset: rasterio.DatasetReader, path: Path) -> str:
     """Capture time as a sortable text: TIFFTAG_DATETIME, else the file's modification time."""
     tag = dataset.tags().get("TIFFTAG_DATETIME", "")
@@ -134,7 +123,7 @@ def open_scene(path: Path, attribution: str = "") -> Scene:
                 dataset = reader.dataset
                 if dataset.crs is None:
                     raise SceneError(f"{path} has no coordinate reference system; georeference it first")
-                indexes = _bands(dataset, path)
+                indexes = colour_bands(dataset)
                 kinds = {dataset.dtypes[i - 1] for i in indexes}
                 if any(np.dtype(kind).kind not in "uif" for kind in kinds):
                     raise SceneError(f"{path} holds {', '.join(kinds)} values; imagery needs whole or real numbers")
@@ -159,6 +148,8 @@ def open_scene(path: Path, attribution: str = "") -> Scene:
                     black_is_nodata=filled,
                     stamp=stamp,
                 )
+    except NoColoursError as error:
+        raise SceneError(f"{path} {error}") from None
     except (rasterio.errors.RasterioError, RioTilerError) as error:
         raise SceneError(f"{path} is no GeoTIFF, or cannot be read: {error}") from None
 
