@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import threading
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,7 +25,8 @@ class AuditLog:
         line = json.dumps({"time": now} | fields, ensure_ascii=True)
         with self._lock:
             try:
-                with self._path.open("a", encoding="ascii") as file:
+                handle = os.open(self._path, os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o600)
+                with os.fdopen(handle, "a", encoding="ascii") as file:
                     file.write(line + "\n")
             except OSError as error:
                 log.error("the audit log cannot be written (%s): %s", error.strerror, line)

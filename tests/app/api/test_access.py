@@ -159,6 +159,7 @@ def test_changes_are_written_down(client: TestClient, settings: Settings) -> Non
         ("someone", "DELETE", "/jobs/none", 404),
     ]
     assert headers["X-API-Key"] not in DataDir(settings.data_dir).audit.read_text()
+    assert DataDir(settings.data_dir).audit.stat().st_mode & 0o777 == 0o600
 
 
 def test_the_command_makes_lists_and_removes_keys(tmp_path: Path) -> None:
