@@ -61,6 +61,9 @@ class Service:
         except OSError as error:
             raise SettingsError(f"data directory {settings.data_dir} cannot be used: {error.strerror}") from None
         self._ownership = Ownership(settings.data_dir)
+        for left in self.data_dir.scenes.glob(".incoming-*"):  # of uploads that a killed server was taking in
+            with suppress(OSError):
+                left.unlink()
         self.caches = Caches(settings, self.data_dir)
         self._publication = Publication(self.data_dir.tiles, workers_dir)
         self._scenes = SceneManager(self.data_dir, self._publication)

@@ -152,7 +152,7 @@ def as_kept(path: Path, folder: Path) -> Path:
     """The file that the server keeps of an uploaded one."""
     incoming = folder / f"{path.stem}-incoming.tif"
     shutil.copy(path, incoming)
-    return keep(incoming, None, "", Settings()).path
+    return asyncio.run(keep(incoming, None, "", Settings())).path
 
 
 def write_mbtiles(path: Path, tiles: dict[Tile, bytes]) -> Path:

@@ -38,9 +38,7 @@ def start(make_scene: SceneMaker, tiny_weights: Path, tmp_path: Path) -> Iterato
 
     yield begin
     for server in running:
-        if server.process.poll() is None:
-            server.process.kill()
-            server.process.wait()
+        server.kill()
 
 
 PATHS = [

@@ -57,9 +57,7 @@ def begin(tiny_weights: Path, tmp_path: Path) -> Iterator[Callable[..., Server]]
 
     yield start
     for server in running:
-        if server.process.poll() is None:
-            server.process.kill()
-            server.process.wait()
+        server.kill()
 
 
 REAL = SHARED / "data" / "scenes"

@@ -147,6 +147,7 @@ class Access:
         if self._settings.public or not secret or self.path(scope) != "/":
             return send
         cookie = f"{COOKIE}={secret}; Path={self._prefix or '/'}; HttpOnly; SameSite=Strict"
+        cookie += "; Secure" if scope["scheme"] == "https" else ""
 
         async def answer(message: Message) -> None:
             if message["type"] == "http.response.start":

@@ -36,8 +36,8 @@ class Allowance:
     def take(self, request: Request) -> None:
         """Take a token for the client of a request. Raises RateLimitedError if it has none."""
         key = key_of(request)
-        self.take_of_day(key, 1)
         self.take_of_client(key.name if key else request.client.host if request.client else "")
+        self.take_of_day(key, 1)
 
     def take_of_client(self, client: str) -> None:
         """Take a token of a client's bucket. Raises RateLimitedError if it is empty."""

@@ -90,7 +90,7 @@ async def add(
             scene = await _named(await request.body(), incoming, service)
         else:
             await save(request.stream(), incoming, service.settings.upload_bytes)
-            scene = await asyncio.to_thread(keep, incoming, acquired, attribution, service.settings)
+            scene = await keep(incoming, acquired, attribution, service.settings)
         changed = await service.change_scenes(layer, partial(SceneSet.add, scene=scene))
     finally:
         await asyncio.to_thread(incoming.unlink, missing_ok=True)
@@ -108,13 +108,13 @@ async def _named(body: bytes, incoming: Path, service: Service) -> Scene:
         raise BadRequestError(first_problem(error)) from None
     if named.path is not None:
         path = await asyncio.to_thread(allowed_path, named.path, service.settings)
-        return await asyncio.to_thread(examine, path, named.acquired, named.attribution, service.settings)
+        return await examine(path, named.acquired, named.attribution, service.settings)
     url, acquired = named.url, named.acquired
     if url is None:
         url, stac_time = await asset_of(str(named.stac), service.settings)
         acquired = acquired or stac_time
     await download(url, incoming, service.settings)
-    return await asyncio.to_thread(keep, incoming, acquired, named.attribution, service.settings)
+    return await keep(incoming, acquired, named.attribution, service.settings)
 
 
 @router.delete("/scenes/{id}", operation_id="remove_scene", dependencies=SCHEMES)

@@ -7,9 +7,10 @@ there first, and `Scene.stamp` tells if it is another file later.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
-import subprocess
+import signal
 import sys
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -22,6 +23,7 @@ from tilecascade.app.errors import SceneError, SceneRefusedError, StorageError
 from tilecascade.app.scenes.reencode import DRIVERS, LOST, REFUSED
 from tilecascade.app.settings import Settings
 from tilecascade.app.sources.scene import Scene, open_scene
+from tilecascade.cache.redis import die_with_parent
 
 MEMORY = 4 << 30
 """Bytes of address space that checking and copying a file may take."""
@@ -52,32 +54,39 @@ def confinement() -> dict[str, str]:
     }
 
 
-def confined(source: Path, target: Path | None, settings: Settings) -> None:
+async def confined(source: Path, target: Path | None, settings: Settings) -> None:
     """Check a file, and copy it into a COG if there is a target. Raises SceneError with a sentence about the file, or
     StorageError."""
-    size, seconds = source.stat().st_size, settings.scene_seconds
+    size, seconds = await asyncio.to_thread(os.path.getsize, source), settings.scene_seconds
     limits = {"as": MEMORY, "cpu": seconds, "nofile": 64, "core": 0, "fsize": SMALL + GROWTH * size}
     order = json.dumps({"source": str(source), "target": target and str(target), "limits": limits})
+    child = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "tilecascade.app.scenes.reencode",
+        order,
+        env=confinement(),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
+        preexec_fn=die_with_parent,
+    )
     try:
-        done = subprocess.run(
-            [sys.executable, "-m", "tilecascade.app.scenes.reencode", order],
-            env=confinement(),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=seconds,
-        )
-    except subprocess.TimeoutExpired:
+        output, _ = await asyncio.wait_for(child.communicate(), seconds)
+    except TimeoutError:
         raise SceneError(_TOO_LONG.format(seconds)) from None
-    if done.returncode == 0:
+    finally:
+        if child.returncode is None:  # too slow, or the client or the server has given up
+            child.kill()
+            await child.wait()
+    said = output.decode(errors="replace").strip().rsplit("\n", 1)[-1]
+    if child.returncode == 0:
         return
-    said = done.stdout.strip().rsplit("\n", 1)[-1]
-    if done.returncode == REFUSED:
+    if child.returncode == REFUSED:
         raise SceneError(said)
-    if done.returncode == LOST:
+    if child.returncode == LOST:
         raise StorageError(f"the scene cannot be kept: {said}")
-    if -done.returncode in (9, 24):  # SIGKILL, SIGXCPU
+    if child.returncode in (-signal.SIGKILL, -signal.SIGXCPU):
         raise SceneError(_TOO_LONG.format(seconds))
     raise SceneError("it is too damaged to be read, or asks for too much; save it anew (gdal_translate -of COG)")
 
@@ -85,23 +94,24 @@ def confined(source: Path, target: Path | None, settings: Settings) -> None:
 _TOO_LONG = "reading it takes longer than {} s (TILECASCADE_SCENE_SECONDS); cut it into smaller scenes"
 
 
-def keep(incoming: Path, acquired: str | None, attribution: str, settings: Settings) -> Scene:
+async def keep(incoming: Path, acquired: str | None, attribution: str, settings: Settings) -> Scene:
     """A file that a user has sent, as a scene with a file of our own beside it. Raises SceneError or StorageError."""
     copied = incoming.with_suffix(".cog.tif")
     try:
-        confined(incoming, copied, settings)
-        scene = _scene(copied, acquired, attribution)
+        await confined(incoming, copied, settings)
+        scene = await asyncio.to_thread(_scene, copied, acquired, attribution)
         kept = copied.with_name(f"{scene.id}.tif").resolve()
         copied.replace(kept)
     finally:
-        copied.unlink(missing_ok=True)
+        for left in (copied, copied.with_suffix(".plain.tif")):
+            left.unlink(missing_ok=True)
     return replace(scene, path=kept).stamped()
 
 
-def examine(path: Path, acquired: str | None, attribution: str, settings: Settings) -> Scene:
+async def examine(path: Path, acquired: str | None, attribution: str, settings: Settings) -> Scene:
     """A file on this machine, as a scene. Raises SceneError with a sentence about the file."""
-    confined(path, None, settings)
-    return _scene(path, acquired, attribution)
+    await confined(path, None, settings)
+    return await asyncio.to_thread(_scene, path, acquired, attribution)
 
 
 def _scene(path: Path, acquired: str | None, attribution: str) -> Scene:

@@ -35,8 +35,8 @@ log = logging.getLogger(__name__)
 
 SOCKET = "application.sock"
 KEEP_SECONDS = 60
-"""How long the application keeps an idle connection: longer than the workers do (5 s), who would otherwise now and then
-use one that it is just closing."""
+"""How long the application keeps an idle connection: longer than the workers do (15 s), who would otherwise use one now
+and then that it is just closing."""
 
 DRAIN_SECONDS = 6
 """How long requests that run may take to end after SIGTERM."""

@@ -295,12 +295,12 @@ def forwarded_headers(scope: Any, trusted: Networks, body: bool) -> Headers:
     """The request's headers for the application, with the client's address and the scheme it used, of which a trusted
     proxy is believed."""
     peer = scope.client.rsplit(":", 1)[0].strip("[]") or "127.0.0.1"
-    given = scope.headers.get("x-forwarded-for") or ""
+    given = ", ".join(scope.headers.get_all("x-forwarded-for"))
     proxied = any(ipaddress.ip_address(peer) in network for network in trusted)
     scheme = scope.headers.get("x-forwarded-proto") if proxied else None
     ours = [
         ("host", scope.headers.get("host") or scope.authority or "localhost"),
-        ("x-forwarded-for", client_of(peer, given, trusted) if proxied and given else peer),
+        ("x-forwarded-for", client_of(peer, given, trusted)),
         ("x-forwarded-proto", scheme if scheme in ("http", "https") else scope.scheme),
     ]
     left_out = {name for name, _ in ours} | HOP_BY_HOP | (set() if body else {"content-length"})

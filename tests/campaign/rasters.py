@@ -146,27 +146,29 @@ def grids(folder: Path, bait: Bait) -> Iterator[tuple[str, bytes]]:
         yield f"grid {name}", path.read_bytes()
 
 
+def sparse(path: Path, width: int, height: int | None = None, bands: int = 3, **options: object) -> bytes:
+    """A small file that says it is a large picture: none of its blocks is there."""
+    box = place_bounds()
+    profile = {"driver": "GTiff", "width": width, "height": height or width, "count": bands, "dtype": "uint8"}
+    layout = {"tiled": True, "blockxsize": 256, "blockysize": 256, "sparse_ok": True, "bigtiff": "YES"} | options
+    place = {"crs": "EPSG:3857", "transform": from_origin(box[0], box[3], 0.1, 0.1)}
+    with rasterio.open(path, "w", **profile, **layout, **place):
+        pass
+    return path.read_bytes()
+
+
 def large(folder: Path) -> Iterator[tuple[str, bytes]]:
     """Small files that would take much memory, time or disk."""
     box = place_bounds()
 
-    def sparse(name: str, width: int, height: int, bands: int = 3, **options: object) -> bytes:
-        path = folder / f"{name}.tif"
-        profile = {"driver": "GTiff", "width": width, "height": height, "count": bands, "dtype": "uint8"}
-        layout = {"tiled": True, "blockxsize": 256, "blockysize": 256, "sparse_ok": True, "bigtiff": "YES"} | options
-        place = {"crs": "EPSG:3857", "transform": from_origin(box[0], box[3], 0.1, 0.1)}
-        with rasterio.open(path, "w", **profile, **layout, **place):
-            pass
-        return path.read_bytes()
-
-    yield "sparse 150,000 px", sparse("a", 150_000, 150_000, blockxsize=4096, blockysize=4096)
+    yield "sparse 150,000 px", sparse(folder / "a.tif", 150_000, 150_000, blockxsize=4096, blockysize=4096)
     yield (
         "sparse one huge block",
-        sparse("b", 60_000, 60_000, blockxsize=60_000 // 16 * 16, blockysize=60_000 // 16 * 16),
+        sparse(folder / "b.tif", 60_000, 60_000, blockxsize=60_000 // 16 * 16, blockysize=60_000 // 16 * 16),
     )
-    yield "thousands of bands", sparse("c", 64, 64, 5000, interleave="pixel")
-    yield "one row", sparse("d", 8_000_000, 1, tiled=False, blockxsize=8_000_000, blockysize=1)
-    yield "one strip", sparse("e", 30_000, 30_000, tiled=False, blockysize=30_000, blockxsize=30_000)
+    yield "thousands of bands", sparse(folder / "c.tif", 64, 64, 5000, interleave="pixel")
+    yield "one row", sparse(folder / "d.tif", 8_000_000, 1, tiled=False, blockxsize=8_000_000, blockysize=1)
+    yield "one strip", sparse(folder / "e.tif", 30_000, 30_000, tiled=False, blockysize=30_000, blockxsize=30_000)
     zeros = np.zeros((4096, 4096, 3), dtype=np.uint8)
     yield "deflate bomb", write_scene(folder / "f.tif", zeros, box, compress="DEFLATE", nodata=0).read_bytes()
     pixels = picture(256, 3)

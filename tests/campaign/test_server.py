@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import re
@@ -17,6 +18,7 @@ import httpx
 import pytest
 from mercantile import Tile
 
+from tests.campaign.rasters import sparse
 from tests.campaign.requests import Reply, request_of, send
 from tests.conftest import PLACE, SceneMaker
 from tests.program import Server
@@ -42,9 +44,7 @@ def begin(make_scene: SceneMaker, tiny_weights: Path, tmp_path: Path) -> Iterato
 
     yield start
     for server in running:
-        if server.process.poll() is None:
-            server.process.kill()
-            server.process.wait()
+        server.kill()
 
 
 class Pulse:
@@ -183,6 +183,33 @@ def test_half_sent_requests_shut_nobody_out(begin: Begin) -> None:
         connection.close()
     assert closed == len(held)
     stops_in_time(server)
+
+
+def test_a_long_copy_keeps_no_server_from_stopping(begin: Begin, tmp_path: Path) -> None:
+    """Of a file that says that it is 60,000 pixels wide: a minute's work. What was taken in goes at the next start."""
+    wide = sparse(tmp_path / "wide.tif", 60_000)
+    server = begin(api_key="a long enough key")
+
+    def upload() -> None:
+        with contextlib.suppress(httpx.HTTPError):
+            httpx.post(server.url + "/scenes", content=wide, headers={"X-API-Key": "a long enough key"}, timeout=120)
+
+    thread = threading.Thread(target=upload)
+    thread.start()
+    scenes = tmp_path / "data" / "scenes"
+    while not list(scenes.glob("*.plain.tif")):
+        assert thread.is_alive()
+        time.sleep(0.05)
+    with Pulse(server) as pulse:
+        time.sleep(1)
+    assert pulse.slowest < HEALTH_SECONDS
+    stops_in_time(server)
+    thread.join()
+    (scenes / ".incoming-left.tif").write_bytes(b"of a server that was killed")
+    stops_in_time(begin())
+    assert list(scenes.iterdir()) == []
+    programs = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists()]
+    assert not any(b"scenes.reencode" in program and bytes(tmp_path) in program for program in programs)
 
 
 def test_long_heads_are_refused(begin: Begin) -> None:

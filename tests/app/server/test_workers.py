@@ -36,9 +36,7 @@ def begin(make_scene: SceneMaker, tiny_weights: Path, tmp_path: Path) -> Iterato
 
     yield start
     for server in running:
-        if server.process.poll() is None:
-            server.process.kill()
-            server.process.wait()
+        server.kill()
 
 
 def counted(server: Server, name: str) -> float:
