@@ -19,7 +19,7 @@ from tests.program import Server
 from tests.support import ALL, tiles_at
 from tilecascade.app.tiles.formats import is_whole
 
-KILLS = int(os.environ.get("TILECASCADE_CAMPAIGN_KILLS", "2"))
+KILLS = int(os.environ.get("TILECASCADE_CAMPAIGN_KILLS", "1"))
 """How often the server is killed; `make campaign` does it fifty times."""
 
 AT_LEAST = 20
