@@ -151,7 +151,12 @@ class Service:
         self.engine = LocalEngine(pipeline, batch, concurrency, pipeline.uncertainty)
         fingerprint = runtime_fingerprint(device, dtype, batch)
         return ModelInfo(
-            weights_hash(settings.weights), fingerprint, network.config.windows, network.config.calibration
+            weights_hash(settings.weights),
+            fingerprint,
+            network.config.windows,
+            network.config.calibration,
+            pipeline.has_palette,
+            network.config.finish,
         )
 
     def _clean_disk(self) -> None:

@@ -24,7 +24,7 @@ from pydantic import BaseModel, ByteSize, Field, ValidationError, field_validato
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from tilecascade.app.errors import SettingsError
-from tilecascade.model.sgdm.config import WEIGHTS_DIR
+from tilecascade.model.sgdm.config import WEIGHTS_DIR, Finish
 from tilecascade.model.sgdm.scale_text import MAX_TABLE_ZOOM
 
 DEFAULT_ROOT_ZOOM = 14
@@ -81,6 +81,11 @@ class LayerSettings(BaseModel, extra="forbid"):
         default=1,
         description="zooms between a tile and its reference (1: 2X, 2: 4X; 0: none, every zoom is generated from "
         "imagery alone)",
+    )
+    finish: Finish | None = Field(
+        default=None,
+        description="`cartographic`: straight walls, roads that join and smooth outlines, drawn from objects; `none`: "
+        "each pixel as the network has it. the one that suits the weights unless given",
     )
     seed: int = Field(default=0, ge=0, lt=2**64, description="another seed gives another draft of the same map")
     base_map: str | None = Field(

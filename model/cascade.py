@@ -38,6 +38,11 @@ Pixels = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
 
 
+def cut_pixels(image: NDArray[Scalar], margin: int) -> NDArray[Scalar]:
+    """H x W x ... without `margin` pixels on every side."""
+    return image[margin : image.shape[0] - margin, margin : image.shape[1] - margin]
+
+
 @dataclass(frozen=True)
 class WindowConfig:
     """How far a window reaches beyond its block, in pixels: what a network must see so that no seam shows.

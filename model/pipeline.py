@@ -12,11 +12,13 @@ from scipy import ndimage
 from torch import Tensor
 
 from tilecascade.model.blending import WindowCache, blend
-from tilecascade.model.cascade import Mask, Pixels, Window
+from tilecascade.model.cartography.field import ClassField
+from tilecascade.model.cartography.finish import finish
+from tilecascade.model.cascade import Mask, Pixels, Window, cut_pixels
 from tilecascade.model.confidence import SAMPLES, SMOOTH
 from tilecascade.model.noise import noise_window
 from tilecascade.model.sgdm.autoencoder import Draft, PaletteAutoencoder
-from tilecascade.model.sgdm.config import LATENT_STRIDE
+from tilecascade.model.sgdm.config import LATENT_STRIDE, Finish
 from tilecascade.model.sgdm.layers import cut
 from tilecascade.model.sgdm.mf_encoder import BackboneBranch
 from tilecascade.model.sgdm.network import SGDM, Encoded
@@ -31,6 +33,9 @@ class Stage:
     zoom, reference_zoom: zoom levels of the tiles and of their cascade reference, as the scale text states them; None
     at the root. size: edge of a block in pixels. seed: seed of the noise field. ring: pixels around the block that are
     wanted as well, at most as many as are denoised.
+    field: whether the block's field is wanted, for finer blocks.
+    finish: "none" shows each pixel's likely colours; "cartographic" draws objects that are made of them (see
+    `model.cartography`).
     fields: a name for what the conditions are read from (a layer's revision): where it is equal, equal windows have
     equal conditions.
     """
@@ -41,6 +46,8 @@ class Stage:
     seed: int = 0
     fields: str = ""
     ring: int = 0
+    finish: Finish = "none"
+    field: bool = True
 
 
 @dataclass(frozen=True)
@@ -67,6 +74,19 @@ class Conditions:
         known = None if self.reference_known is None else self.reference_known[box]
         from_base_map = None if self.from_base_map is None else self.from_base_map[box]
         return Conditions(window, self.imagery[box], self.imagery_known[box], reference, known, from_base_map)
+
+
+@dataclass(frozen=True)
+class GeneratedMap:
+    """One generated block.
+
+    pixels: its map, size x size x 3 uint8. field: what finer blocks have for their reference, with the ring, S x S x 3
+    uint8 with S = size + 2 ring; without the finish, because what is likely but not shown still tells finer zooms
+    something. None where it is not wanted.
+    """
+
+    pixels: Pixels
+    field: Pixels | None
 
 
 @dataclass(frozen=True)
@@ -104,19 +124,32 @@ class CascadePipeline:
         self._contexts: dict[tuple[int, int | None], Tensor] = {}
         self._latent_cache = WindowCache()
 
+    @property
+    def has_palette(self) -> bool:
+        """Whether the network says how likely each colour of the palette is, so that objects can be made."""
+        return isinstance(self.network.autoencoder, PaletteAutoencoder) and not self.windows.blend
+
     @torch.inference_mode()
-    def __call__(self, stage: Stage, batch: Sequence[Conditions]) -> list[Pixels]:
-        """Generate one image per block, S x S x 3 uint8, with S = size + 2 ring.
+    def __call__(self, stage: Stage, batch: Sequence[Conditions]) -> list[GeneratedMap]:
+        """Generate the blocks of a batch.
 
         Raises ValueError if the conditions do not fit the stage.
         """
         self._check(stage, batch)
         if self.windows.blend:
             # without a draft, because a draft belongs to one window and only latents are blended
-            return self._decode(
-                torch.stack([self._blended(stage, item, len(batch)) for item in batch]), None, stage.ring
-            )
-        return self._decode(*self._latents(stage, batch), stage.ring)
+            latent, draft = torch.stack([self._blended(stage, item, len(batch)) for item in batch]), None
+        else:
+            latent, draft = self._latents(stage, batch)
+        if stage.finish == "none":
+            fields = self._decode(latent, draft, stage.ring)
+            return [GeneratedMap(cut_pixels(field, stage.ring), field) for field in fields]
+        classes = self._class_fields(stage, batch, latent, draft)
+        maps = [cut_pixels(finish(each), self.windows.denoise - self.windows.decode) for each in classes]
+        if not stage.field:
+            return [GeneratedMap(pixels, None) for pixels in maps]
+        fields = self._decode(latent, draft, stage.ring)
+        return [GeneratedMap(*both) for both in zip(maps, fields, strict=True)]
 
     @torch.inference_mode()
     def uncertainty(self, stage: Stage, batch: Sequence[Conditions], samples: int = SAMPLES) -> list[Uncertainty]:
@@ -156,6 +189,8 @@ class CascadePipeline:
             raise ValueError("a batch needs at least one block")
         if stage.size % 32:
             raise ValueError(f"the block size must be a multiple of 32, not {stage.size}")
+        if stage.finish != "none" and not self.has_palette:
+            raise ValueError(f"preset {self.network.config.name!r} has no palette to make map objects of")
         if not 0 <= stage.ring <= self.windows.denoise:
             raise ValueError(f"a ring of {stage.ring} pixels is not denoised; at most {self.windows.denoise} are")
         wanted = stage.size + 2 * (self.windows.encode + (stage.size if self.windows.blend else 0))
@@ -277,3 +312,16 @@ class CascadePipeline:
             image = cut(image, around - ring)
         pixels = ((image.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
         return list(pixels.permute(0, 2, 3, 1).cpu().numpy())
+
+    def _class_fields(
+        self, stage: Stage, batch: Sequence[Conditions], latent: Tensor, draft: Draft | None
+    ) -> list[ClassField]:
+        """Latents and drafts that reach `denoise` beyond the block -> class fields that reach `decode` less far."""
+        autoencoder = self.network.autoencoder
+        assert isinstance(autoencoder, PaletteAutoencoder)
+        with self._precision():
+            shares = autoencoder.palette_shares(latent, draft)
+        planes = (cut(shares, self.windows.decode) if self.windows.decode else shares).cpu().numpy()
+        beyond = self.windows.encode - self.windows.denoise + self.windows.decode
+        known = [cut_pixels(item.imagery_known, beyond) for item in batch]
+        return [ClassField(stage.zoom, *each) for each in zip(planes, known, strict=True)]

@@ -22,9 +22,9 @@ from tilecascade.app.tiles.store import BASE_MAP, GENERATED, FoundTile, TileStor
 from tilecascade.app.tiles.work import Work, WorkInProgress
 from tilecascade.cache.lease import Claim, Leases
 from tilecascade.cache.single_flight import SingleFlight
-from tilecascade.model.cascade import Block, Pixels, Window
+from tilecascade.model.cascade import Block, Window
 from tilecascade.model.engine import Declined, Generated, GenerationEngine, Priority
-from tilecascade.model.pipeline import Conditions, Stage
+from tilecascade.model.pipeline import Conditions, GeneratedMap, Stage
 
 POLL_SECONDS = 0.05
 """Time between two looks at the store while another process generates a block."""
@@ -140,7 +140,9 @@ class BlockGenerator:
         """The stage that a block is generated in."""
         layer, ladder = self.store.layer, self.store.layer.ladder
         size, ring = block.footprint().width, ladder.windows.ring
-        return Stage(block.zoom, ladder.reference_zoom(block.zoom), size, layer.seed, layer.revision, ring)
+        reference_zoom = ladder.reference_zoom(block.zoom)
+        finer = block.zoom < layer.max_zoom
+        return Stage(block.zoom, reference_zoom, size, layer.seed, layer.revision, ring, layer.finish, finer)
 
     async def references(self, block: Block, work: Work) -> References:
         """The canonical references of a block, generated if need be, for this work."""
@@ -153,7 +155,7 @@ class BlockGenerator:
         base = {tile: there.data for tile, there in zip(tiles, found, strict=True) if there is not None}
         blocks = await self.store.run(self._to_generate, layer.ladder.reference_blocks(block), set(base))
         work.needs = set(blocks)
-        fields = await asyncio.gather(*(self._field(other, work.priority) for other in blocks))
+        fields = await asyncio.gather(*(self.field(other, work.priority) for other in blocks))
         return References({layer.ladder.field(b): data for b, data in zip(blocks, fields, strict=True)}, base)
 
     def _to_generate(self, blocks: list[Block], base: set[Tile]) -> list[Block]:
@@ -161,16 +163,16 @@ class BlockGenerator:
         covers = self.store.layer.imagery.covers
         return [block for block in blocks if any(tile not in base and covers(tile) for tile in block.tiles())]
 
-    async def _field(self, block: Block, priority: Priority) -> bytes:
-        """The image file of a block and its ring, generated if need be."""
+    async def field(self, block: Block, priority: Priority) -> bytes:
+        """The image file of a block's field, generated if need be."""
         found = await self.store.lookup(block.tiles()[0], FIELD)
         if found is not None:
             return found.data
         field = (await self.block(block, priority)).field
         # a block that was begun while its zoom was the last one has no field: it is generated once more
-        return field if field is not None else await self._field(block, priority)
+        return field if field is not None else await self.field(block, priority)
 
-    def _keep(self, block: Block, pixels: Pixels, conditions: Conditions, began: int) -> FinishedBlock | None:
+    def _keep(self, block: Block, generated: GeneratedMap, conditions: Conditions, began: int) -> FinishedBlock | None:
         """Encode and store a block: its field, and its tiles with imagery that are not the base map's. May block.
 
         None if the imagery has changed since `began`.
@@ -179,13 +181,13 @@ class BlockGenerator:
         layer, window = self.store.layer, self.store.layer.ladder.field(block)
         known, ring = conditions.cut(window).imagery_known, layer.ladder.windows.ring
         field = None
-        if block.zoom < layer.max_zoom:
-            field = image.encode(pixels, known, {}, fast=True)
+        if block.zoom < layer.max_zoom and generated.field is not None:
+            field = image.encode(generated.field, known, {}, fast=True)
             if not self.store.put(block.tiles()[0], FIELD, field, began):
                 return None
         inner = slice(ring, ring + block.footprint().width)
         masks, tiles = block.cut(known[inner, inner]), {}
-        for tile, colours in block.cut(pixels[inner, inner]).items():
+        for tile, colours in block.cut(generated.pixels).items():
             base = layer.base_map_tile(tile)
             if base is not None:
                 tiles[tile] = FoundTile(base, BASE_MAP)

@@ -20,10 +20,12 @@ from tilecascade.app.sources.scene import Scene, open_scene
 from tilecascade.app.sources.source import Source, digest
 from tilecascade.app.tiles.formats import MAX_ZOOM, PLAIN, Variant
 from tilecascade.app.tiles.layer_info import NOTICE, LayerInfo
+from tilecascade.model.cartography.finish import libraries
 from tilecascade.model.cascade import Block, Ladder, WindowConfig
+from tilecascade.model.sgdm.config import Finish
 from tilecascade.model.sgdm.scale_text import MAX_TABLE_ZOOM
 
-ALGORITHM = 5
+ALGORITHM = 6
 """Counts the changes of code that have changed pixels."""
 
 STYLE = "osm"
@@ -36,13 +38,16 @@ class ModelInfo:
 
     hash: names the network's weights and configuration. runtime: what else the bytes depend on (see
     `model.engine.device`). windows: how far the network looks. calibration: what its uncertainty means (see
-    `model.confidence`); empty if unknown.
+    `model.confidence`); empty if unknown. palette: whether it says how likely each colour of the palette is, of which
+    the cartographic finish makes objects. finish: the one that makes the better maps of it.
     """
 
     hash: str
     runtime: str
     windows: WindowConfig
     calibration: tuple[tuple[float, ...], ...] = ()
+    palette: bool = True
+    finish: Finish = "none"
 
 
 @dataclass(frozen=True)
@@ -53,7 +58,7 @@ class Layer:
     may change under some of the tiles only. revision: a hash of the version and the scenes; while it stays, no tile
     changes.
     info: what answers say of the layer's tiles. base: the base map, whose tiles are served as they are and are the
-    references of generated ones.
+    references of generated ones. finish: see `model.pipeline.Stage`.
     """
 
     name: str
@@ -64,6 +69,7 @@ class Layer:
     model: ModelInfo
     attribution: str
     base: BaseMapTiles | None = None
+    finish: Finish = "none"
     version: str = field(init=False)
     revision: str = field(init=False)
     info: LayerInfo = field(init=False)
@@ -86,6 +92,7 @@ class Layer:
             "windows": asdict(self.ladder.windows),
             "seed": self.seed,
             "style": STYLE,
+            "finish": libraries() if self.finish == "cartographic" else self.finish,
         } | ({} if self.base is None else {"base": self.base.id})
 
     @property
@@ -206,4 +213,12 @@ def build_layer(
         model=model,
         attribution=settings.attribution or imagery.attribution,
         base=base,
+        finish=_finish(settings, model, base),
     )
+
+
+def _finish(settings: LayerSettings, model: ModelInfo, base: BaseMapTiles | None) -> Finish:
+    """The finish: the weights' own unless given, but none where tiles join a base map, whose pixels are kept."""
+    if settings.finish == "cartographic" and not model.palette:
+        raise SettingsError(f"layer {settings.name}: these weights have no palette to draw objects of; finish is none")
+    return settings.finish or (model.finish if base is None else "none")

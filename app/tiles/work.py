@@ -6,8 +6,9 @@ from collections.abc import Hashable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
-from tilecascade.model.cascade import Block, Pixels
+from tilecascade.model.cascade import Block
 from tilecascade.model.engine import Declined, Generated, GenerationEngine, Priority
+from tilecascade.model.pipeline import GeneratedMap
 
 
 @dataclass
@@ -16,7 +17,7 @@ class Work:
 
     priority: Priority
     needs: set[Block] = field(default_factory=set)
-    queued: Future[Generated[Pixels] | Declined] | None = None
+    queued: Future[Generated[GeneratedMap] | Declined] | None = None
 
 
 class WorkInProgress:

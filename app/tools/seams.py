@@ -23,7 +23,7 @@ from tilecascade.app.tiles import image
 from tilecascade.app.tiles.references import References, read_conditions
 from tilecascade.app.tiles.resolver import TileResolver
 from tilecascade.model.cascade import TILE_SIZE, Mask, Pixels, Window, WindowConfig, enlarge_part, tile_window
-from tilecascade.model.engine import Generated, LocalEngine
+from tilecascade.model.engine import Generated, LocalEngine, Priority
 from tilecascade.model.evaluation.seams import border_ranks, difference, inside_band, style_drift
 from tilecascade.model.pipeline import CascadePipeline, Conditions, Stage
 from tilecascade.model.sgdm.network import load_network
@@ -82,7 +82,7 @@ async def generate_naive(resolver: TileResolver, engine: LocalEngine, like: Mosa
     colours = np.zeros_like(like.colours)
     reference_zoom = resolver.layer.ladder.reference_zoom(like.zoom)
     layer = resolver.layer
-    stage = Stage(like.zoom, reference_zoom, TILE_SIZE, layer.seed, layer.revision)
+    stage = Stage(like.zoom, reference_zoom, TILE_SIZE, layer.seed, layer.revision, 0, layer.finish)
 
     async def one(tile: Tile) -> None:
         window = tile_window(tile)
@@ -99,7 +99,7 @@ async def generate_naive(resolver: TileResolver, engine: LocalEngine, like: Mosa
         result = await asyncio.wrap_future(engine.submit(stage, lambda: conditions))
         assert isinstance(result, Generated)
         top, left = (tile.y - like.rows[0]) * TILE_SIZE, (tile.x - like.columns[0]) * TILE_SIZE
-        colours[top : top + TILE_SIZE, left : left + TILE_SIZE] = result.output
+        colours[top : top + TILE_SIZE, left : left + TILE_SIZE] = result.output.pixels
 
     for y in like.rows:
         await asyncio.gather(*(one(Tile(x, y, like.zoom)) for x in like.columns))
@@ -107,14 +107,17 @@ async def generate_naive(resolver: TileResolver, engine: LocalEngine, like: Mosa
 
 
 async def neighbouring_fields(resolver: TileResolver, window: Window) -> References:
-    """The reference of a window that is no block's: the tiles of the reference zoom that it meets."""
-    field = resolver.layer.ladder.reference_window(window)
-    if field is None:
+    """The reference of a window that is no block's: the fields of the reference zoom's blocks that it meets."""
+    ladder = resolver.layer.ladder
+    reference = ladder.reference_window(window)
+    if reference is None:
         return References()
+    covers = resolver.layer.imagery.covers
+    blocks = {ladder.block(tile) for tile in reference.tiles() if covers(tile)}
     fields = {}
-    for tile in field.tiles():
+    for block in sorted(blocks, key=str):
         with suppress(NoTileError):
-            fields[tile_window(tile)] = (await resolver.find(tile)).data
+            fields[ladder.field(block)] = await resolver.generator.field(block, Priority.PREFETCH)
     return References(fields)
 
 
@@ -141,7 +144,7 @@ async def shift_test(resolver: TileResolver, engine: Any, mosaic: Mosaic) -> dic
             stage = replace(resolver.generator.stage(block), fields=f"{resolver.layer.version} shifted", ring=0)
             result = await asyncio.wrap_future(engine.submit(stage, prepare))
             assert isinstance(result, Generated)
-            generated.append(result.output)
+            generated.append(result.output.pixels)
             there.append(mosaic.colours[box])
             known.append(mosaic.known[box])
     if not generated:

@@ -18,14 +18,13 @@ from typing import Any
 
 import torch
 
-from tilecascade.model.cascade import Pixels
 from tilecascade.model.engine.protocol import Declined, EngineClosedError, EngineState, Generated, Prepare
 from tilecascade.model.engine.queue import FairQueue, Priority
-from tilecascade.model.pipeline import Conditions, Stage, Uncertainty
+from tilecascade.model.pipeline import Conditions, GeneratedMap, Stage, Uncertainty
 
 log = logging.getLogger(__name__)
 
-Generate = Callable[[Stage, Sequence[Conditions]], list[Pixels]]
+Generate = Callable[[Stage, Sequence[Conditions]], list[GeneratedMap]]
 MeasureUncertainty = Callable[[Stage, Sequence[Conditions]], list[Uncertainty]]
 
 PREPARERS = 2
@@ -103,7 +102,7 @@ class LocalEngine:
 
     def submit(
         self, stage: Stage, prepare: Prepare, priority: Priority = Priority.INTERACTIVE
-    ) -> Future[Generated[Pixels] | Declined]:
+    ) -> Future[Generated[GeneratedMap] | Declined]:
         """See GenerationEngine."""
         return self._submit(_Job(self._generate, stage, prepare, priority))
 
@@ -123,7 +122,7 @@ class LocalEngine:
         job.future.add_done_callback(self._finished)
         return job.future
 
-    def promote(self, future: Future[Generated[Pixels] | Declined], priority: Priority) -> None:
+    def promote(self, future: Future[Generated[GeneratedMap] | Declined], priority: Priority) -> None:
         """See GenerationEngine."""
         with self._wake:
             job = self._jobs.get(id(future))

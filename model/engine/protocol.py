@@ -7,9 +7,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
-from tilecascade.model.cascade import Pixels
 from tilecascade.model.engine.queue import Priority
-from tilecascade.model.pipeline import Conditions, Stage, Uncertainty
+from tilecascade.model.pipeline import Conditions, GeneratedMap, Stage, Uncertainty
 
 Output = TypeVar("Output", covariant=True)
 
@@ -66,8 +65,8 @@ class GenerationEngine(Protocol):
 
     def submit(
         self, stage: Stage, prepare: Prepare, priority: Priority = Priority.INTERACTIVE
-    ) -> Future[Generated[Pixels] | Declined]:
-        """Queue one block. The output is size x size x 3 uint8. Cancelling the future before its turn costs nothing.
+    ) -> Future[Generated[GeneratedMap] | Declined]:
+        """Queue one block. Cancelling the future before its turn costs nothing.
 
         Raises EngineClosedError after `close`, and QueueFullError when too many blocks of that priority wait.
         """
@@ -79,7 +78,7 @@ class GenerationEngine(Protocol):
         """Queue one block whose uncertainty is wanted instead of its map. Raises like `submit`."""
         ...
 
-    def promote(self, future: Future[Generated[Pixels] | Declined], priority: Priority) -> None:
+    def promote(self, future: Future[Generated[GeneratedMap] | Declined], priority: Priority) -> None:
         """Raise the priority of a queued block: someone with a higher one waits for it, too."""
         ...
 

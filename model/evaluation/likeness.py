@@ -1,14 +1,18 @@
-"""How much a generated map looks like a drawn one: whole buildings, roads in one piece, sharp edges."""
+"""How much a generated map looks like a drawn one: whole buildings, straight walls, roads that join, sharp edges."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
+import shapely
 from numpy.typing import NDArray
+from rasterio.features import shapes
 from scipy import ndimage
+from shapely import Polygon
 from skimage.morphology import skeletonize
 
+from tilecascade.model.cartography.regularise import main_axis
 from tilecascade.model.data.labels import buildings
 from tilecascade.model.data.pairs import Pixels
 from tilecascade.model.palette import CLASSES, classify
@@ -18,11 +22,27 @@ _CONNECTED = np.ones((3, 3), dtype=np.bool_)
 LEAST_AREA = 12
 """Pixels of the smallest component that counts as a building."""
 
+LEAST_OUTLINE = 60
+"""Pixels of the smallest building whose outline is judged: of smaller ones a raster says too little."""
+
+TRACED = 1.0
+"""Pixels by which a traced outline may be moved when it is simplified, so that a raster's steps do not count."""
+
 LEAST_ROAD = 40
 """Pixels of the smallest component that counts as a piece of a road: where lines cross in a true map, smoothed pixels
 between them have a road's colour."""
 
+STEP, SHARP = 3, 24
+"""Levels (of the channel that differs most) from which two neighbouring pixels differ, and differ sharply."""
+
+PROBES, NEAR = 80, 4
+"""Points of true roads of a tile that are looked for, and the pixels by which a road may be off."""
+
 Instances = NDArray[np.int32]
+
+COMPARED = ("building_precision", "building_recall", "building_f", "building_count", "connectivity", "pieces", "sharp",
+            "rectangularity", "deviation")  # fmt: skip
+"""What a report shows of `Likeness.summary`."""
 
 
 def building_instances(image: Pixels) -> tuple[Instances, int]:
@@ -44,45 +64,134 @@ def matched(one: Instances, count: int, other: Instances, other_count: int) -> i
     return int((both / (mine + theirs - both).clip(1) > 0.5)[1:, 1:].sum())
 
 
-def road_pieces(image: Pixels) -> tuple[int, int]:
-    """Pieces of road of a map, and the pixels of their centrelines."""
+def outlines(instances: Instances) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Of each building that does not touch the edge: the share of its smallest rotated rectangle that it fills, and how
+    far its walls deviate from its own main axis and the perpendicular, in degrees, weighted by length."""
+    height, width = instances.shape
+    fills, deviations = [], []
+    for geometry, _ in shapes(instances, mask=instances > 0, connectivity=4):
+        polygon = Polygon(geometry["coordinates"][0])
+        left, top, right, bottom = polygon.bounds
+        if polygon.area < LEAST_OUTLINE or left <= 0 or top <= 0 or right >= width or bottom >= height:
+            continue
+        fills.append(polygon.area / shapely.minimum_rotated_rectangle(polygon).area)
+        ring = shapely.get_coordinates(shapely.get_exterior_ring(polygon.simplify(TRACED)))
+        steps = np.diff(ring, axis=0)
+        lengths = np.hypot(*steps.T)
+        off = np.degrees(np.arctan2(steps[:, 1], steps[:, 0]) - main_axis(ring))
+        deviations.append(float((np.abs((off + 45) % 90 - 45) * lengths).sum() / lengths.sum()))
+    return np.array(fills), np.array(deviations)
+
+
+def road_components(image: Pixels) -> tuple[NDArray[np.int32], int]:
+    """The number of each pixel's piece of road (0: none), and how many there are."""
     road = ndimage.binary_closing(classify(image) == CLASSES.index("road"), _CONNECTED)
     numbers, count = ndimage.label(road, _CONNECTED)
     large = np.bincount(numbers.ravel(), minlength=count + 1) >= LEAST_ROAD
     large[0] = False
-    line = skeletonize(large[numbers])
+    renumbered = np.cumsum(large) * large
+    return renumbered[numbers].astype(np.int32), int(large.sum())
+
+
+def road_pieces(image: Pixels) -> tuple[int, int]:
+    """Pieces of road of a map, and the pixels of their centrelines."""
+    line = skeletonize(road_components(image)[0] > 0)
     return int(ndimage.label(line, _CONNECTED)[1]), int(line.sum())
+
+
+def joined(image: Pixels, truth: Pixels) -> tuple[int, int]:
+    """Of pairs of points that a true map's roads join, how many the image's roads join, and how many there are."""
+    true = road_components(truth)[0]
+    rows, columns = np.nonzero(skeletonize(true > 0))
+    if len(rows) < 2:
+        return 0, 0
+    chosen = np.linspace(0, len(rows) - 1, PROBES).astype(int)
+    rows, columns = rows[chosen], columns[chosen]
+    mine = road_components(image)[0]
+    if mine.any():
+        away, (y, x) = ndimage.distance_transform_edt(mine == 0, return_indices=True)
+        number = np.where(away[rows, columns] <= NEAR, mine[y[rows, columns], x[rows, columns]], 0)
+    else:
+        number = np.zeros(len(rows), dtype=np.int32)
+    upper = np.triu(np.ones((len(rows), len(rows)), dtype=np.bool_), 1)
+    together = (true[rows, columns][:, None] == true[rows, columns][None]) & upper
+    return int((together & (number[:, None] == number[None]) & (number[:, None] > 0)).sum()), int(together.sum())
+
+
+def sharp_steps(image: Pixels) -> tuple[int, int]:
+    """Pairs of neighbouring pixels that differ sharply, and pairs that differ."""
+    levels = image.astype(np.int16)
+    sharp = steps = 0
+    for axis in (0, 1):
+        step = np.abs(np.diff(levels, axis=axis)).max(axis=-1)
+        sharp, steps = sharp + int((step >= SHARP).sum()), steps + int((step >= STEP).sum())
+    return sharp, steps
+
+
+@dataclass
+class _Counts:
+    """What is counted of one map."""
+
+    buildings: int = 0
+    pieces: int = 0
+    length: int = 0
+    sharp: int = 0
+    steps: int = 0
+    fills: list[float] = field(default_factory=list)
+    deviations: list[float] = field(default_factory=list)
+
+    def add(self, image: Pixels, instances: Instances, count: int) -> None:
+        self.buildings += count
+        pieces, length = road_pieces(image)
+        self.pieces, self.length = self.pieces + pieces, self.length + length
+        sharp, steps = sharp_steps(image)
+        self.sharp, self.steps = self.sharp + sharp, self.steps + steps
+        fills, deviations = outlines(instances)
+        self.fills += fills.tolist()
+        self.deviations += deviations.tolist()
+
+    def summary(self) -> dict[str, float]:
+        return {
+            "pieces": round(1000 * self.pieces / max(1, self.length), 2),
+            "sharp": round(self.sharp / max(1, self.steps), 3),
+            "rectangularity": round(float(np.mean(self.fills)), 3) if self.fills else 0.0,
+            "deviation": round(float(np.mean(self.deviations)), 2) if self.deviations else 0.0,
+        }
 
 
 @dataclass
 class Likeness:
-    """Counts over tiles of one kind: buildings and pieces of road, of generated maps and of true ones."""
+    """Counts over tiles of one kind: of generated maps and of true ones."""
 
-    buildings: int = 0
-    true_buildings: int = 0
     matched: int = 0
-    pieces: int = 0
-    length: int = 0
-    true_pieces: int = 0
-    true_length: int = 0
+    joined: int = 0
+    pairs: int = 0
+    ours: _Counts = field(default_factory=_Counts)
+    true: _Counts = field(default_factory=_Counts)
 
     def add(self, image: Pixels, truth: Pixels) -> None:
         """Compare two H x W x 3 uint8 images."""
         mine, count = building_instances(image)
         theirs, true_count = building_instances(truth)
-        self.buildings, self.true_buildings = self.buildings + count, self.true_buildings + true_count
         self.matched += matched(mine, count, theirs, true_count)
-        pieces, length = road_pieces(image)
-        self.pieces, self.length = self.pieces + pieces, self.length + length
-        pieces, length = road_pieces(truth)
-        self.true_pieces, self.true_length = self.true_pieces + pieces, self.true_length + length
+        self.ours.add(image, mine, count)
+        self.true.add(truth, theirs, true_count)
+        same, pairs = joined(image, truth)
+        self.joined, self.pairs = self.joined + same, self.pairs + pairs
 
     def summary(self) -> dict[str, float]:
-        """building_f: F of buildings matched; building_count: generated per true one; pieces, true_pieces: of roads,
-        per 1,000 px of centreline."""
-        return {
-            "building_f": round(2 * self.matched / max(1, self.buildings + self.true_buildings), 3),
-            "building_count": round(self.buildings / max(1, self.true_buildings), 2),
-            "pieces": round(1000 * self.pieces / max(1, self.length), 1),
-            "true_pieces": round(1000 * self.true_pieces / max(1, self.true_length), 1),
+        """building_precision, building_recall, building_f: of buildings matched; building_count: generated per true
+        one; connectivity: the share of pairs of points on true roads that are joined; pieces: of roads, per 1,000 px
+        of centreline; sharp: the share of steps between pixels that are sharp; rectangularity: the share that
+        buildings fill of their smallest rectangles; deviation: of their walls from their axes, in degrees. What begins
+        with true_ is the ground truth's.
+        """
+        summary = {
+            "building_precision": round(self.matched / max(1, self.ours.buildings), 3),
+            "building_recall": round(self.matched / max(1, self.true.buildings), 3),
+            "building_f": round(2 * self.matched / max(1, self.ours.buildings + self.true.buildings), 3),
+            "building_count": round(self.ours.buildings / max(1, self.true.buildings), 2),
+            "connectivity": round(self.joined / max(1, self.pairs), 3),
         }
+        true = {f"true_{name}": value for name, value in self.true.summary().items()}
+        return summary | self.ours.summary() | true

@@ -21,6 +21,7 @@ from tilecascade.model.evaluation.features import (
     kernel_distance,
     offline_network,
 )
+from tilecascade.model.evaluation.likeness import COMPARED, Likeness
 from tilecascade.model.evaluation.metrics import Scores, agreement, class_iou
 from tilecascade.model.evaluation.perception import Perception
 
@@ -104,7 +105,10 @@ def score(
         for method in methods:
             for image, true in moved[method]:
                 tallies[method][zoom].add(image, true)
-            summary = tallies[method][zoom].summary()
+            likeness = Likeness()
+            for image, true in moved[method]:
+                likeness.add(image, true)
+            summary = tallies[method][zoom].summary() | {"likeness": likeness.summary()}
             if network is not None and truth is not None:
                 generated = network([item.images[method] for item in items])
                 summary["kid"] = round(kernel_distance(generated, truth), 5)
@@ -195,7 +199,20 @@ def table(metrics: dict[str, Any]) -> str:
             values += [f"{value:.3f}" for value in s["boundary_f"].values()]
             values.append(f"{s['kid'] * 1000:.1f}" if "kid" in s else "")
             lines.append(f"| {zoom} | {name} | {s['n']} | {' | '.join(values)} |")
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, "", *_likeness_table(metrics)]) + "\n"
+
+
+def _likeness_table(metrics: dict[str, Any]) -> list[str]:
+    """How much each method's maps look like drawn ones, and the true maps measured alike."""
+    lines = [f"| zoom | method | {' | '.join(COMPARED)} |", "|---" * (len(COMPARED) + 2) + "|"]
+    for zoom, generated in metrics["zooms"].items():
+        rows = {"generated": generated} | {name: zooms[zoom] for name, zooms in metrics["baselines"].items()}
+        for name, summary in rows.items():
+            values = [f"{summary['likeness'][column]:g}" for column in COMPARED]
+            lines.append(f"| {zoom} | {name} | {' | '.join(values)} |")
+        true = [f"{generated['likeness'].get(f'true_{column}', 1):g}" for column in COMPARED]
+        lines.append(f"| {zoom} | the truth itself | {' | '.join(true)} |")
+    return lines
 
 
 def sheet(compared: list[Compared]) -> Pixels:

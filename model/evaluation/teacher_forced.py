@@ -115,7 +115,7 @@ def _generate_all(
         if conditions is None:
             return {}
         stage = Stage(block.zoom, ladder.reference_zoom(block.zoom), block.footprint().width, fields=name)
-        return block.cut(pipeline(stage, [conditions])[0])
+        return block.cut(pipeline(stage, [conditions])[0].pixels)
 
     generated: dict[Tile, Pixels] = {}
     blocks = sorted({ladder.block(tile) for tile in imagery}, key=str)

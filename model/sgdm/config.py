@@ -16,6 +16,9 @@ from tilecascade.model.cascade import WindowConfig
 WEIGHTS_DIR = Path(__file__).resolve().parent.parent / "weights"
 """Where the shipped networks lie."""
 
+Finish = Literal["none", "cartographic"]
+"""How a map is drawn: each pixel's likely colours, or objects that are made of them (see `model.cartography`)."""
+
 LATENT_STRIDE = 8
 """Pixels per latent cell along one axis (three halvings in the autoencoder)."""
 
@@ -142,7 +145,8 @@ as it is.)"""
 
 @dataclass(frozen=True)
 class SGDMConfig:
-    """A whole network. `name` is the preset it came from. calibration: see `model.confidence`; none if unknown."""
+    """A whole network. `name` is the preset it came from. calibration: see `model.confidence`; none if unknown. finish:
+    the one that makes the better maps of it."""
 
     name: str
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
@@ -152,6 +156,7 @@ class SGDMConfig:
     diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
     windows: WindowConfig = field(default_factory=WindowConfig)
     calibration: tuple[tuple[float, ...], ...] = ()
+    finish: Finish = "none"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON-ready form."""
@@ -174,7 +179,8 @@ class SGDMConfig:
             )
             for key, kind in parts.items()
         }
-        return cls(name=data["name"], calibration=tuple(tuple(row) for row in data.get("calibration", ())), **built)
+        calibration = tuple(tuple(row) for row in data.get("calibration", ()))
+        return cls(name=data["name"], calibration=calibration, finish=data.get("finish", "none"), **built)
 
     @classmethod
     def from_file(cls, path: Path) -> SGDMConfig:
@@ -209,7 +215,8 @@ def default() -> SGDMConfig:
         diffusion=DiffusionConfig(
             prediction="velocity", sampler="ddim", steps=1, zero_snr=True, palette_prior=True, temperature=0.25
         ),
-        windows=WindowConfig(encode=160, denoise=32, decode=16, blend=False),
+        windows=WindowConfig(encode=160, denoise=64, decode=16, blend=False),
+        finish="cartographic",
     )
 
 

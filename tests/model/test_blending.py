@@ -70,7 +70,7 @@ def draw(pipeline: CascadePipeline, columns: list[int], fields: str = "") -> Pix
         box = image[top : top + window.height, left : left + window.width]
         known = np.ones(box.shape[:2], dtype=bool)
         stage = Stage(14, None, 256, fields=fields)
-        drawn[column] = pipeline(stage, [Conditions(window, box, known, None, None)])[0]
+        drawn[column] = pipeline(stage, [Conditions(window, box, known, None, None)])[0].pixels
     return np.concatenate([drawn[c] for c in sorted(drawn)], axis=1)
 
 

@@ -45,23 +45,23 @@ def conditions(seed: int, zoom: int = 14) -> tuple[Stage, Conditions]:
 def test_the_same_block_alone_and_among_fifteen_others(pipeline: CascadePipeline, zoom: int) -> None:
     stage, mine = conditions(0, zoom)
     others = [conditions(i, zoom)[1] for i in range(1, 16)]
-    alone = pipeline(stage, [mine] * 16)[0]
+    alone = pipeline(stage, [mine] * 16)[0].pixels
     assert alone.shape == (stage.size, stage.size, 3)
     for slot in (0, 6, 15):
         batch = [*others[:slot], mine, *others[slot:]]
-        assert (pipeline(stage, batch)[slot] == alone).all()
+        assert (pipeline(stage, batch)[slot].pixels == alone).all()
     assert (alone > 0).any()
 
 
 def test_blocks_side_by_side_have_the_pixels_of_one_alone(pipeline: CascadePipeline) -> None:
     stage, _ = conditions(0, 16)
     blocks = [conditions(i, 16)[1] for i in range(6)]
-    alone = [pipeline(stage, [block])[0] for block in blocks]
+    alone = [pipeline(stage, [block])[0].pixels for block in blocks]
     assert (alone[0] != alone[1]).any()
     before = torch.get_num_threads()
     torch.set_num_threads(3)  # as other code in this process may
     with ThreadPoolExecutor(3) as cores:
-        together = list(cores.map(lambda block: pipeline(stage, [block])[0], blocks * 3))
+        together = list(cores.map(lambda block: pipeline(stage, [block])[0].pixels, blocks * 3))
     torch.set_num_threads(before)
     assert all((a == b).all() for a, b in zip(alone * 3, together, strict=True))
 
@@ -69,9 +69,9 @@ def test_blocks_side_by_side_have_the_pixels_of_one_alone(pipeline: CascadePipel
 def test_seed_and_place_change_the_pixels(pipeline: CascadePipeline) -> None:
     stage, mine = conditions(0)
     other = Conditions(conditions(1)[1].window, mine.imagery, mine.imagery_known, None, None)
-    base = pipeline(stage, [mine])[0]
-    assert (pipeline(Stage(stage.zoom, None, stage.size, seed=1), [mine])[0] != base).any()
-    assert (pipeline(stage, [other])[0] != base).any()
+    base = pipeline(stage, [mine])[0].pixels
+    assert (pipeline(Stage(stage.zoom, None, stage.size, seed=1), [mine])[0].pixels != base).any()
+    assert (pipeline(stage, [other])[0].pixels != base).any()
 
 
 def test_unknown_pixels_do_not_matter(pipeline: CascadePipeline) -> None:
@@ -80,8 +80,8 @@ def test_unknown_pixels_do_not_matter(pipeline: CascadePipeline) -> None:
     known[:100] = False
     garbage = mine.imagery.copy()
     garbage[:100] = 255 - garbage[:100]
-    a = pipeline(stage, [Conditions(mine.window, mine.imagery, known, None, None)])[0]
-    assert (a == pipeline(stage, [Conditions(mine.window, garbage, known, None, None)])[0]).all()
+    a = pipeline(stage, [Conditions(mine.window, mine.imagery, known, None, None)])[0].pixels
+    assert (a == pipeline(stage, [Conditions(mine.window, garbage, known, None, None)])[0].pixels).all()
 
 
 def test_conditions_that_do_not_fit_are_refused(pipeline: CascadePipeline) -> None:

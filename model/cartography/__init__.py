@@ -1,0 +1,1 @@
+"""Class fields to map objects, generalised and drawn."""
