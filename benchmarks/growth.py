@@ -25,9 +25,9 @@ from tilecascade.app.tiles.generator import BlockGenerator
 from tilecascade.app.tiles.layer import Layer
 from tilecascade.app.tiles.resolver import TileResolver
 from tilecascade.app.tiles.store import TileStore
-from tilecascade.model.cascade import Pixels, Window
+from tilecascade.model.cascade import Pixels, Window, cut_pixels
 from tilecascade.model.engine import LocalEngine, Priority
-from tilecascade.model.pipeline import Conditions, Stage
+from tilecascade.model.pipeline import Conditions, GeneratedMap, Stage
 
 PARALLEL = 64
 LOT = 100
@@ -54,10 +54,11 @@ class FlatImagery:
         return self.id
 
 
-def free(stage: Stage, windows: Sequence[Conditions]) -> list[Pixels]:
+def free(stage: Stage, windows: Sequence[Conditions]) -> list[GeneratedMap]:
     """Render nothing: grey blocks."""
     side = stage.size + 2 * stage.ring
-    return [np.full((side, side, 3), 128, dtype=np.uint8)] * len(windows)
+    field = np.full((side, side, 3), 128, dtype=np.uint8)
+    return [GeneratedMap(cut_pixels(field, stage.ring), field)] * len(windows)
 
 
 def resident() -> float:
