@@ -26,8 +26,9 @@ from tilecascade.app.tiles.layer import Layer
 from tilecascade.app.tiles.resolver import TileResolver
 from tilecascade.app.tiles.store import TileStore
 from tilecascade.model.cascade import Pixels, Window, cut_pixels
+from tilecascade.model.conditions import Conditions, Stage
 from tilecascade.model.engine import LocalEngine, Priority
-from tilecascade.model.pipeline import Conditions, GeneratedMap, Stage
+from tilecascade.model.pipeline import GeneratedMap
 
 PARALLEL = 64
 LOT = 100

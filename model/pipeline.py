@@ -14,66 +14,17 @@ from torch import Tensor
 from tilecascade.model.blending import WindowCache, blend
 from tilecascade.model.cartography.field import ClassField
 from tilecascade.model.cartography.finish import finish
-from tilecascade.model.cascade import Mask, Pixels, Window, cut_pixels
+from tilecascade.model.cascade import Pixels, Window, cut_pixels
+from tilecascade.model.conditions import Conditions, Stage, as_images
 from tilecascade.model.confidence import SAMPLES, SMOOTH
 from tilecascade.model.noise import noise_window
 from tilecascade.model.sgdm.autoencoder import Draft, PaletteAutoencoder
-from tilecascade.model.sgdm.config import LATENT_STRIDE, Finish
+from tilecascade.model.sgdm.config import LATENT_STRIDE
 from tilecascade.model.sgdm.layers import cut
 from tilecascade.model.sgdm.mf_encoder import BackboneBranch
 from tilecascade.model.sgdm.network import SGDM, Encoded
 from tilecascade.model.sgdm.sampler import Sampler
 from tilecascade.model.sgdm.scale_text import scale_text
-
-
-@dataclass(frozen=True)
-class Stage:
-    """What the blocks of one batch have in common.
-
-    zoom, reference_zoom: zoom levels of the tiles and of their cascade reference, as the scale text states them; None
-    at the root. size: edge of a block in pixels. seed: seed of the noise field. ring: pixels around the block that are
-    wanted as well, at most as many as are denoised.
-    field: whether the block's field is wanted, for finer blocks.
-    finish: "none" shows each pixel's likely colours; "cartographic" draws objects that are made of them (see
-    `model.cartography`).
-    fields: a name for what the conditions are read from (a layer's revision): where it is equal, equal windows have
-    equal conditions.
-    """
-
-    zoom: int
-    reference_zoom: int | None
-    size: int
-    seed: int = 0
-    fields: str = ""
-    ring: int = 0
-    finish: Finish = "none"
-    field: bool = True
-
-
-@dataclass(frozen=True)
-class Conditions:
-    """The input of one block.
-
-    window: what the arrays cover (see `Ladder.window`). imagery: H x W x 3 uint8, and imagery_known, H x W bool, where
-    there is any. reference, reference_known: the enlarged cascade reference alike; None at the root.
-    from_base_map: H x W bool, where the reference is a base map's and not generated; None where there is no base map.
-    """
-
-    window: Window
-    imagery: Pixels
-    imagery_known: Mask
-    reference: Pixels | None
-    reference_known: Mask | None
-    from_base_map: Mask | None = None
-
-    def cut(self, window: Window) -> Conditions:
-        """The conditions of a smaller window inside this one."""
-        top, left = window.top - self.window.top, window.left - self.window.left
-        box = (slice(top, top + window.height), slice(left, left + window.width))
-        reference = None if self.reference is None else self.reference[box]
-        known = None if self.reference_known is None else self.reference_known[box]
-        from_base_map = None if self.from_base_map is None else self.from_base_map[box]
-        return Conditions(window, self.imagery[box], self.imagery_known[box], reference, known, from_base_map)
 
 
 @dataclass(frozen=True)
@@ -100,6 +51,18 @@ class Uncertainty:
 
     disagreement: NDArray[np.uint8]
     classes: NDArray[np.uint8]
+
+
+def noise_batch(stage: Stage, windows: Sequence[Window], phase: int, channels: int, device: torch.device) -> Tensor:
+    """The noise field under windows of pixels, N x channels x h x w, for one phase of the sampler."""
+    fields = []
+    for window in windows:
+        left, top, width, height = (
+            pixels // LATENT_STRIDE for pixels in (window.left, window.top, window.width, window.height)
+        )
+        fields.append(noise_window(stage.seed, stage.zoom, left, top, width, height, channels, phase))
+    noise = torch.from_numpy(np.stack(fields)).to(device)
+    return noise.contiguous(memory_format=torch.channels_last)
 
 
 class CascadePipeline:
@@ -237,51 +200,13 @@ class CascadePipeline:
         context = self._context(stage).expand(len(batch), -1, -1)
         with self._precision():
             crop = self.windows.encode - self.windows.denoise
-            return self.network.condition(*self._encode(batch), context, crop), context
+            return self.network.condition(*as_images(batch, self.device), context, crop), context
 
     def _denoised_windows(self, batch: Sequence[Conditions]) -> list[Window]:
         return [item.window.grown(self.windows.denoise - self.windows.encode) for item in batch]
 
     def _precision(self) -> torch.autocast:
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
-
-    def _encode(self, batch: Sequence[Conditions]) -> tuple[Tensor, Tensor, Tensor]:
-        """Imagery and reference as N x 3 x H x W in [-1, 1], 0 where unknown, and where the reference is a
-        base map's, N x 1 x H x W."""
-        imagery = self._images([item.imagery for item in batch], [item.imagery_known for item in batch])
-        from_base_map = torch.zeros_like(imagery[:, :1])
-        if batch[0].reference is None:
-            return imagery, torch.zeros_like(imagery), from_base_map
-        for place, item in enumerate(batch):
-            if item.from_base_map is not None and item.reference_known is not None:
-                from_base_map[place, 0] = torch.from_numpy(item.from_base_map & item.reference_known).to(from_base_map)
-        images = [item.reference for item in batch if item.reference is not None]
-        masks = [item.reference_known for item in batch if item.reference_known is not None]
-        return imagery, self._images(images, masks), from_base_map
-
-    def _images(self, images: list[Pixels], masks: list[Mask]) -> Tensor:
-        pixels = torch.from_numpy(np.stack(images)).to(self.device).permute(0, 3, 1, 2)
-        known = torch.from_numpy(np.stack(masks)).to(self.device).unsqueeze(1)
-        unit = pixels.float().div_(127.5).sub_(1).mul_(known)
-        return unit.contiguous(memory_format=torch.channels_last)
-
-    def _noise(self, stage: Stage, windows: Sequence[Window], phase: int) -> Tensor:
-        channels = self.network.config.autoencoder.latent_channels
-        fields = [
-            noise_window(
-                stage.seed,
-                stage.zoom,
-                window.left // LATENT_STRIDE,
-                window.top // LATENT_STRIDE,
-                window.width // LATENT_STRIDE,
-                window.height // LATENT_STRIDE,
-                channels,
-                phase,
-            )
-            for window in windows
-        ]
-        noise = torch.from_numpy(np.stack(fields)).to(self.device)
-        return noise.contiguous(memory_format=torch.channels_last)
 
     def _context(self, stage: Stage) -> Tensor:
         key = (stage.zoom, stage.reference_zoom)
@@ -290,12 +215,15 @@ class CascadePipeline:
         return self._contexts[key]
 
     def _denoise(self, stage: Stage, windows: Sequence[Window], context: Tensor, features: list[Tensor]) -> Tensor:
-        latent = self.sampler.start(self._noise(stage, windows, phase=0))
+        channels = self.network.config.autoencoder.latent_channels
+        latent = self.sampler.start(noise_batch(stage, windows, 0, channels, self.device))
         for index, t in enumerate(self.sampler.steps):
             steps = torch.full((len(windows),), t, device=self.device)
             with self._precision():
                 output = self.network.unet(latent, steps, context, features).float()
-            fresh = self._noise(stage, windows, index + 1) if self.sampler.needs_step_noise else None
+            fresh = None
+            if self.sampler.needs_step_noise:
+                fresh = noise_batch(stage, windows, index + 1, channels, self.device)
             latent = self.sampler.step(latent, output, index, fresh)
         return latent
 

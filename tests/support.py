@@ -24,10 +24,10 @@ from tilecascade.app.settings import LayerSettings, Settings
 from tilecascade.app.sources.scene import window_bounds
 from tilecascade.app.tiles.resolver import TileResolver
 from tilecascade.model.cascade import tile_window
+from tilecascade.model.conditions import Conditions, Stage
 from tilecascade.model.engine import Declined, EngineState, Generated, GenerationEngine, Priority
 from tilecascade.model.engine.protocol import Prepare
 from tilecascade.model.palette import LAND
-from tilecascade.model.pipeline import Conditions, Stage
 
 MakeSettings = Callable[..., Settings]
 Result = TypeVar("Result")

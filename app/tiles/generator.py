@@ -23,8 +23,9 @@ from tilecascade.app.tiles.work import Work, WorkInProgress
 from tilecascade.cache.lease import Claim, Leases
 from tilecascade.cache.single_flight import SingleFlight
 from tilecascade.model.cascade import Block, Window
+from tilecascade.model.conditions import Conditions, Stage
 from tilecascade.model.engine import Declined, Generated, GenerationEngine, Priority
-from tilecascade.model.pipeline import Conditions, GeneratedMap, Stage
+from tilecascade.model.pipeline import GeneratedMap
 
 POLL_SECONDS = 0.05
 """Time between two looks at the store while another process generates a block."""

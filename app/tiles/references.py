@@ -9,7 +9,7 @@ from mercantile import Tile
 from tilecascade.app.tiles import image
 from tilecascade.app.tiles.layer import Layer
 from tilecascade.model.cascade import Window, tile_window
-from tilecascade.model.pipeline import Conditions
+from tilecascade.model.conditions import Conditions
 
 
 @dataclass(frozen=True)

@@ -23,9 +23,10 @@ from tilecascade.app.tiles import image
 from tilecascade.app.tiles.references import References, read_conditions
 from tilecascade.app.tiles.resolver import TileResolver
 from tilecascade.model.cascade import TILE_SIZE, Mask, Pixels, Window, WindowConfig, enlarge_part, tile_window
+from tilecascade.model.conditions import Conditions, Stage
 from tilecascade.model.engine import Generated, LocalEngine, Priority
 from tilecascade.model.evaluation.seams import border_ranks, difference, inside_band, style_drift
-from tilecascade.model.pipeline import CascadePipeline, Conditions, Stage
+from tilecascade.model.pipeline import CascadePipeline
 from tilecascade.model.sgdm.network import load_network
 
 SHIFTED_BLOCKS = 16

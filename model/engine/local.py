@@ -18,9 +18,10 @@ from typing import Any
 
 import torch
 
+from tilecascade.model.conditions import Conditions, Stage
 from tilecascade.model.engine.protocol import Declined, EngineClosedError, EngineState, Generated, Prepare
 from tilecascade.model.engine.queue import FairQueue, Priority
-from tilecascade.model.pipeline import Conditions, GeneratedMap, Stage, Uncertainty
+from tilecascade.model.pipeline import GeneratedMap, Uncertainty
 
 log = logging.getLogger(__name__)
 

@@ -7,8 +7,9 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
+from tilecascade.model.conditions import Conditions, Stage
 from tilecascade.model.engine.queue import Priority
-from tilecascade.model.pipeline import Conditions, GeneratedMap, Stage, Uncertainty
+from tilecascade.model.pipeline import GeneratedMap, Uncertainty
 
 Output = TypeVar("Output", covariant=True)
 

@@ -14,6 +14,7 @@ from mercantile import Tile
 from tqdm import tqdm
 
 from tilecascade.model.cascade import Block, Ladder, Pixels, assemble, enlarge_part, tile_window
+from tilecascade.model.conditions import Conditions, Stage
 from tilecascade.model.data.alignment import Area, estimate_offsets, offset_of, shift
 from tilecascade.model.data.pairs import Pair, read_pairs
 from tilecascade.model.evaluation.baselines import Baseline
@@ -26,7 +27,7 @@ from tilecascade.model.evaluation.report import (
     table,
     write_report,
 )
-from tilecascade.model.pipeline import CascadePipeline, Conditions, Stage
+from tilecascade.model.pipeline import CascadePipeline
 from tilecascade.model.sgdm.network import load_network
 
 ROOT_ZOOM = 14

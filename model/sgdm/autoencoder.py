@@ -177,6 +177,24 @@ class Decoder(nn.Module):
         return self.conv4(x)
 
 
+def principal_components(patches: Iterable[Tensor], count: int, size: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Patches, each size x N, -> their mean (size), the `count` strongest components (count x size, rows orthonormal)
+    and the deviations along these (count); float64."""
+    number = 0
+    total, products = torch.zeros(size, dtype=torch.float64), torch.zeros(size, size, dtype=torch.float64)
+    for some in patches:
+        total += some.double().sum(1)
+        products += (some @ some.T).double()
+        number += some.shape[1]
+    mean = total / number
+    values, vectors = torch.linalg.eigh(products / number - torch.outer(mean, mean))
+    order = torch.arange(size - 1, size - 1 - count, -1)
+    rows = vectors[:, order].T
+    # an eigenvector's sign is arbitrary: make the largest entry positive
+    rows = rows * rows.gather(1, rows.abs().argmax(1, keepdim=True)).sign()
+    return mean, rows, values[order].clamp(min=1e-12).sqrt()
+
+
 class PaletteAutoencoder(nn.Module):
     """Principal components of patches of embedded palette colours; the decoder adds what they leave out.
 
@@ -224,21 +242,8 @@ class PaletteAutoencoder(nn.Module):
         Gains are the components' deviations to the power -1/2, scaled to unit variance over all: between equal weight
         for faint detail (-1) and none (0).
         """
-        count, size = 0, len(self.mean)
-        total, products = torch.zeros(size, dtype=torch.float64), torch.zeros(size, size, dtype=torch.float64)
-        for palette in palettes:
-            patches = F.pixel_unshuffle(self.embed(palette[None])[0], LATENT_STRIDE).flatten(1)
-            total += patches.double().sum(1)
-            products += (patches @ patches.T).double()
-            count += patches.shape[1]
-        mean = total / count
-        covariance = products / count - torch.outer(mean, mean)
-        values, vectors = torch.linalg.eigh(covariance)
-        order = torch.arange(len(values) - 1, len(values) - 1 - len(self.gain), -1)
-        rows = vectors[:, order].T
-        # an eigenvector's sign is arbitrary: make the largest entry positive
-        rows = rows * rows.gather(1, rows.abs().argmax(1, keepdim=True)).sign()
-        deviation = values[order].clamp(min=1e-12).sqrt()
+        patches = (F.pixel_unshuffle(self.embed(palette[None])[0], LATENT_STRIDE).flatten(1) for palette in palettes)
+        mean, rows, deviation = principal_components(patches, *self.basis.shape)
         gain = deviation**-0.5
         gain = gain / ((deviation * gain) ** 2).mean().sqrt()
         self.basis.copy_(rows)

@@ -8,7 +8,8 @@ import torch
 
 from tilecascade.model.blending import WindowCache, blend, ramp
 from tilecascade.model.cascade import Block, Ladder, Pixels, WindowConfig
-from tilecascade.model.pipeline import CascadePipeline, Conditions, Stage
+from tilecascade.model.conditions import Conditions, Stage
+from tilecascade.model.pipeline import CascadePipeline
 from tilecascade.model.sgdm.config import (
     AutoencoderConfig,
     DiffusionConfig,

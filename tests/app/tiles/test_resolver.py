@@ -21,8 +21,9 @@ from tilecascade.app.settings import LayerSettings
 from tilecascade.app.tiles import image as tile_image
 from tilecascade.app.tiles.generator import BlockGenerator
 from tilecascade.app.tiles.resolver import TileResolver
+from tilecascade.model.conditions import Stage
 from tilecascade.model.engine import LocalEngine, Priority
-from tilecascade.model.pipeline import CascadePipeline, Stage
+from tilecascade.model.pipeline import CascadePipeline
 from tilecascade.model.sgdm.config import tiny
 from tilecascade.model.sgdm.network import random_network
 

@@ -20,9 +20,10 @@ from tilecascade.app.sources.country import CountrySource
 from tilecascade.app.tiles.layer import ModelInfo, build_layer
 from tilecascade.app.tiles.resolver import TileResolver
 from tilecascade.model.cascade import Pixels, Window, WindowConfig
+from tilecascade.model.conditions import Conditions, Stage
 from tilecascade.model.evaluation.likeness import Likeness
 from tilecascade.model.palette import COLOURS
-from tilecascade.model.pipeline import CascadePipeline, Conditions, Stage
+from tilecascade.model.pipeline import CascadePipeline
 from tilecascade.model.sgdm.config import WEIGHTS_DIR, SGDMConfig, tiny
 from tilecascade.model.sgdm.network import load_network, random_network
 from tilecascade.model.style import COLOUR, MapCanvas

@@ -11,10 +11,11 @@ import torch
 
 from tests.conftest import PLACE, picture
 from tilecascade.model.cascade import Ladder, Pixels
+from tilecascade.model.conditions import Conditions, Stage
 from tilecascade.model.engine import Declined, EngineClosedError, LocalEngine, Priority, QueueFullError
 from tilecascade.model.engine.protocol import Prepare
 from tilecascade.model.engine.queue import FairQueue
-from tilecascade.model.pipeline import CascadePipeline, Conditions, Stage
+from tilecascade.model.pipeline import CascadePipeline
 from tilecascade.model.sgdm.config import tiny
 from tilecascade.model.sgdm.network import random_network
 
