@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import shapely
 import torch
 from numpy.typing import NDArray
 from scipy import ndimage
@@ -13,7 +14,9 @@ from torch import Tensor
 
 from tilecascade.model.blending import WindowCache, blend
 from tilecascade.model.cartography.field import ClassField
-from tilecascade.model.cartography.finish import finish
+from tilecascade.model.cartography.finish import draw, objects
+from tilecascade.model.cartography.objects import MapObject
+from tilecascade.model.cartography.parts import cut_to, shifted
 from tilecascade.model.cascade import Pixels, Window, cut_pixels
 from tilecascade.model.conditions import Conditions, Stage, as_images
 from tilecascade.model.confidence import SAMPLES, SMOOTH
@@ -33,11 +36,13 @@ class GeneratedMap:
 
     pixels: its map, size x size x 3 uint8. field: what finer blocks have for their reference, with the ring, S x S x 3
     uint8 with S = size + 2 ring; without the finish, because what is likely but not shown still tells finer zooms
-    something. None where it is not wanted.
+    something. None where it is not wanted. objects: what the map is drawn of, as the block has it (see
+    `cartography.parts.cut_to`), in pixels of the block; None without a finish.
     """
 
     pixels: Pixels
     field: Pixels | None
+    objects: list[MapObject] | None = None
 
 
 @dataclass(frozen=True)
@@ -63,6 +68,14 @@ def noise_batch(stage: Stage, windows: Sequence[Window], phase: int, channels: i
         fields.append(noise_window(stage.seed, stage.zoom, left, top, width, height, channels, phase))
     noise = torch.from_numpy(np.stack(fields)).to(device)
     return noise.contiguous(memory_format=torch.channels_last)
+
+
+def _finished(stage: Stage, classes: ClassField, field: Pixels | None, beyond: int) -> GeneratedMap:
+    """The map of a class field that reaches so many pixels `beyond` its block."""
+    found = objects(classes)
+    pixels = cut_pixels(draw(found, classes.known.shape, stage.zoom), beyond)
+    block = shapely.box(0, 0, stage.size, stage.size)
+    return GeneratedMap(pixels, field, cut_to(block, shifted(found, -beyond, -beyond)))
 
 
 class CascadePipeline:
@@ -108,11 +121,9 @@ class CascadePipeline:
             fields = self._decode(latent, draft, stage.ring)
             return [GeneratedMap(cut_pixels(field, stage.ring), field) for field in fields]
         classes = self._class_fields(stage, batch, latent, draft)
-        maps = [cut_pixels(finish(each), self.windows.denoise - self.windows.decode) for each in classes]
-        if not stage.field:
-            return [GeneratedMap(pixels, None) for pixels in maps]
-        fields = self._decode(latent, draft, stage.ring)
-        return [GeneratedMap(*both) for both in zip(maps, fields, strict=True)]
+        wanted = self._decode(latent, draft, stage.ring) if stage.field else [None] * len(batch)
+        beyond = self.windows.denoise - self.windows.decode
+        return [_finished(stage, *each, beyond) for each in zip(classes, wanted, strict=True)]
 
     @torch.inference_mode()
     def uncertainty(self, stage: Stage, batch: Sequence[Conditions], samples: int = SAMPLES) -> list[Uncertainty]:

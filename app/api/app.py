@@ -15,7 +15,20 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 from xstatic.pkg import leaflet
 
-from tilecascade.app.api import health, imagery, jobs, ogc, scenes, stac, tile_events, tilejson, tiles, viewer, wmts
+from tilecascade.app.api import (
+    features,
+    health,
+    imagery,
+    jobs,
+    ogc,
+    scenes,
+    stac,
+    tile_events,
+    tilejson,
+    tiles,
+    viewer,
+    wmts,
+)
 from tilecascade.app.api.access import Access
 from tilecascade.app.api.allowance import Allowance
 from tilecascade.app.api.errors import add_exception_handlers
@@ -26,7 +39,7 @@ from tilecascade.app.service import Service
 from tilecascade.app.settings import LayerSettings, Settings
 from tilecascade.app.storage.keys import owner_secret
 
-ROUTES = (tiles, tile_events, tilejson, wmts, ogc, stac, imagery, scenes, jobs, health, viewer)
+ROUTES = (tiles, tile_events, tilejson, features, wmts, ogc, stac, imagery, scenes, jobs, health, viewer)
 
 
 def create_app(

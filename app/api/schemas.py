@@ -41,6 +41,12 @@ class TileJSON(BaseModel):
     tilecascade_revision: str
 
 
+class VectorTileJSON(TileJSON):
+    """TileJSON of vector tiles."""
+
+    vector_layers: list[dict[str, Any]]
+
+
 class SceneAnswer(BaseModel):
     """A scene, with the zooms that are generated from it. acquired: when its imagery was taken."""
 

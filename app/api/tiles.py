@@ -17,7 +17,8 @@ from tilecascade.app.api.allowance import Allowance
 from tilecascade.app.api.errors import RETRY_AFTER
 from tilecascade.app.api.http_cache import etag_of, matches
 from tilecascade.app.api.metrics import ServiceMetrics
-from tilecascade.app.errors import BadRequestError, ClientLeftError, NotFoundError, NoTileError, NotReadyError
+from tilecascade.app.api.waiting import priority_of, wait_for
+from tilecascade.app.errors import BadRequestError, NotFoundError, NoTileError, NotReadyError
 from tilecascade.app.service import Service
 from tilecascade.app.tiles import image
 from tilecascade.app.tiles.formats import CONFIDENCE, MAX_ZOOM, MEDIA_TYPES, PLAIN, Variant
@@ -30,9 +31,6 @@ router = APIRouter(tags=["tiles"])
 
 PLACEHOLDER_AGE = 2
 """Seconds for which a placeholder may be cached."""
-
-PREFETCH_URGENCY = 5
-"""The HTTP urgency (RFC 9218; 0 is the most urgent, 7 the least) from which on a request counts as a prefetch."""
 
 
 class TileQuery(BaseModel):
@@ -90,11 +88,7 @@ class TileRequest:
     @property
     def priority(self) -> Priority:
         """PREFETCH for `Priority: u=5` to `u=7` (RFC 9218), INTERACTIVE otherwise."""
-        for part in self.context.request.headers.get("priority", "").split(","):
-            name, _, value = part.strip().partition("=")
-            if name == "u" and value.isascii() and value.isdigit():
-                return Priority.PREFETCH if int(value) >= PREFETCH_URGENCY else Priority.INTERACTIVE
-        return Priority.INTERACTIVE
+        return priority_of(self.context.request)
 
     @property
     def cache_control(self) -> str:
@@ -127,14 +121,18 @@ def parse_tile(z: str, x: str, y: str) -> tuple[Tile, Variant]:
     row, at, scale = row.partition("@")
     if at and scale != "2x":
         raise NotFoundError(f"tiles are served at their own size and @2x; {at + scale[:20]!r} is not available")
-    zoom = parse_number("z", z)
+    tile = tile_of(parse_number("z", z), parse_number("x", x), parse_number("y", row))
+    return tile, Variant(2 if at else 1, form)
+
+
+def tile_of(zoom: int, x: int, y: int) -> Tile:
+    """A tile within the world. Raises BadRequestError."""
     if zoom > MAX_ZOOM:
         raise BadRequestError(f"z must be at most {MAX_ZOOM}, not {zoom}")
-    tile = Tile(parse_number("x", x), parse_number("y", row), zoom)
     limit = (1 << zoom) - 1
-    if tile.x > limit or tile.y > limit:
-        raise BadRequestError(f"x and y go from 0 to {limit} at zoom {zoom}; got {tile.x}, {tile.y}")
-    return tile, Variant(2 if at else 1, form)
+    if x > limit or y > limit:
+        raise BadRequestError(f"x and y go from 0 to {limit} at zoom {zoom}; got {x}, {y}")
+    return Tile(x, y, zoom)
 
 
 def parse_confidence_tile(z: str, x: str, y: str) -> tuple[Tile, Variant]:
@@ -211,9 +209,10 @@ async def generate(wanted: TileRequest) -> Response:
     wait = settings.interactive_wait if wanted.query.wait is None else min(wanted.query.wait, settings.max_wait)
     asynchronous = "respond-async" in request.headers.get("prefer", "").lower()
     try:
-        found = await wait_for_tile(wanted, 0.0 if asynchronous else wait)
+        making = wanted.resolver.make(wanted.tile, wanted.variant, wanted.priority)
+        found = await wait_for(request, context.service.background, making, 0.0 if asynchronous else wait)
     except QueueFullError:
-        if asynchronous or wanted.variant.confidence:
+        if asynchronous or wanted.variant.kind == "confidence":
             raise
         return await placeholder(wanted)  # a busy server is no reason for a client to show nothing
     if found is not None:
@@ -223,38 +222,9 @@ async def generate(wanted: TileRequest) -> Response:
     if asynchronous:
         headers = {"Retry-After": RETRY_AFTER, "Preference-Applied": "respond-async", "Cache-Control": "no-store"}
         return JSONResponse({"detail": "this tile is being generated; ask again"}, 202, headers)
-    if wanted.variant.confidence:
+    if wanted.variant.kind == "confidence":
         raise NotReadyError("this tile is being generated; ask again, or with ?wait=60")
     return await placeholder(wanted)
-
-
-async def wait_for_tile(wanted: TileRequest, seconds: float) -> FoundTile | None:
-    """Wait for a tile to be made. None when the time is over; it is still made, for the next request.
-
-    When the client leaves, the work is dropped, unless others wait for it or the device has begun with it.
-    """
-    making = asyncio.ensure_future(wanted.resolver.make(wanted.tile, wanted.variant, wanted.priority))
-    gone = asyncio.ensure_future(client_left(wanted.context.request))
-    try:
-        await asyncio.wait({making, gone}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-    except asyncio.CancelledError:
-        making.cancel()
-        raise
-    finally:
-        gone.cancel()
-    if making.done():
-        return making.result()
-    if gone.done():
-        making.cancel()
-        raise ClientLeftError("the client left before the tile was generated")
-    wanted.context.service.background.keep_going(making)
-    return None
-
-
-async def client_left(request: Request) -> None:
-    """Return when the client has closed the connection."""
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
 
 
 async def base_map_only(wanted: TileRequest) -> Response:

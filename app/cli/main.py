@@ -195,15 +195,31 @@ def order_scenes(client: SceneClient, ids: tuple[str, ...]) -> None:
 @click.option("--layer", help="Layer name; the server's default layer unless given.")
 @click.option("--parallel", default=8, show_default=True, type=click.IntRange(1, 64), help="Requests at once.")
 @click.option("--wait", default=300.0, show_default=True, type=click.FloatRange(1), help="Seconds to wait for a tile.")
-def export(bbox: str, zooms: str, out: Path, url: str, layer: str | None, parallel: int, wait: float) -> None:
+@click.option(
+    "--against",
+    type=click.Path(path_type=Path),
+    help="A map that exists (.geojson, .gpkg, .fgb, .osm, .osm.pbf): features are marked new, changed, same or gone.",
+)
+def export(
+    bbox: str, zooms: str, out: Path, url: str, layer: str | None, parallel: int, wait: float, against: Path | None
+) -> None:
     """Write an area of a running server's layer, generated where need be, into one file.
 
-    MBTiles and PMTiles take many zooms; a GeoTIFF (cloud-optimised, EPSG:3857) and a PNG are the mosaic of one.
-    Exit code 1, and no file, if a tile failed.
+    Tiles: .mbtiles, .pmtiles and .sqlitedb (OsmAnd) take many zooms; .tif (cloud-optimised, EPSG:3857) and .png are the
+    mosaic of one. Map objects: .geojson, .gpkg, .fgb, .osm and .osm.pbf take one zoom. Exit code 1, and no file, if a
+    tile failed.
     """
+    # Has this many parameters because these are its options.
     from tilecascade.app.client.export import run_export
+    from tilecascade.app.client.export_features import export_features
+    from tilecascade.app.client.feature_files import FEATURE_WRITERS
 
-    sys.exit(asyncio.run(run_export(parse_bbox(bbox), parse_zooms(zooms), out, url, layer, parallel, wait)))
+    area, levels = parse_bbox(bbox), parse_zooms(zooms)
+    if out.suffix in FEATURE_WRITERS:
+        sys.exit(asyncio.run(export_features(area, levels, out, url, layer, parallel, wait, against)))
+    if against is not None:
+        raise SettingsError(f"--against is for map objects: --out ends in one of {', '.join(FEATURE_WRITERS)}")
+    sys.exit(asyncio.run(run_export(area, levels, out, url, layer, parallel, wait)))
 
 
 @main.command("import")

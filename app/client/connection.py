@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import deque
-from collections.abc import AsyncIterator, Generator, Iterable
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 from mercantile import Tile
@@ -17,6 +17,8 @@ from mercantile import Tile
 from tilecascade.app.api.schemas import Bounds, TileJSON
 from tilecascade.app.errors import SettingsError, TileFailedError
 from tilecascade.app.settings import ENVIRONMENT, DataDir
+
+Fetched = TypeVar("Fetched")
 
 PREFETCH = {"Priority": "u=6"}
 """Headers of requests that no person waits for (RFC 9218)."""
@@ -55,7 +57,7 @@ class ServedLayer:
 
     async def fetch(self, tile: Tile, suffix: str = ".png") -> bytes | None:
         """A finished tile, generated if need be; None where there is no imagery. Raises TileFailedError."""
-        answer = await self._ask(tile, suffix)
+        answer = await self._ask(tile, self.path(tile, suffix))
         if answer.status_code == 404:
             return None
         state = answer.headers.get("x-tile-state", "")
@@ -64,20 +66,36 @@ class ServedLayer:
         reason = f"only a {state}" if answer.status_code == 200 else detail(answer)
         raise TileFailedError(f"{tile.z}/{tile.x}/{tile.y}: {reason}")
 
-    async def _ask(self, tile: Tile, suffix: str) -> httpx.Response:
+    async def fetch_features(self, tile: Tile) -> list[dict[str, Any]] | None:
+        """The features of a tile, generated if need be; None where there is no imagery. Raises TileFailedError, and
+        SettingsError if the layer has no map objects at this zoom."""
+        answer = await self._ask(tile, f"/features/{self.name}/{tile.z}/{tile.x}/{tile.y}.geojson")
+        if answer.status_code == 404 and "no imagery" not in detail(answer):
+            raise SettingsError(detail(answer))
+        if answer.status_code == 404:
+            return None
+        if answer.status_code != 200:
+            raise TileFailedError(f"{tile.z}/{tile.x}/{tile.y}: {detail(answer)}")
+        features: list[dict[str, Any]] = answer.json()["features"]
+        return features
+
+    async def _ask(self, tile: Tile, path: str) -> httpx.Response:
         try:
-            return await self.client.get(self.path(tile, suffix), params={"wait": self.wait})
+            return await self.client.get(path, params={"wait": self.wait})
         except httpx.HTTPError as error:
             raise TileFailedError(f"{tile.z}/{tile.x}/{tile.y}: {type(error).__name__}: {error}") from None
 
-    async def in_order(self, tiles: Iterable[Tile], suffix: str = ".png") -> AsyncIterator[tuple[Tile, bytes | None]]:
-        """Tiles in the order given, `parallel` fetched at once. Raises TileFailedError for the first that fails."""
-        coming: deque[tuple[Tile, asyncio.Task[bytes | None]]] = deque()
+    async def in_order(
+        self, tiles: Iterable[Tile], fetch: Callable[[Tile], Coroutine[None, None, Fetched]]
+    ) -> AsyncIterator[tuple[Tile, Fetched]]:
+        """What is fetched of tiles, in the order given, `parallel` at once. Raises TileFailedError for the first that
+        fails."""
+        coming: deque[tuple[Tile, asyncio.Task[Fetched]]] = deque()
         remaining = iter(tiles)
         try:
             while True:
                 while len(coming) < 4 * self.parallel and (tile := next(remaining, None)) is not None:
-                    coming.append((tile, asyncio.ensure_future(self.fetch(tile, suffix))))
+                    coming.append((tile, asyncio.ensure_future(fetch(tile))))
                 if not coming:
                     return
                 tile, task = coming.popleft()

@@ -22,8 +22,9 @@ from rasterio.windows import Window
 from tqdm import tqdm
 
 from tilecascade.app.client.connection import Bounds, ServedLayer, connect
+from tilecascade.app.client.feature_files import FEATURE_WRITERS
 from tilecascade.app.errors import SettingsError, TileFailedError
-from tilecascade.app.storage.archives import ExportedLayer, MBTilesWriter, PMTilesWriter, TileWriter
+from tilecascade.app.storage.archives import ExportedLayer, MBTilesWriter, OsmAndWriter, PMTilesWriter, TileWriter
 from tilecascade.app.tiles.layer_info import NOTICE
 from tilecascade.model.cascade import TILE_SIZE
 
@@ -116,6 +117,7 @@ WRITERS: dict[str, type[TileWriter]] = {
     ".pmtiles": PMTilesWriter,
     ".tif": MosaicWriter,
     ".png": PictureWriter,
+    ".sqlitedb": OsmAndWriter,
 }
 
 
@@ -145,7 +147,7 @@ async def write(writer: TileWriter, served: ServedLayer) -> int:
     """Fetch and add every tile; returns how many there are. Raises SettingsError if none."""
     order, count = writer.order(), 0
     with tqdm(total=len(order), unit="tile") as bar:
-        async for tile, data in served.in_order(order):
+        async for tile, data in served.in_order(order, served.fetch):
             if data is not None:
                 writer.add(tile, data)
                 count += 1
@@ -159,7 +161,8 @@ async def write(writer: TileWriter, served: ServedLayer) -> int:
 def check_out(out: Path) -> None:
     """Raises SettingsError for a file that cannot be written or is of no known kind."""
     if out.suffix not in WRITERS:
-        raise SettingsError(f"--out ends in one of {', '.join(WRITERS)}, not {out.suffix!r}")
+        known = ", ".join([*WRITERS, *FEATURE_WRITERS])
+        raise SettingsError(f"--out ends in one of {known}, not {out.suffix!r}")
     if not out.parent.is_dir():
         raise SettingsError(f"there is no directory {out.parent}")
 

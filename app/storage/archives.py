@@ -24,6 +24,10 @@ REVISION = "tilecascade_revision"
 """Name of the metadata that says which revision of a layer an exported file holds."""
 
 
+BIG_PLANET = 17
+"""The zoom that OsmAnd's files count down from."""
+
+
 class ArchiveError(ValueError):
     """A file that is not an archive of tiles, or that cannot be read."""
 
@@ -200,6 +204,31 @@ class MBTilesWriter(TileWriter):
     def finish(self) -> None:
         """See TileWriter."""
         self._file.executemany("INSERT INTO metadata VALUES (?, ?)", self.metadata().items())
+        self._file.commit()
+        self._file.close()
+
+
+class OsmAndWriter(TileWriter):
+    """Writes OsmAnd's sqlitedb, in which zooms count down from 17 (BigPlanet's numbering)."""
+
+    def __init__(self, path: Path, layer: ExportedLayer, area: Bounds, zooms: range) -> None:
+        super().__init__(path, layer, area, zooms)
+        self._file = sqlite3.connect(path)
+        self._file.executescript(
+            """
+            CREATE TABLE info (minzoom integer, maxzoom integer, tilenumbering text, ellipsoid integer, url text);
+            CREATE TABLE tiles (x integer, y integer, z integer, s integer, image blob, PRIMARY KEY (x, y, z, s));
+            """
+        )
+
+    def add(self, tile: Tile, data: bytes) -> None:
+        """See TileWriter."""
+        self._file.execute("INSERT INTO tiles VALUES (?, ?, ?, 0, ?)", (tile.x, tile.y, BIG_PLANET - tile.z, data))
+
+    def finish(self) -> None:
+        """See TileWriter."""
+        zooms = (BIG_PLANET - self.zooms[-1], BIG_PLANET - self.zooms[0])
+        self._file.execute("INSERT INTO info VALUES (?, ?, 'BigPlanet', 0, '')", zooms)
         self._file.commit()
         self._file.close()
 

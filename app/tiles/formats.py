@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import zlib
 from dataclasses import dataclass
+from typing import Literal
 
 MAX_ZOOM = 32
 """The finest zoom that an address may name; no layer goes so far."""
@@ -19,21 +20,26 @@ PATH = re.compile(
 """A tile's URL path: layer (or none: the default), z, x, y, the variant's suffix, its format."""
 
 
+Kind = Literal["map", "confidence", "field", "objects"]
+
+
 @dataclass(frozen=True)
 class Variant:
-    """One way to ask for a tile: 256 or (scale 2) 512 pixels along an edge, in one of the formats; or, instead of the
-    map, how far it can be trusted. field: the whole block that begins with the tile, with its ring, for references; it
-    is kept like a tile and never served."""
+    """One file of a tile: the map, 256 or (scale 2) 512 pixels along an edge, in one of the formats, or another kind.
+
+    kind: "map"; "confidence", how far the tile can be trusted; "field", the whole block that begins with the tile, with
+    its ring, for references; "objects", the block's map objects. The last two are kept like tiles and never served as
+    they are.
+    """
 
     scale: int = 1
     format: str = "png"
-    confidence: bool = False
-    field: bool = False
+    kind: Kind = "map"
 
     @property
     def suffix(self) -> str:
         """What follows y in a URL and in a file name: ".png", "@2x.webp"."""
-        kind = ".confidence" if self.confidence else ".field" if self.field else ""
+        kind = "" if self.kind == "map" else f".{self.kind}"
         return kind + ("@2x" if self.scale == 2 else "") + "." + self.format
 
 
@@ -41,20 +47,25 @@ PLAIN = Variant()
 """The tile itself; every other variant is made from such ones."""
 
 
-CONFIDENCE = Variant(confidence=True)
+CONFIDENCE = Variant(kind="confidence")
 """How far the tile can be trusted."""
 
 
-FIELD = Variant(field=True)
+FIELD = Variant(kind="field")
 """The block that begins with the tile, and its ring."""
 
 
+OBJECTS = Variant(kind="objects", format="bin")
+"""The map objects of the block that begins with the tile (see `app.tiles.objects`)."""
+
+
 CHECKSUM = b"crc32="
-"""What stands before the checksum in a JPEG or WebP of ours: eight hexadecimal digits, of the file with zeros there."""
+"""What stands before the checksum in a file of ours other than a PNG: eight hexadecimal digits, of the file with zeros
+there."""
 
 
 def with_checksum(data: bytes) -> bytes:
-    """A JPEG or WebP whose metadata holds CHECKSUM and eight zeros, with the checksum in their place."""
+    """A file whose metadata holds CHECKSUM and eight zeros, with the checksum in their place."""
     at = data.index(CHECKSUM) + len(CHECKSUM)
     return data[:at] + b"%08x" % zlib.crc32(data) + data[at + 8 :]
 

@@ -16,7 +16,8 @@ from mercantile import Tile
 
 from tilecascade.app.errors import NoTileError
 from tilecascade.app.tiles import image
-from tilecascade.app.tiles.formats import FIELD, PLAIN
+from tilecascade.app.tiles.formats import FIELD, OBJECTS, PLAIN, Variant
+from tilecascade.app.tiles.objects import encode_objects
 from tilecascade.app.tiles.references import References, read_conditions
 from tilecascade.app.tiles.store import BASE_MAP, GENERATED, FoundTile, TileStore
 from tilecascade.app.tiles.work import Work, WorkInProgress
@@ -33,10 +34,12 @@ POLL_SECONDS = 0.05
 
 @dataclass(frozen=True)
 class FinishedBlock:
-    """A stored block: its tiles, and its field for the references of finer blocks, if the layer has finer zooms."""
+    """A stored block: its tiles, its field for the references of finer blocks, if the layer has finer zooms, and its
+    map objects, if the layer has a finish."""
 
     tiles: dict[Tile, FoundTile]
     field: bytes | None
+    objects: bytes | None
 
 
 @dataclass(frozen=True)
@@ -121,13 +124,23 @@ class BlockGenerator:
         return read_conditions(self.store.layer, window, references) if stored is None else Stored(stored)
 
     def _stored(self, block: Block) -> FinishedBlock | None:
-        """A block, if its field and all tiles that have imagery are stored."""
-        layer = self.store.layer
+        """A block, if all of its tiles that have imagery are stored, and what else it has."""
+        layer, first = self.store.layer, block.tiles()[0]
         tiles = self.store.stored(tile for tile in block.tiles() if layer.imagery.covers(tile))
-        if tiles is None or block.zoom == layer.max_zoom:
-            return None if tiles is None else FinishedBlock(tiles, None)
-        field = self.store.stored([block.tiles()[0]], FIELD)
-        return None if field is None else FinishedBlock(tiles, field[block.tiles()[0]].data)
+        if tiles is None:
+            return None
+        more: dict[Variant, bytes] = {}
+        for variant in self._kept_besides(block):
+            found = self.store.stored([first], variant)
+            if found is None:
+                return None
+            more[variant] = found[first].data
+        return FinishedBlock(tiles, more.get(FIELD), more.get(OBJECTS))
+
+    def _kept_besides(self, block: Block) -> list[Variant]:
+        """What is kept of a block beside its tiles, under its first tile."""
+        layer = self.store.layer
+        return [FIELD] * (block.zoom < layer.max_zoom) + [OBJECTS] * (layer.finish != "none")
 
     async def _wait_for_holder(self, block: Block, claim: Claim) -> FinishedBlock | None:
         """Wait until another process has stored a block. None if its lease has become ours instead."""
@@ -173,18 +186,35 @@ class BlockGenerator:
         # a block that was begun while its zoom was the last one has no field: it is generated once more
         return field if field is not None else await self.field(block, priority)
 
+    async def objects(self, block: Block, priority: Priority) -> bytes:
+        """The file of a block's map objects (see `app.tiles.objects`), generated if need be.
+
+        Raises NoTileError if the layer has no finish, so no objects.
+        """
+        if self.store.layer.finish == "none":
+            raise NoTileError(f"layer {self.store.layer.name} has no map objects, because its finish is none")
+        found = await self.store.lookup(block.tiles()[0], OBJECTS)
+        if found is not None:
+            return found.data
+        objects = (await self.block(block, priority)).objects
+        return objects if objects is not None else await self.objects(block, priority)
+
     def _keep(self, block: Block, generated: GeneratedMap, conditions: Conditions, began: int) -> FinishedBlock | None:
-        """Encode and store a block: its field, and its tiles with imagery that are not the base map's. May block.
+        """Encode and store a block: its tiles with imagery that are not the base map's, and what else is kept. May
+        block.
 
         None if the imagery has changed since `began`.
         """
         start = time.perf_counter()
         layer, window = self.store.layer, self.store.layer.ladder.field(block)
         known, ring = conditions.cut(window).imagery_known, layer.ladder.windows.ring
-        field = None
+        more: dict[Variant, bytes] = {}
         if block.zoom < layer.max_zoom and generated.field is not None:
-            field = image.encode(generated.field, known, {}, fast=True)
-            if not self.store.put(block.tiles()[0], FIELD, field, began):
+            more[FIELD] = image.encode(generated.field, known, {}, fast=True)
+        if generated.objects is not None:
+            more[OBJECTS] = encode_objects(generated.objects)
+        for variant, data in more.items():
+            if not self.store.put(block.tiles()[0], variant, data, began):
                 return None
         inner = slice(ring, ring + block.footprint().width)
         masks, tiles = block.cut(known[inner, inner]), {}
@@ -198,7 +228,7 @@ class BlockGenerator:
                     return None
                 tiles[tile] = FoundTile(data, GENERATED)
         self.encode_seconds += time.perf_counter() - start
-        return FinishedBlock(tiles, field)
+        return FinishedBlock(tiles, more.get(FIELD), more.get(OBJECTS))
 
     async def drain(self) -> None:
         """Wait for the blocks under way."""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from typing import Any
 
 from mercantile import Tile
 
 from tilecascade.app.errors import TilecascadeError
 from tilecascade.app.tiles.formats import PLAIN
 from tilecascade.app.tiles.resolver import TileResolver
-from tilecascade.app.tiles.store import FoundTile
 from tilecascade.model.engine import Priority, QueueFullError
 
 LINGER_SECONDS = 30.0
@@ -21,15 +21,15 @@ class BackgroundTiles:
     """Keeps tiles going that no request waits for at the moment. Belongs to one event loop."""
 
     def __init__(self) -> None:
-        self._tasks: set[asyncio.Task[FoundTile]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
         self._warming: dict[str, asyncio.Task[None]] = {}
 
-    def keep_going(self, task: asyncio.Task[FoundTile]) -> None:
+    def keep_going(self, task: asyncio.Task[Any]) -> None:
         """Let a tile be generated for LINGER_SECONDS more: its client will ask again."""
         timer = asyncio.get_running_loop().call_later(LINGER_SECONDS, task.cancel)
         self._tasks.add(task)
 
-        def done(finished: asyncio.Task[FoundTile]) -> None:
+        def done(finished: asyncio.Task[Any]) -> None:
             timer.cancel()
             self._tasks.discard(finished)
             if not finished.cancelled():

@@ -9,6 +9,7 @@ from mercantile import Tile
 from tilecascade.app.errors import NoTileError
 from tilecascade.app.tiles import image
 from tilecascade.app.tiles.confidence import ConfidenceTiles
+from tilecascade.app.tiles.features import FeatureSource
 from tilecascade.app.tiles.formats import PLAIN, Variant
 from tilecascade.app.tiles.generator import BlockGenerator
 from tilecascade.app.tiles.layer import Layer
@@ -30,6 +31,7 @@ class TileResolver:
         self.store = store
         self.generator = generator
         self.confidence = ConfidenceTiles(generator)
+        self.features = FeatureSource(generator)
 
     @property
     def layer(self) -> Layer:
@@ -46,7 +48,7 @@ class TileResolver:
         Cancelling this call drops the work, unless others wait for it or the device has begun with it.
         """
         self.check_zoom(tile)
-        if variant.confidence:
+        if variant.kind == "confidence":
             return await self.confidence.make(tile, priority)
         if variant != PLAIN:
             return await make_variant(self.store, self.find, tile, variant, priority)

@@ -9,6 +9,7 @@ from rasterio.features import shapes, sieve
 from scipy import ndimage
 from shapely import Polygon
 from shapely.affinity import scale
+from skimage.measure import label
 
 from tilecascade.model.cartography.field import NAMES, ClassField
 from tilecascade.model.cartography.objects import MapObject
@@ -52,17 +53,20 @@ def areas(field: ClassField) -> list[MapObject]:
 
 def _simplified(cover: NDArray[np.uint8], confidence: NDArray[np.float32]) -> list[MapObject]:
     """Numbers of COVER by position -> polygons, whose common borders stay common."""
-    polygons, kinds = [], []
-    for geometry, number in shapes(cover, connectivity=4):
+    polygons, kinds, means = [], [], []
+    regions = label(cover, background=-1, connectivity=1).astype(np.int32)
+    sums = np.bincount(regions.ravel(), weights=confidence.ravel()) / np.bincount(regions.ravel()).clip(1)
+    first = np.unique(regions, return_index=True)[1]
+    kind_of = dict(zip(regions.ravel()[first].tolist(), cover.ravel()[first].tolist(), strict=True))
+    for geometry, region in shapes(regions, connectivity=4):
         rings = geometry["coordinates"]
         polygons.append(Polygon(rings[0], rings[1:]))
-        kinds.append(int(number))
-    sums = np.bincount(cover.ravel(), weights=confidence.ravel(), minlength=len(COVER))
-    means = sums / np.bincount(cover.ravel(), minlength=len(COVER)).clip(1)
+        kinds.append(kind_of[int(region)])
+        means.append(float(sums[int(region)]))
     simple = shapely.coverage_simplify(polygons, SIMPLIFY, simplify_boundary=False)
     parts, owner = shapely.get_parts(simple, return_index=True)
     return [
-        MapObject("cover", COVER[kinds[i]], scale(part, CELL, CELL, origin=(0, 0)), float(means[kinds[i]]))
+        MapObject("cover", COVER[kinds[i]], scale(part, CELL, CELL, origin=(0, 0)), means[i])
         for part, i in zip(parts, owner, strict=True)
         if isinstance(part, Polygon) and not part.is_empty
     ]

@@ -43,7 +43,9 @@ def buildings(field: ClassField) -> list[MapObject]:
         box = boxes[number - 1]
         inside = numbers[box] == number
         confidence = float(likely[box][inside].mean())
-        found.append(MapObject("building", "building", generalised(polygon, numbers.shape), confidence))
+        whole = _is_whole(polygon, numbers.shape)
+        outline = regularise(polygon) if whole else straighten(polygon)
+        found.append(MapObject("building", "building", outline, confidence, whole=whole))
     return [each for each in found if each.geometry.area >= SMALLEST]
 
 
@@ -58,11 +60,11 @@ def separated(likely: Floats, sure: float, least: float) -> NDArray[np.int32]:
     return np.asarray(watershed(-likely, seeds, mask=near & (likely >= least), watershed_line=True), dtype=np.int32)
 
 
-def generalised(polygon: Polygon, shape: tuple[int, ...]) -> Polygon:
-    """A building's outline as the map shows it, in a window of this shape."""
+def _is_whole(polygon: Polygon, shape: tuple[int, ...]) -> bool:
+    """Whether a building lies within a window of this shape, and is so small that a neighbour sees all of it, too."""
     left, top, right, bottom = polygon.bounds
-    cut = left <= 0 or top <= 0 or right >= shape[1] or bottom >= shape[0]
-    return straighten(polygon) if cut or max(right - left, bottom - top) > LARGEST else regularise(polygon)
+    inside = left > 0 and top > 0 and right < shape[1] and bottom < shape[0]
+    return inside and max(right - left, bottom - top) <= LARGEST
 
 
 def _polygons(numbers: NDArray[np.int32]) -> dict[int, Polygon]:

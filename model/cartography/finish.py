@@ -50,8 +50,3 @@ def draw(found: list[MapObject], shape: tuple[int, int], zoom: int) -> Pixels:
 
 def _outline(geometry: BaseGeometry) -> NDArray[np.float64]:
     return shapely.get_coordinates(shapely.get_exterior_ring(geometry))
-
-
-def finish(field: ClassField) -> Pixels:
-    """The map of a field, H x W x 3 uint8."""
-    return draw(objects(field), field.known.shape, field.zoom)

@@ -15,7 +15,9 @@ class MapObject:
     """One object.
 
     kind: of a cover, its colour's name in `palette.PALETTE`; of a road, its class in `style.ORDER`. geometry: in pixels
-    of its zoom. confidence: how likely it is there, 0 to 1. width: of a road, in pixels.
+    of its zoom. confidence: how likely it is there, 0 to 1. width: of a road, in pixels. whole: False for a building
+    of which only a part was seen, or that is too large to look the same from a neighbouring window. own: False for a
+    building that belongs to a neighbouring block and reaches into this one.
     """
 
     theme: Theme
@@ -23,3 +25,5 @@ class MapObject:
     geometry: BaseGeometry
     confidence: float
     width: float = 0.0
+    whole: bool = True
+    own: bool = True

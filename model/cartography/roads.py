@@ -248,7 +248,7 @@ def _widths(points: NDArray[np.float64], plain: Floats) -> Floats:
     right = np.cumprod(inside[:, ACROSS:], axis=1).sum(axis=1)
     left = np.cumprod(inside[:, ACROSS::-1], axis=1).sum(axis=1)
     # the median, because a crossing is wider
-    return np.asarray(ndimage.median_filter((right + left - 1).astype(np.float32), LOCAL, mode="nearest"))
+    return np.asarray(ndimage.median_filter((right + left - 1).clip(1).astype(np.float32), LOCAL, mode="nearest"))
 
 
 def _kinds(field: ClassField, points: NDArray[np.float64], widths: Floats) -> NDArray[np.int64]:

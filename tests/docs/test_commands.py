@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -16,6 +17,8 @@ import pytest
 
 from tests.conftest import picture, write_scene
 from tests.program import Server
+from tilecascade.model.sgdm.config import tiny
+from tilecascade.model.sgdm.network import random_network, save_network
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -32,7 +35,7 @@ NOT_RUN = {
 }
 """First words of commands that are shown but not run."""
 
-OTHER = re.compile(r"GET |\[|<script|L\.|new ol|map\.|from |# Caddyfile|app/ |the imagery has|Every tile says")
+OTHER = re.compile(r"GET |\[|<script|L\.|new |map\.|from |# Caddyfile|app/ |the imagery has|Every tile says")
 """How blocks begin that are no commands."""
 
 LONG = {"serve": "tests start the server in many ways", "train": "tests/model/training trains tiny networks"}
@@ -82,6 +85,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_scene(here / "drone.tif", picture(512, 9), (60.76, 56.075, 60.765, 56.08), "EPSG:4326")
     ring = [[60.76, 56.075], [60.765, 56.075], [60.765, 56.08], [60.76, 56.075]]
     (here / "village.geojson").write_text(json.dumps({"type": "Polygon", "coordinates": [ring]}))
+    house = {"type": "Polygon", "coordinates": [ring]}
+    feature = {"type": "Feature", "properties": {"building": "yes"}, "geometry": house}
+    (here / "existing.geojson").write_text(json.dumps({"type": "FeatureCollection", "features": [feature]}))
+    save_network(random_network(replace(tiny(), finish="cartographic")), here / "weights")
     programs = here / "programs"
     programs.mkdir()
     script = programs / "tilecascade"
@@ -91,8 +98,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def server(folder: Path, tiny_weights: Path) -> Iterator[Server]:
-    running = Server(folder / "scene.tif", tiny_weights, folder / "tilecascade-data")
+def server(folder: Path) -> Iterator[Server]:
+    running = Server(folder / "scene.tif", folder / "weights", folder / "tilecascade-data")
     yield running
     running.stop()
 
