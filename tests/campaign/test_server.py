@@ -30,7 +30,8 @@ HEALTH_SECONDS = float(os.environ.get("TILECASCADE_CAMPAIGN_HEALTH", "10"))
 """Longest that /health may take. A busy machine pauses for seconds, and a blocked event loop for far longer; `make
 campaign` asks for one second."""
 
-STOP_SECONDS = 10.0
+STOP_SECONDS = 10 * HEALTH_SECONDS
+"""Longest that the server may take to end: ten seconds in `make campaign`."""
 
 Begin = Callable[..., Server]
 

@@ -86,7 +86,7 @@ def test_gdal_reads_the_same_features(
     assert count == len(exported["features"])
 
 
-@pytest.mark.parametrize("suffix", ["osm", "osm.pbf"])
+@pytest.mark.parametrize("suffix", ["osm"])
 def test_osmium_reads_the_same_features(
     server: Server, bbox: str, exported: dict[str, Any], tmp_path: Path, suffix: str
 ) -> None:
