@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import rasterio
+import torch
 from hypothesis import settings
 from mercantile import Tile
 from rasterio.transform import from_bounds
@@ -19,6 +21,10 @@ from tilecascade.cache.redis import EmbeddedRedis, find_server
 from tilecascade.model.cascade import tile_window
 from tilecascade.model.sgdm.config import tiny
 from tilecascade.model.sgdm.network import random_network, save_network
+
+# one thread a process, of tests and of what they start: there is a process for each core, and more threads only wait
+torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"
 
 # no example is timed: a busy machine is no fault of the code
 settings.register_profile("untimed", deadline=None)

@@ -80,7 +80,9 @@ def pairs_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def config(pairs: Path, out: Path, steps: int, **changes: object) -> TrainConfig:
-    stage = StageConfig("condition", steps, batch=2, crop=64, checkpoint_every=max(1, steps // 2), warmup=1, all_sources=True)
+    stage = StageConfig(
+        "condition", steps, batch=2, crop=64, checkpoint_every=max(1, steps // 2), warmup=1, all_sources=True, threads=1
+    )
     stages = (
         stage,
         replace(stage, name="autoencoder", all_sources=False),
@@ -427,7 +429,9 @@ def test_nearest_colours() -> None:
 
 
 def test_baselines_are_trained_on_the_same_samples(pairs_dir: Path, tmp_path: Path) -> None:
-    stage = StageConfig("sharpener", 2, batch=2, crop=64, checkpoint_every=max(1, steps // 2), warmup=1, reference_dropout=0.0)
+    stage = StageConfig(
+        "sharpener", 2, batch=2, crop=64, checkpoint_every=2, warmup=1, threads=1, reference_dropout=0.0
+    )
     stages = (stage, replace(stage, name="regression"), replace(stage, name="segmentation", all_sources=True))
     settings = replace(config(pairs_dir, tmp_path / "out", 2), preset=BASELINE_PRESET, stages=stages)
     assert set(load_baselines(train_baselines(settings))) == set(BASELINES)
