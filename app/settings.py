@@ -72,7 +72,7 @@ class LayerSettings(BaseModel, extra="forbid"):
         default=DEFAULT_ROOT_ZOOM,
         ge=0,
         le=MAX_TABLE_ZOOM,
-        description="zoom at which the cascade begins; coarser tiles are averaged from it",
+        description="zoom at which the cascade begins; coarser tiles are drawn of its objects, or averaged from it",
     )
     max_zoom: int | None = Field(
         default=None, ge=0, le=MAX_TABLE_ZOOM, description="the finest zoom; the imagery's own resolution unless given"

@@ -16,7 +16,7 @@ from tilecascade.model.blending import WindowCache, blend
 from tilecascade.model.cartography.field import ClassField
 from tilecascade.model.cartography.finish import draw, objects
 from tilecascade.model.cartography.objects import MapObject
-from tilecascade.model.cartography.parts import cut_to, shifted
+from tilecascade.model.cartography.parts import MARGIN, cut_to, shifted
 from tilecascade.model.cascade import Pixels, Window, cut_pixels
 from tilecascade.model.conditions import Conditions, Stage, as_images
 from tilecascade.model.confidence import SAMPLES, SMOOTH
@@ -36,8 +36,8 @@ class GeneratedMap:
 
     pixels: its map, size x size x 3 uint8. field: what finer blocks have for their reference, with the ring, S x S x 3
     uint8 with S = size + 2 ring; without the finish, because what is likely but not shown still tells finer zooms
-    something. None where it is not wanted. objects: what the map is drawn of, as the block has it (see
-    `cartography.parts.cut_to`), in pixels of the block; None without a finish.
+    something. None where it is not wanted. objects: what the map is drawn of, as far as MARGIN
+    pixels beyond the block (see `cartography.parts.cut_to`), in pixels of the block; None without a finish.
     """
 
     pixels: Pixels
@@ -74,8 +74,8 @@ def _finished(stage: Stage, classes: ClassField, field: Pixels | None, beyond: i
     """The map of a class field that reaches so many pixels `beyond` its block."""
     found = objects(classes)
     pixels = cut_pixels(draw(found, classes.known.shape, stage.zoom), beyond)
-    block = shapely.box(0, 0, stage.size, stage.size)
-    return GeneratedMap(pixels, field, cut_to(block, shifted(found, -beyond, -beyond)))
+    around = shapely.box(-MARGIN, -MARGIN, stage.size + MARGIN, stage.size + MARGIN)
+    return GeneratedMap(pixels, field, cut_to(around, shifted(found, -beyond, -beyond)))
 
 
 class CascadePipeline:

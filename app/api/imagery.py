@@ -52,7 +52,7 @@ async def imagery_tile(
     """The imagery under a tile, as .jpg, .png or .webp."""
     shown = service.resolver(layer).layer
     tile, variant = parse_tile(z, x, y)
-    first = shown.min_zoom - LEVELS_BELOW
+    first = (shown.ladder.root if shown.base is None else shown.min_zoom) - LEVELS_BELOW
     if variant.scale != 1 or not first <= tile.z <= shown.max_zoom:
         raise NotFoundError(f"imagery is shown at zooms {first} to {shown.max_zoom}, 256 pixels")
     data = await asyncio.to_thread(encode, shown.imagery, tile, variant.format)

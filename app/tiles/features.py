@@ -90,7 +90,7 @@ def _cut(blocks: list[tuple[Block, list[MapObject]]], wanted: set[Tile]) -> list
         if len(tiles) == len(block.tiles()):
             place = block.footprint()
             box = shapely.box(place.left, place.top, place.left + place.width, place.top + place.height)
-            parts.append((box, found))
+            parts.append((box, cut_to(box, found)))
         else:
             parts += [(box_of(tile), cut_to(box_of(tile), found)) for tile in tiles]
     return parts

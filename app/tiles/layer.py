@@ -24,9 +24,13 @@ from tilecascade.model.cartography.finish import libraries
 from tilecascade.model.cascade import Block, Ladder, WindowConfig
 from tilecascade.model.sgdm.config import Finish
 from tilecascade.model.sgdm.scale_text import MAX_TABLE_ZOOM
+from tilecascade.model.style import FIRST_ROAD_ZOOM
 
 ALGORITHM = 6
 """Counts the changes of code that have changed pixels."""
+
+OVERVIEW_LEVELS = 3
+"""Zooms that are drawn of objects above the root zoom, however large the imagery is: 64 root tiles at most."""
 
 STYLE = "osm"
 """Name of the map style that the network has learned."""
@@ -97,8 +101,14 @@ class Layer:
 
     @property
     def min_zoom(self) -> int:
-        """The first zoom with tiles of its own."""
-        return self.ladder.root if self.base is None else min(self.ladder.root, self.base.zooms[0])
+        """The first zoom with tiles that can be had at once: of its own, or drawn of a bounded number of root tiles."""
+        if self.base is not None:
+            return min(self.ladder.root, self.base.zooms[0])
+        if self.finish == "none":
+            return self.ladder.root
+        first, last = self.corners(self.ladder.root)
+        few = (last.x - first.x + 1) * (last.y - first.y + 1) <= 4**OVERVIEW_LEVELS
+        return min(self.ladder.root, FIRST_ROAD_ZOOM) if few else max(0, self.ladder.root - OVERVIEW_LEVELS)
 
     def base_map_tile(self, tile: Tile) -> bytes | None:
         """The base map's tile as PNG; None if it has none. May block. Raises BaseMapError."""

@@ -7,18 +7,15 @@ import mercantile
 from mercantile import Tile
 
 from tilecascade.app.errors import NoTileError
-from tilecascade.app.tiles import image
 from tilecascade.app.tiles.confidence import ConfidenceTiles
 from tilecascade.app.tiles.features import FeatureSource
 from tilecascade.app.tiles.formats import PLAIN, Variant
 from tilecascade.app.tiles.generator import BlockGenerator
 from tilecascade.app.tiles.layer import Layer
-from tilecascade.app.tiles.store import GENERATED, FoundTile, TileStore
+from tilecascade.app.tiles.overviews import Overviews
+from tilecascade.app.tiles.store import FoundTile, TileStore
 from tilecascade.app.tiles.variants import make_variant
 from tilecascade.model.engine import Priority
-
-MAX_ROOT_TILES = 4096
-"""Root tiles that one tile coarser than the root zoom may be averaged from."""
 
 PLACEHOLDER_LEVELS = 2
 """Zooms up to which an ancestor, enlarged, tells more than a preview of the imagery: farther up it is a blur."""
@@ -32,6 +29,7 @@ class TileResolver:
         self.generator = generator
         self.confidence = ConfidenceTiles(generator)
         self.features = FeatureSource(generator)
+        self.overviews = Overviews(generator, self.find)
 
     @property
     def layer(self) -> Layer:
@@ -53,7 +51,7 @@ class TileResolver:
         if variant != PLAIN:
             return await make_variant(self.store, self.find, tile, variant, priority)
         if tile.z < self.layer.ladder.root:
-            return await self._averaged(tile, priority)
+            return await self.overviews.make(tile, priority)
         return await self.generator.tile(tile, priority)
 
     def check_zoom(self, tile: Tile) -> None:
@@ -71,33 +69,6 @@ class TileResolver:
             if found is not None:
                 return ancestor, found.data
         return None
-
-    async def _averaged(self, tile: Tile, priority: Priority) -> FoundTile:
-        """A tile coarser than the root zoom, averaged from its children. Exists only if all root tiles under it do."""
-        layer, store = self.layer, self.store
-        roots = layer.root_tiles(tile, MAX_ROOT_TILES)
-        if roots is None:
-            raise NoTileError(f"zoom {tile.z} covers too much; the map begins at zoom {layer.ladder.root}")
-        began = store.clock.now
-        covered = await store.run(lambda: [root for root in roots if layer.imagery.covers(root)])
-        if not covered:
-            raise NoTileError.no_imagery(tile)
-        for root in covered:
-            if await store.lookup(root) is None:
-                raise NoTileError(
-                    f"{tile.z}/{tile.x}/{tile.y} is made from zoom {layer.ladder.root}, where not all tiles exist yet"
-                )
-        children = {}
-        for child in mercantile.children(tile):
-            try:
-                children[child.x % 2, child.y % 2] = image.decode((await self.find(child, PLAIN, priority)).data)
-            except NoTileError:
-                continue
-        merged = image.merge_down(children)
-        data = image.encode(merged[..., :3], merged[..., 3] > 127, image.provenance(layer, tile))
-        if await store.run(store.put, tile, PLAIN, data, began):
-            return FoundTile(data, GENERATED)
-        return await self._averaged(tile, priority)
 
     async def drain(self) -> None:
         """Wait for the work under way."""

@@ -48,11 +48,14 @@ def areas(field: ClassField) -> list[MapObject]:
     )
     cover = sieve(smooth.argmax(axis=0).astype(np.uint8), SMALLEST)
     confidence = np.take_along_axis(smooth, cover[None].astype(np.int64), axis=0)[0] / smooth.sum(0).clip(1e-6)
-    return _simplified(cover, confidence)
+    return outlined(cover, confidence, CELL, SIMPLIFY)
 
 
-def _simplified(cover: NDArray[np.uint8], confidence: NDArray[np.float32]) -> list[MapObject]:
-    """Numbers of COVER by position -> polygons, whose common borders stay common."""
+def outlined(cover: NDArray[np.uint8], confidence: NDArray[np.float32], cell: int, tolerance: float) -> list[MapObject]:
+    """Numbers of COVER by position, and how sure each is, -> polygons in pixels, whose common borders stay common.
+
+    cell: pixels of a position. tolerance: positions by which an outline may be moved when it is simplified.
+    """
     polygons, kinds, means = [], [], []
     regions = label(cover, background=-1, connectivity=1).astype(np.int32)
     sums = np.bincount(regions.ravel(), weights=confidence.ravel()) / np.bincount(regions.ravel()).clip(1)
@@ -63,10 +66,10 @@ def _simplified(cover: NDArray[np.uint8], confidence: NDArray[np.float32]) -> li
         polygons.append(Polygon(rings[0], rings[1:]))
         kinds.append(kind_of[int(region)])
         means.append(float(sums[int(region)]))
-    simple = shapely.coverage_simplify(polygons, SIMPLIFY, simplify_boundary=False)
+    simple = shapely.coverage_simplify(polygons, tolerance, simplify_boundary=False)
     parts, owner = shapely.get_parts(simple, return_index=True)
     return [
-        MapObject("cover", COVER[kinds[i]], scale(part, CELL, CELL, origin=(0, 0)), means[i])
+        MapObject("cover", COVER[kinds[i]], scale(part, cell, cell, origin=(0, 0)), means[i])
         for part, i in zip(parts, owner, strict=True)
         if isinstance(part, Polygon) and not part.is_empty
     ]

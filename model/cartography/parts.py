@@ -18,6 +18,9 @@ from tilecascade.model.cartography.objects import MapObject
 GRID = 1 / 16
 """Pixels that coordinates are multiples of."""
 
+MARGIN = 16
+"""Pixels beyond a block that its objects are kept for, so that drawings of them have no edge at its border."""
+
 NEAR_BORDER = 2.0
 """Pixels beyond a block where the centre of a building may lie that belongs to it: two windows may see the centre on
 different sides of their border, and then both have it rather than neither."""

@@ -356,3 +356,37 @@ def test_the_coarsest_tiles_are_generated_before_anybody_asks(
         return service.resolvers["map"].generator.generated[resolver.layer.ladder.root]
 
     assert with_service(make_settings(warm_tiles=4), layer_settings, story) > 0
+
+
+def test_coarser_tiles_are_drawn_of_objects_in_any_order(
+    make_settings: MakeSettings, make_scene: SceneMaker, tmp_path: Path
+) -> None:
+    """With a finish, tiles coarser than the root zoom generate the root tiles that they need, and no other."""
+    layer = LayerSettings(scenes=[make_scene()], finish="cartographic")
+    results = []
+    for folder, zooms in (("down", range(14, 7, -1)), ("up", range(8, 15))):
+
+        async def story(resolver: TileResolver, zooms: range = zooms) -> dict[int, bytes]:
+            assert resolver.layer.min_zoom == 8
+            return {
+                zoom: (await resolver.find(mercantile.parent(PLACE, zoom=zoom) if zoom < 14 else PLACE)).data
+                for zoom in zooms
+            }
+
+        results.append(run(make_settings(data_dir=tmp_path / folder), layer, story))
+        kept = {path.name for path in (tmp_path / folder / "tiles").rglob("*.objects.bin")}
+        assert len(kept) == 7
+    assert results[0] == results[1]
+
+
+def test_coarser_tiles_need_a_bounded_number_of_root_tiles(make_settings: MakeSettings, tmp_path: Path) -> None:
+    layer = LayerSettings(country=1, finish="cartographic")
+
+    async def story(resolver: TileResolver) -> None:
+        assert resolver.layer.min_zoom == 11
+        tile = mercantile.tile(*resolver.layer.imagery.center, 9)
+        with pytest.raises(NoTileError, match="prefetch"):
+            await resolver.find(tile)
+        assert resolver.generator.blocks_generated == 0
+
+    run(make_settings(), layer, story)
