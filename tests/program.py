@@ -50,6 +50,9 @@ class Server:
         self.process.kill()
         pytest.fail(self.log.read_text())
 
+    idle = 0
+    """Resident bytes of the server and its children when it was `ready`."""
+
     def get(self, path: str) -> httpx.Response:
         return httpx.get(self.url + path, timeout=120)
 
@@ -62,6 +65,27 @@ class Server:
         if self.process.poll() is None:
             self.process.kill()
             self.process.wait()
+
+
+def memory(server: Server, which: str = "VmRSS") -> int:
+    """Resident bytes of a server and its children: now, or (VmHWM) the most that each has had."""
+    pids, total = [server.process.pid], 0
+    for pid in pids:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        pids += [int(child) for child in children]
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+        total += next((int(line.split()[1]) << 10 for line in lines if line.startswith(which)), 0)
+    return total
+
+
+def ready(server: Server) -> Server:
+    """The server, when it has loaded its model; it remembers how much memory it has then."""
+    for _ in range(600):
+        if server.get("/health").json()["state"] != "starting":
+            break
+        time.sleep(0.1)
+    server.idle = memory(server)
+    return server
 
 
 def run_cli(*arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
