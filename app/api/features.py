@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import json
 from collections.abc import Coroutine
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import mercantile
 from fastapi import APIRouter, Query, Response
@@ -19,7 +19,7 @@ from tilecascade.app.api.tilejson import tilejson_of
 from tilecascade.app.api.tiles import ContextDep, TileContext, parse_number, tile_of
 from tilecascade.app.api.vector_style import style_of
 from tilecascade.app.api.waiting import priority_of, wait_for
-from tilecascade.app.errors import AreaError, BadRequestError, NotFoundError, NotReadyError
+from tilecascade.app.errors import AreaError, BadRequestError, NotFoundError, NoTileError, NotReadyError
 from tilecascade.app.jobs.area import Area
 from tilecascade.app.tiles.features import features_of
 from tilecascade.app.tiles.geojson import LAYERS, Feature, degrees_of
@@ -74,12 +74,24 @@ async def features(
 
 @router.get("/features/{layer}/{z}/{x}/{y}", operation_id="features_of_tile", response_class=Response)
 async def features_of_tile(
-    context: ContextDep, layer: str, z: str, x: str, y: str, wait: WaitQuery = None, v: RevisionQuery = None
+    context: ContextDep,
+    layer: str,
+    z: str,
+    x: str,
+    y: str,
+    wait: WaitQuery = None,
+    v: RevisionQuery = None,
+    missing: Annotated[Literal["204", "404"], Query(description="Status where there is no imagery.")] = "404",
 ) -> Response:
     """What one tile has, `.geojson`: whole buildings whose centre is in it, and lines and areas cut at its edge."""
     resolver = context.service.resolver(layer)
     tile = parse_place(z, x, y, "geojson")
-    found = await waited(context, resolver.features.of_tile(tile, priority_of(context.request)), wait)
+    try:
+        found = await waited(context, resolver.features.of_tile(tile, priority_of(context.request)), wait)
+    except NoTileError:
+        if missing == "404":
+            raise
+        return Response(status_code=204)
     served = resolver.layer
     own = [each for each in found if each.own]
     some = await asyncio.to_thread(features_of, served, tile.z, own)

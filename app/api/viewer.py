@@ -23,6 +23,9 @@ def page_data(layer: Layer, base: str) -> dict[str, object]:
     return tilejson_of(layer, base).model_dump() | {
         "imagery": f"{base}/imagery/{layer.name}/{{z}}/{{x}}/{{y}}.webp?v={layer.revision}",
         "events": f"{base}/tiles/{layer.name}/events",
+        "root": layer.ladder.root,
+        "objects": layer.finish != "none",
+        "query": f"?v={layer.revision}",
         "confidence": f"{base}/tiles/{layer.name}/confidence/{{z}}/{{x}}/{{y}}.png?v={layer.revision}",
     }
 

@@ -115,7 +115,7 @@ function choose(layer) {
   generated.setOpacity($("opacity").value / 100).addTo(map);
   compare();
   show_trust();
-  $("low").value = layer.minzoom;
+  $("low").value = layer.root;
   $("high").value = layer.maxzoom;
   links(layer);
 }
@@ -123,7 +123,8 @@ function choose(layer) {
 // The whole layer, or what the screen can hold of it at its first zoom.
 function fit(layer) {
   const [west, south, east, north] = layer.bounds, bounds = L.latLngBounds([[south, west], [north, east]]);
-  const zoom = Math.min(map.getBoundsZoom(bounds), layer.maxzoom);  // never below the layer's first zoom, fit or not
+  // never below the zoom where the cascade begins, fit or not: coarser tiles need many of its
+  const zoom = Math.max(layer.root, Math.min(map.getBoundsZoom(bounds), layer.maxzoom));
   const size = map.project(bounds.getSouthEast(), zoom).subtract(map.project(bounds.getNorthWest(), zoom));
   const fits = size.x <= map.getSize().x && size.y <= map.getSize().y;
   map.setView(fits ? bounds.getCenter() : [layer.center[1], layer.center[0]], zoom);
@@ -313,7 +314,7 @@ function upload(file) {
     const info = await ask(`/tiles/${shown.name}/tilejson.json`);
     const version = "?v=" + info.tilecascade_revision;
     const pinned = (url) => url.split("?")[0] + version;
-    choose({...info, imagery: pinned(shown.imagery), confidence: pinned(shown.confidence), events: shown.events});
+    choose({...shown, ...info, imagery: pinned(shown.imagery), confidence: pinned(shown.confidence), query: version});
     const [west, south, east, north] = answer.bounds;
     map.fitBounds([[south, west], [north, east]]);
   };

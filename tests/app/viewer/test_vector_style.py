@@ -1,4 +1,4 @@
-"""The vector tiles in MapLibre, in a real browser, beside the layer's own tile."""
+"""Map objects in a real browser: MapLibre beside the layer's own tile, and a click on the map page."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 import mercantile
 import numpy as np
 import pytest
+import shapely
 from PIL import Image
 
 from tests.app.viewer.test_browsers import Quiet, package
@@ -39,10 +40,10 @@ map.on("error", (event) => {{ window.problem = String(event.error); }});
 </script></body></html>"""
 
 
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[Server]:
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """The fictional country, cold, with the shipped network."""
-    running = Server(None, WEIGHTS_DIR / "default", tmp_path / "data")
+    running = Server(None, WEIGHTS_DIR / "default", tmp_path_factory.mktemp("objects") / "data")
     yield running
     running.stop()
 
@@ -75,3 +76,22 @@ def test_maplibre_draws_the_objects_as_the_tiles_do(server: Server, tmp_path: Pa
                 tile = np.asarray(image.convert("RGB"))
             truth[down * 256 : down * 256 + 256, right * 256 : right * 256 + 256] = tile
     assert (classify(shown[:EDGE, :EDGE]) == classify(truth)).mean() > 0.95
+
+
+def test_a_click_on_the_map_page_says_what_is_there(server: Server) -> None:
+    longitude, latitude, _ = server.get("/tilejson.json").json()["center"]
+    tile = mercantile.tile(longitude, latitude, ZOOM)
+    features = server.get(f"/features/map/{tile.z}/{tile.x}/{tile.y}.geojson").json()["features"]
+    house = next(each for each in features if each["properties"]["layer"] == "building")
+    place = shapely.geometry.shape(house["geometry"]).representative_point()
+    with browser() as page:
+        page.get(f"{server.url}/#{ZOOM}/{place.y:.6f}/{place.x:.6f}")
+        wait_until(page, f"return map.getZoom() === {ZOOM}")
+        page.execute_script("map.fire('click', {latlng: L.latLng(arguments[0], arguments[1])})", place.y, place.x)
+        text = wait_until(page, "return (document.querySelector('.object p') || {}).innerText")
+        assert "Generated, not surveyed" in text
+        assert f"{round(100 * house['properties']['confidence'])} %" in text
+        assert page.execute_script("return document.querySelector('.object b').textContent") == "building"
+        assert page.execute_script("return document.querySelectorAll('.leaflet-overlay-pane path').length") == 1
+        said = [line for line in page.get_log("browser") if line["level"] == "SEVERE"]
+    assert not said
