@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import ctypes
 import logging
+import os
 import random
 import shutil
-import signal
 import subprocess
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 
 import redis
+
+from tilecascade.cache.lifetime import die_with_parent
 
 log = logging.getLogger(__name__)
 
@@ -105,12 +107,6 @@ def find_server() -> str | None:
     return carried if carried and Path(carried).exists() else None
 
 
-def die_with_parent() -> None:
-    """In the child, before exec: ask Linux to end it when its parent ends, however that happens."""
-    with_signal = 1  # PR_SET_PDEATHSIG
-    ctypes.CDLL(None).prctl(with_signal, signal.SIGTERM)
-
-
 class EmbeddedRedis:
     """A private redis-server on a unix socket, memory only; ends with this process, and is started again when it ends
     by itself.
@@ -154,7 +150,7 @@ class EmbeddedRedis:
 
     def _start(self) -> subprocess.Popen[bytes]:
         streams = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
-        return subprocess.Popen(self._command, **streams, preexec_fn=die_with_parent)  # type: ignore[call-overload]
+        return subprocess.Popen(self._command, **streams, preexec_fn=partial(die_with_parent, os.getpid()))  # type: ignore[call-overload]
 
     def _watch(self) -> None:
         while True:

@@ -14,7 +14,7 @@ import signal
 import sys
 from dataclasses import replace
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import rasterio
@@ -23,7 +23,7 @@ from tilecascade.app.errors import SceneError, SceneRefusedError, StorageError
 from tilecascade.app.scenes.reencode import DRIVERS, LOST, REFUSED
 from tilecascade.app.settings import Settings
 from tilecascade.app.sources.scene import Scene, open_scene
-from tilecascade.cache.redis import die_with_parent
+from tilecascade.cache.lifetime import die_with_parent
 
 MEMORY = 4 << 30
 """Bytes of address space that checking and copying a file may take."""
@@ -69,7 +69,7 @@ async def confined(source: Path, target: Path | None, settings: Settings) -> Non
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.DEVNULL,
-        preexec_fn=die_with_parent,
+        preexec_fn=partial(die_with_parent, os.getpid()),
     )
     try:
         output, _ = await asyncio.wait_for(child.communicate(), seconds)

@@ -16,6 +16,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import uvicorn
@@ -28,7 +29,7 @@ from tilecascade.app.settings import DataDir, LayerSettings, Settings
 from tilecascade.app.storage.ownership import Ownership
 from tilecascade.app.storage.publication import LAYER_INFO_FILE
 from tilecascade.app.tiles.layer import ModelInfo, build_layer
-from tilecascade.cache.redis import die_with_parent
+from tilecascade.cache.lifetime import die_with_parent
 from tilecascade.model.cascade import WindowConfig
 
 log = logging.getLogger(__name__)
@@ -120,6 +121,7 @@ def workers(settings: Settings, folder: Path, on_end: Callable[[], None]) -> Ite
     environment = {
         worker.TILES: str(DataDir(settings.data_dir).tiles),
         worker.APPLICATION: str(folder / SOCKET),
+        worker.OWNER: str(os.getpid()),
         worker.LAYER_INFO: str(folder / LAYER_INFO_FILE),
         worker.MEMORY: str(settings.memory_bytes // count),
         worker.TRUSTED: ",".join(settings.trusted_proxies),
@@ -141,7 +143,10 @@ def workers(settings: Settings, folder: Path, on_end: Callable[[], None]) -> Ite
     arguments = [f"--{name}={value}" for name, value in options.items()]
     command = [sys.executable, "-m", "granian", *arguments, "--factory", "--respawn-failed-workers", "--no-ws"]
     process = subprocess.Popen(
-        [*command, "tilecascade.app.server.worker:create"], env=os.environ | environment, preexec_fn=die_with_parent
+        [*command, "tilecascade.app.server.worker:create"],
+        env=os.environ | environment,
+        # granian loses a SIGTERM that comes while it starts
+        preexec_fn=partial(die_with_parent, os.getpid(), signal.SIGKILL),
     )
     ending = threading.Event()
 

@@ -12,6 +12,8 @@ import asyncio
 import ipaddress
 import json
 import os
+import threading
+import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -29,11 +31,13 @@ from tilecascade.app.server.worker_metrics import WorkerMetrics
 from tilecascade.app.tiles.formats import MEDIA_TYPES, PATH, Variant, is_whole
 from tilecascade.app.tiles.layer_info import LayerInfo, read_layer_info
 
-TILES, APPLICATION, LAYER_INFO, MEMORY, TRUSTED, PUBLIC = (
-    f"TILECASCADE_WORKER_{name}" for name in ("TILES", "APPLICATION", "LAYER_INFO", "MEMORY", "TRUSTED", "PUBLIC")
+TILES, APPLICATION, OWNER, LAYER_INFO, MEMORY, TRUSTED, PUBLIC = (
+    f"TILECASCADE_WORKER_{name}"
+    for name in ("TILES", "APPLICATION", "OWNER", "LAYER_INFO", "MEMORY", "TRUSTED", "PUBLIC")
 )
-"""Environment variables: the tile directory, the application's socket, LAYER_INFO_FILE, bytes kept in memory, proxies
-that are believed, and whether tiles may be read without a key (else the application answers everything)."""
+"""Environment variables: the tile directory, the application's socket and process, LAYER_INFO_FILE, bytes kept in
+memory, proxies that are believed, and whether tiles may be read without a key (else the application answers
+everything)."""
 
 CORS = [("access-control-allow-origin", "*"), ("access-control-expose-headers", ", ".join(EXPOSED_HEADERS))]
 HOP_BY_HOP = {"connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade", "proxy-connection", "expect"}
@@ -307,8 +311,20 @@ def forwarded_headers(scope: Any, trusted: Networks, body: bool) -> Headers:
     return [*ours, *((name, value) for name, value in scope.headers.items() if name not in left_out)]
 
 
+def _end_with(owner: int) -> None:
+    """End this process soon after the application has. Asking is surer than a signal: granian, which stands between,
+    loses some while it starts."""
+    while True:
+        try:
+            os.kill(owner, 0)
+        except ProcessLookupError:
+            os._exit(1)
+        time.sleep(1)
+
+
 def create() -> Worker:
-    """The worker that this process's environment describes."""
+    """The worker that this process's environment describes. It ends when the application has."""
+    threading.Thread(target=_end_with, args=(int(os.environ[OWNER]),), name="application", daemon=True).start()
     finished = FinishedTiles(Path(os.environ[TILES]), Path(os.environ[LAYER_INFO]), int(os.environ[MEMORY]))
     trusted = [ipaddress.ip_network(text) for text in os.environ[TRUSTED].split(",") if text]
     return Worker(finished, Path(os.environ[APPLICATION]), trusted, bool(os.environ[PUBLIC]))

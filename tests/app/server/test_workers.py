@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import subprocess
@@ -14,7 +15,7 @@ import httpx
 import pytest
 
 from tests.conftest import PLACE, SceneMaker
-from tests.program import Server, run_cli
+from tests.program import TILECASCADE, Server, free_port, run_cli
 from tests.support import corner_scene
 from tilecascade.cache.redis import EmbeddedRedis, find_server
 
@@ -118,6 +119,33 @@ def test_workers_end_with_the_app_and_say_when_it_does_not_answer(begin: Begin) 
         time.sleep(0.1)
     else:
         pytest.fail("the workers outlive the app")
+
+
+def test_nothing_outlives_an_app_that_is_killed_while_it_starts(tmp_path: Path) -> None:
+    """granian loses a SIGTERM that comes while it starts; the address would stay taken for good."""
+    for delay in (0.0, 0.2, 0.4, 0.8):
+        port = free_port()
+        command = [*TILECASCADE, "serve", "--port", str(port), "--data-dir", str(tmp_path / str(port))]
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+        def of_port(number: int = port) -> list[Path]:
+            found = []
+            for path in Path("/proc").glob("[0-9]*/cmdline"):
+                with contextlib.suppress(OSError):
+                    if f"--port={number}".encode() in path.read_bytes():
+                        found.append(path)
+            return found
+
+        while not of_port():
+            assert process.poll() is None
+            time.sleep(0.01)
+        time.sleep(delay)
+        process.kill()
+        process.wait()
+        until = time.monotonic() + 10
+        while of_port() and time.monotonic() < until:
+            time.sleep(0.05)
+        assert not of_port(), f"killed {delay} s after the workers began to start"
 
 
 def test_a_crowd_costs_one_generation_of_each_block_with_workers(begin: Begin) -> None:
