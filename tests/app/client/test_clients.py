@@ -210,6 +210,19 @@ def test_an_exported_mbtiles_holds_the_tiles(server: Server, tmp_path: Path) -> 
     assert [path.name for path in tmp_path.iterdir()] == ["area.mbtiles"]
 
 
+def test_an_exported_sqlitedb_is_as_osmand_wants_it(server: Server, tmp_path: Path) -> None:
+    out = tmp_path / "area.sqlitedb"
+    done = export(server, out, "14-16")
+    assert done.returncode == 0, done.stderr
+    with sqlite3.connect(out) as file:
+        rows = {(17 - z, x, y): data for x, y, z, _, data in file.execute("SELECT x, y, z, s, image FROM tiles")}
+        about = file.execute("SELECT minzoom, maxzoom, tilenumbering FROM info").fetchall()
+    assert about == [(1, 3, "BigPlanet")]
+    assert len(rows) == 1 + 4 + 16
+    for (z, x, y), data in rows.items():
+        assert data == served(server, Tile(x, y, z))
+
+
 def test_an_exported_pmtiles_holds_the_tiles(server: Server, tmp_path: Path) -> None:
     out = tmp_path / "area.pmtiles"
     assert export(server, out, "14-16").returncode == 0
