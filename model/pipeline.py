@@ -11,9 +11,10 @@ import torch
 from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
+from torch.nn import functional as F
 
 from tilecascade.model.blending import WindowCache, blend
-from tilecascade.model.cartography.field import ClassField
+from tilecascade.model.cartography.field import CELL, ClassField
 from tilecascade.model.cartography.finish import draw, objects
 from tilecascade.model.cartography.objects import MapObject
 from tilecascade.model.cartography.parts import MARGIN, cut_to, shifted
@@ -21,6 +22,7 @@ from tilecascade.model.cascade import Pixels, Window, cut_pixels
 from tilecascade.model.conditions import Conditions, Stage, as_images
 from tilecascade.model.confidence import SAMPLES, SMOOTH
 from tilecascade.model.noise import noise_window
+from tilecascade.model.palette import CLASS_OF_COLOUR, CLASSES
 from tilecascade.model.sgdm.autoencoder import Draft, PaletteAutoencoder
 from tilecascade.model.sgdm.config import LATENT_STRIDE
 from tilecascade.model.sgdm.layers import cut
@@ -28,6 +30,7 @@ from tilecascade.model.sgdm.mf_encoder import BackboneBranch
 from tilecascade.model.sgdm.network import SGDM, Encoded
 from tilecascade.model.sgdm.sampler import Sampler
 from tilecascade.model.sgdm.scale_text import scale_text
+from tilecascade.model.sgdm.text_tower import ScaleTextEncoder
 
 
 @dataclass(frozen=True)
@@ -70,12 +73,23 @@ def noise_batch(stage: Stage, windows: Sequence[Window], phase: int, channels: i
     return noise.contiguous(memory_format=torch.channels_last)
 
 
-def _finished(stage: Stage, classes: ClassField, field: Pixels | None, beyond: int) -> GeneratedMap:
-    """The map of a class field that reaches so many pixels `beyond` its block."""
-    found = objects(classes)
-    pixels = cut_pixels(draw(found, classes.known.shape, stage.zoom), beyond)
-    around = shapely.box(-MARGIN, -MARGIN, stage.size + MARGIN, stage.size + MARGIN)
-    return GeneratedMap(pixels, field, cut_to(around, shifted(found, -beyond, -beyond)))
+def _pixels(images: Tensor) -> NDArray[np.uint8]:
+    """N x 3 x H x W in [-1, 1] -> N x H x W x 3 uint8."""
+    pixels = ((images.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+    return np.asarray(pixels.permute(0, 2, 3, 1).cpu())
+
+
+def _around(disagreement: Tensor, shares: Tensor, beyond: int, cell: int) -> list[Uncertainty]:
+    """Disagreement, N x h x w, and shares of classes, N x K x h x w, of cells of so many pixels that reach so many
+    pixels `beyond` their block -> the uncertainty of its pixels."""
+    inner = (slice(beyond // cell, -beyond // cell),) * 2
+    results = []
+    for level, kinds in zip(disagreement.cpu().numpy(), shares.cpu().numpy(), strict=True):
+        around = np.stack([ndimage.gaussian_filter(plane, SMOOTH / cell)[inner] for plane in (level, *kinds)])
+        around = around.repeat(cell, axis=1).repeat(cell, axis=2)
+        classes = around[1:].argmax(0).astype(np.uint8)
+        results.append(Uncertainty((around[0] * 255).round().astype(np.uint8), classes))
+    return results
 
 
 class CascadePipeline:
@@ -89,21 +103,21 @@ class CascadePipeline:
 
     def __init__(self, network: SGDM, device: str = "cpu", dtype: torch.dtype = torch.float32) -> None:
         """dtype: of the products in encoder, adapter and U-Net (autocast); latents and colours stay float32."""
-        branch = network.eval().encoder.imagery
-        if isinstance(branch, BackboneBranch):
-            branch.fold()
+        for part in network.eval().modules():
+            if isinstance(part, BackboneBranch):
+                part.fold()
         self.network = network.to(device).to(memory_format=torch.channels_last).eval()
         self.windows = network.config.windows
         self.sampler = Sampler(network.config.diffusion)
         self.device = torch.device(device)
         self.dtype = dtype
-        self._contexts: dict[tuple[int, int | None], Tensor] = {}
+        self._contexts: dict[tuple[ScaleTextEncoder, int, int | None], Tensor] = {}
         self._latent_cache = WindowCache()
 
     @property
     def has_palette(self) -> bool:
         """Whether the network says how likely each colour of the palette is, so that objects can be made."""
-        return isinstance(self.network.autoencoder, PaletteAutoencoder) and not self.windows.blend
+        return self.network.perception is not None and not self.windows.blend
 
     @torch.inference_mode()
     def __call__(self, stage: Stage, batch: Sequence[Conditions]) -> list[GeneratedMap]:
@@ -112,18 +126,44 @@ class CascadePipeline:
         Raises ValueError if the conditions do not fit the stage.
         """
         self._check(stage, batch)
+        if stage.finish != "none":
+            return self._finished(stage, batch)
         if self.windows.blend:
             # without a draft, because a draft belongs to one window and only latents are blended
             latent, draft = torch.stack([self._blended(stage, item, len(batch)) for item in batch]), None
         else:
             latent, draft = self._latents(stage, batch)
-        if stage.finish == "none":
-            fields = self._decode(latent, draft, stage.ring)
-            return [GeneratedMap(cut_pixels(field, stage.ring), field) for field in fields]
-        classes = self._class_fields(stage, batch, latent, draft)
-        wanted = self._decode(latent, draft, stage.ring) if stage.field else [None] * len(batch)
-        beyond = self.windows.denoise - self.windows.decode
-        return [_finished(stage, *each, beyond) for each in zip(classes, wanted, strict=True)]
+        fields = self._decode(latent, draft, stage.ring)
+        return [GeneratedMap(cut_pixels(field, stage.ring), field) for field in fields]
+
+    def _finished(self, stage: Stage, batch: Sequence[Conditions]) -> list[GeneratedMap]:
+        """Maps that are drawn of objects, which are made of what is perceived: what the diffusion adds to it is lost in
+        objects or makes worse ones (docs/training-log.md)."""
+        perception, less = self.network.perception, self.windows.decode
+        assert perception is not None
+        beyond = self.windows.denoise - less
+        logits = self._perceived(stage, batch)
+        logits = cut(logits, less // CELL) if less else logits
+        shares = perception.prior.shares(logits).cpu().numpy()
+        known = [cut_pixels(item.imagery_known, self.windows.encode - beyond) for item in batch]
+        fields: Sequence[Pixels | None] = [None] * len(batch)
+        if stage.field:
+            fields = [cut_pixels(image, beyond - stage.ring) for image in _pixels(perception.prior.shown(logits))]
+        around = shapely.box(-MARGIN, -MARGIN, stage.size + MARGIN, stage.size + MARGIN)
+        maps = []
+        for plane, mask, field in zip(shares, known, fields, strict=True):
+            found = objects(ClassField(stage.zoom, plane, mask))
+            pixels = cut_pixels(draw(found, mask.shape, stage.zoom), beyond)
+            maps.append(GeneratedMap(pixels, field, cut_to(around, shifted(found, -beyond, -beyond))))
+        return maps
+
+    def _perceived(self, stage: Stage, batch: Sequence[Conditions]) -> Tensor:
+        """Palette logits, `denoise` around each cell, N x P x h/2 x w/2."""
+        assert self.network.perception is not None
+        context = self._context(stage, self.network.perception.text).expand(len(batch), -1, -1)
+        with self._precision():
+            crop = self.windows.encode - self.windows.denoise
+            return self.network.perception(*as_images(batch, self.device), context, crop)
 
     @torch.inference_mode()
     def uncertainty(self, stage: Stage, batch: Sequence[Conditions], samples: int = SAMPLES) -> list[Uncertainty]:
@@ -132,6 +172,8 @@ class CascadePipeline:
         Raises ValueError if the conditions do not fit the stage, or if the network has no palette.
         """
         self._check(stage, batch)
+        if stage.finish != "none":
+            return self._uncertain(stage, batch)
         autoencoder = self.network.autoencoder
         encoded, context = self._condition(stage, batch)
         draft = encoded.draft
@@ -146,15 +188,16 @@ class CascadePipeline:
             share, generated = autoencoder.class_shares(logits, keep, draft.images)
             shares.append(share)
         mean = torch.stack(shares).mean(0)
-        disagreement = ((1 - mean.square().sum(1)) * generated.squeeze(1)).cpu().numpy()
-        beyond = self.windows.denoise
-        inner = (slice(beyond, -beyond),) * 2
-        results = []
-        for level, kinds in zip(disagreement, mean.cpu().numpy(), strict=True):
-            around = np.stack([ndimage.gaussian_filter(plane, SMOOTH)[inner] for plane in (level, *kinds)])
-            classes = around[1:].argmax(0).astype(np.uint8)
-            results.append(Uncertainty((around[0] * 255).round().astype(np.uint8), classes))
-        return results
+        disagreement = (1 - mean.square().sum(1)) * generated.squeeze(1)
+        return _around(disagreement, mean, self.windows.denoise, 1)
+
+    def _uncertain(self, stage: Stage, batch: Sequence[Conditions]) -> list[Uncertainty]:
+        """What is perceived, as the chance that two maps that were drawn by it would disagree."""
+        assert self.network.perception is not None
+        shares = self.network.perception.prior.shares(self._perceived(stage, batch))
+        kinds = F.one_hot(torch.from_numpy(CLASS_OF_COLOUR).long(), len(CLASSES)).to(shares)
+        mean = torch.einsum("nphw,pk->nkhw", shares, kinds)
+        return _around(1 - mean.square().sum(1), mean, self.windows.denoise, CELL)
 
     def _check(self, stage: Stage, batch: Sequence[Conditions]) -> None:
         if self.device.type == "cpu" and torch.get_num_threads() != 1:
@@ -208,7 +251,7 @@ class CascadePipeline:
 
     def _condition(self, stage: Stage, batch: Sequence[Conditions]) -> tuple[Encoded, Tensor]:
         """What the conditions say, `denoise` around each cell, and the scale text."""
-        context = self._context(stage).expand(len(batch), -1, -1)
+        context = self._context(stage, self.network.text).expand(len(batch), -1, -1)
         with self._precision():
             crop = self.windows.encode - self.windows.denoise
             return self.network.condition(*as_images(batch, self.device), context, crop), context
@@ -219,10 +262,10 @@ class CascadePipeline:
     def _precision(self) -> torch.autocast:
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
 
-    def _context(self, stage: Stage) -> Tensor:
-        key = (stage.zoom, stage.reference_zoom)
+    def _context(self, stage: Stage, tower: ScaleTextEncoder) -> Tensor:
+        key = (tower, stage.zoom, stage.reference_zoom)
         if key not in self._contexts:
-            self._contexts[key] = self.network.text([scale_text(*key)])
+            self._contexts[key] = tower([scale_text(stage.zoom, stage.reference_zoom)])
         return self._contexts[key]
 
     def _denoise(self, stage: Stage, windows: Sequence[Window], context: Tensor, features: list[Tensor]) -> Tensor:
@@ -249,18 +292,4 @@ class CascadePipeline:
             image = self.network.autoencoder.decode(latent.contiguous(memory_format=torch.channels_last), draft)
         if around > ring:
             image = cut(image, around - ring)
-        pixels = ((image.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
-        return list(pixels.permute(0, 2, 3, 1).cpu().numpy())
-
-    def _class_fields(
-        self, stage: Stage, batch: Sequence[Conditions], latent: Tensor, draft: Draft | None
-    ) -> list[ClassField]:
-        """Latents and drafts that reach `denoise` beyond the block -> class fields that reach `decode` less far."""
-        autoencoder = self.network.autoencoder
-        assert isinstance(autoencoder, PaletteAutoencoder)
-        with self._precision():
-            shares = autoencoder.palette_shares(latent, draft)
-        planes = (cut(shares, self.windows.decode) if self.windows.decode else shares).cpu().numpy()
-        beyond = self.windows.encode - self.windows.denoise + self.windows.decode
-        known = [cut_pixels(item.imagery_known, beyond) for item in batch]
-        return [ClassField(stage.zoom, *each) for each in zip(planes, known, strict=True)]
+        return list(_pixels(image))

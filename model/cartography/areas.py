@@ -11,7 +11,7 @@ from shapely import Polygon
 from shapely.affinity import scale
 from skimage.measure import label
 
-from tilecascade.model.cartography.field import NAMES, ClassField
+from tilecascade.model.cartography.field import CELL, NAMES, ClassField
 from tilecascade.model.cartography.objects import MapObject
 
 COVER = [name for name in NAMES if name not in (
@@ -19,32 +19,24 @@ COVER = [name for name in NAMES if name not in (
 )]  # fmt: skip
 """Colours that cover ground."""
 
-CELL = 2
-"""Pixels of a position where cover is decided."""
-
 SMOOTH = 2.0
-"""Positions over which the likelihood of a cover is smoothed."""
+"""Cells over which the likelihood of a cover is smoothed."""
 
-FAINT = 0.1 * CELL**2
-"""A cover that is nowhere as likely, summed over a position's pixels, is not looked at further."""
+FAINT = 0.1
+"""A cover that is nowhere as likely is not looked at further."""
 
 SMALLEST = 40
-"""Positions of the smallest area; a smaller one is part of what surrounds it."""
+"""Cells of the smallest area; a smaller one is part of what surrounds it."""
 
 SIMPLIFY = 2.0
-"""Positions by which an outline may be moved when it is simplified."""
+"""Cells by which an outline may be moved when it is simplified."""
 
 
 def areas(field: ClassField) -> list[MapObject]:
     """The areas of a field, in its pixels, that cover it wholly."""
     shares = field.shares[[NAMES.index(name) for name in COVER]]
-    # corner by corner: numpy's mean over two axes of five takes nine times as long
-    cells = np.zeros_like(shares[:, ::CELL, ::CELL])
-    for row in range(CELL):
-        for column in range(CELL):
-            cells += shares[:, row::CELL, column::CELL]
     smooth = np.stack(
-        [ndimage.gaussian_filter(plane, SMOOTH, truncate=3) if plane.max() >= FAINT else plane for plane in cells]
+        [ndimage.gaussian_filter(plane, SMOOTH, truncate=3) if plane.max() >= FAINT else plane for plane in shares]
     )
     cover = sieve(smooth.argmax(axis=0).astype(np.uint8), SMALLEST)
     confidence = np.take_along_axis(smooth, cover[None].astype(np.int64), axis=0)[0] / smooth.sum(0).clip(1e-6)

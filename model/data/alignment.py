@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,9 +57,11 @@ def _at_z17(surface: NDArray[np.float64], zoom: int) -> NDArray[np.float64]:
 def estimate_offsets(pairs: Iterable[Pair]) -> dict[Area, tuple[int, int]]:
     """(dx, dy) in z17 pixels for every area that has z16 or z17 pairs."""
     surfaces: dict[Area, NDArray[np.float64]] = defaultdict(lambda: np.zeros((2 * RADIUS + 1, 2 * RADIUS + 1)))
-    for pair in pairs:
-        if pair.zoom in (16, 17):
-            surfaces[pair.area] += _at_z17(correlation(pair.imagery, pair.map), pair.zoom)
+    telling = [pair for pair in pairs if pair.zoom in (16, 17)]
+    with ThreadPoolExecutor() as pool:
+        found = pool.map(lambda pair: _at_z17(correlation(pair.imagery, pair.map), pair.zoom), telling)
+        for pair, surface in zip(telling, found, strict=True):
+            surfaces[pair.area] += surface
     first = {area: _peak(surface) for area, surface in surfaces.items()}
     if not first:
         return {}

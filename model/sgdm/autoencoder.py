@@ -322,21 +322,6 @@ class PaletteAutoencoder(nn.Module):
         shares = torch.einsum("nphw,pk->nkhw", logits.float().softmax(dim=1), kinds)
         return shares, 1 - images[:, 6:].float() * keep.sigmoid()
 
-    def palette_shares(self, latent: Tensor, draft: Draft | None) -> Tensor:
-        """N x C x h x w -> how likely each palette colour is, N x P x 8h x 8w float32, adding up to 1.
-
-        Where a reference is trusted and kept, its own colours are. Without contrast, because objects are made of what
-        is likely and not of what stands out.
-        """
-        logits, keep = self.decode_logits(latent, draft)
-        shares = logits.float().softmax(dim=1)
-        if draft is None or not draft.images[:, 6:].any():
-            return shares
-        pixels = ((draft.images[:, 3:6].float() + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
-        own = F.one_hot(torch.from_numpy(nearest_colour(pixels).astype(np.int64)), len(PALETTE)).to(shares)
-        kept = draft.images[:, 6:].float() * keep.sigmoid()
-        return shares + kept * (own.permute(0, 3, 1, 2) - shares)
-
     def standing_out(self, logits: Tensor, draft: Draft | None) -> Tensor:
         """Logits, N x P x H x W -> what contrast adds to those in `self.contrasted`, N x K x H x W: less where the
         reference is trusted."""

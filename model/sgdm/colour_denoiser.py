@@ -1,13 +1,15 @@
-"""The denoiser of palette colours: diffusion of what every pixel shows, which can hold an edge.
+"""The denoiser of palette colours: diffusion of what every place shows, which can hold an edge.
 
-The state is each pixel's embedded palette colour, at full resolution; the network says how likely each palette colour
+The state is the embedded palette colour of every cell of two pixels; the network says how likely each palette colour
 is, and the mean embedding of these is the clean state that the sampler goes on with (Dieleman et al. 2022, CDCD). So
-there is no autoencoder between the diffusion and the map, and the loss is a cross-entropy.
+there is no autoencoder between the diffusion and the map, and the loss is a cross-entropy. After the last step the
+colours of single pixels are read from the same features.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -33,13 +35,25 @@ def embedding() -> Tensor:
     return plain / plain.square().mean().sqrt()
 
 
+@dataclass(frozen=True)
+class Guess:
+    """The prior's guess that the diffusion works about, and the condition images.
+
+    logits: N x P x H/2 x W/2; hidden: N x DRAFT_CHANNELS x H/2 x W/2; images: N x IMAGES x H x W.
+    """
+
+    logits: Tensor
+    hidden: Tensor
+    images: Tensor
+
+
 class ColourDenoiser(nn.Module):
-    """SFAdapter and U-Net at stride 4, and layers at full resolution that read and write single pixels.
+    """SFAdapter and U-Net at stride 4, and layers at strides 2 and 1 that write what they found.
 
     Starts as the draft: what the U-Net says is added to the draft's own logits.
     """
 
-    PIXEL, LAST = 12, 24
+    HALF, PIXEL, LAST = 40, 12, 24
 
     embedding: Tensor
 
@@ -51,44 +65,51 @@ class ColourDenoiser(nn.Module):
         self.register_buffer("embedding", embedding(), persistent=False)
         self.adapter = SFAdapter(encoder, unet.widths[1:])
         self.unet = InjectedUNet(unet, width)
-        depth = self.embedding.shape[1]
-        self.fine = nn.Conv2d(DRAFT_CHANNELS * (CELL // FINE_STRIDE) ** 2, width, 1)
-        self.pixels = nn.Conv2d((depth + IMAGES) * CELL**2, width, 1)
-        self.unfold = nn.Conv2d(width, self.PIXEL * CELL**2, 1)
-        self.single = nn.Conv2d(self.PIXEL + depth + IMAGES, self.LAST, 3, padding=1)
-        self.logits = nn.Conv2d(self.LAST, len(PALETTE), 1)
-        nn.init.zeros_(self.logits.weight)
-        nn.init.zeros_(self.logits.bias)  # type: ignore[arg-type]
+        self.depth = self.embedding.shape[1]
+        self.cells = nn.Conv2d((2 * self.depth + DRAFT_CHANNELS) * (CELL // FINE_STRIDE) ** 2, width, 1)
+        self.pixels = nn.Conv2d(IMAGES * CELL**2, width, 1)
+        self.unfold = nn.Conv2d(width, self.HALF * (CELL // FINE_STRIDE) ** 2, 1)
+        self.join = nn.Conv2d(self.HALF + 2 * self.depth, self.HALF, 3, padding=1)
+        self.cell_logits = nn.Conv2d(self.HALF, len(PALETTE), 1)
+        self.unfold_pixels = nn.Conv2d(self.HALF, self.PIXEL * FINE_STRIDE**2, 1)
+        self.single = nn.Conv2d(self.PIXEL + IMAGES, self.LAST, 3, padding=1)
+        self.logits = nn.Conv2d(self.LAST, len(PALETTE) + 1, 1)
+        for last in (self.cell_logits, self.logits):
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)  # type: ignore[arg-type]
 
     def features(self, condition: Tensor) -> list[Tensor]:
         """What is injected, the same for every step."""
         return self.adapter(condition)
 
     def forward(
-        self,
-        state: Tensor,
-        level: Tensor,
-        images: Tensor,
-        hidden: Tensor,
-        draft: Tensor,
-        text: Tensor,
-        features: list[Tensor],
-    ) -> Tensor:
-        """Predict the palette colour of every pixel.
+        self, state: Tensor, level: Tensor, guess: Guess, text: Tensor, features: list[Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """Predict the palette colour of every cell.
 
-        state: N x 8 x H x W, noisy embedded colours; level: N, the noise's amplitude; images: N x IMAGES x H x W, the
-        condition images; hidden: N x DRAFT_CHANNELS x H/2 x W/2; draft: N x P x H/2 x W/2, the prior's logits; text:
-        N x L x D; features: of `features`. Returns logits, N x P x H x W.
+        state: N x 8 x H/2 x W/2, noisy embedded colours; level: N, the noise's amplitude; text: N x L x D; features: of
+        `features`. Returns logits, N x P x H/2 x W/2, and what `finest` reads, N x HALF x H/2 x W/2.
         """
         scaled = state / (1 + level.square()).sqrt().view(-1, 1, 1, 1)
-        seen = torch.cat([scaled, images], dim=1).contiguous(memory_format=torch.channels_last)
-        x = self.pixels(F.pixel_unshuffle(seen, CELL)) + self.fine(F.pixel_unshuffle(hidden, CELL // FINE_STRIDE))
+        beside = torch.cat([scaled, self.mean(guess.logits)], dim=1).to(guess.hidden.dtype)
+        seen = torch.cat([beside, guess.hidden], dim=1).contiguous(memory_format=torch.channels_last)
+        images = guess.images.contiguous(memory_format=torch.channels_last)
+        x = self.cells(F.pixel_unshuffle(seen, CELL // FINE_STRIDE)) + self.pixels(F.pixel_unshuffle(images, CELL))
         time = 1000 * (level / LEAST).log() / math.log(MOST / LEAST)
         x = x + self.unet(x, time, text, features)
-        x = F.pixel_shuffle(self.unfold(F.relu(x)), CELL)
-        more = self.logits(F.relu(self.single(torch.cat([x, seen.to(x.dtype)], dim=1))))
-        return more + F.interpolate(draft, scale_factor=float(FINE_STRIDE), mode="bilinear")
+        x = F.pixel_shuffle(self.unfold(F.relu(x)), CELL // FINE_STRIDE)
+        x = F.relu(self.join(torch.cat([x, beside.to(x.dtype)], dim=1)))
+        return self.cell_logits(x) + guess.logits, x
+
+    def finest(self, logits: Tensor, found: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
+        """What `forward` gave -> logits of single pixels, N x P x H x W, and that of keeping a trusted reference as it
+        is, N x 1 x H x W."""
+        x = F.pixel_shuffle(F.relu(self.unfold_pixels(found)), FINE_STRIDE)
+        x = torch.cat([x, images.to(x.dtype)], dim=1).contiguous(memory_format=torch.channels_last)
+        more = self.logits(F.relu(self.single(x)))
+        wide = F.interpolate(logits, scale_factor=float(FINE_STRIDE), mode="bilinear")
+        return more[:, :-1] + wide, more[:, -1:]
 
     def mean(self, logits: Tensor) -> Tensor:
-        """N x P x H x W logits -> the mean embedding of the colours, N x 8 x H x W."""
+        """N x P x h x w logits -> the mean embedding of the colours, N x 8 x h x w float32."""
         return F.conv2d(logits.float().softmax(1), self.embedding.T[:, :, None, None])

@@ -146,7 +146,8 @@ as it is.)"""
 @dataclass(frozen=True)
 class SGDMConfig:
     """A whole network. `name` is the preset it came from. calibration: see `model.confidence`; none if unknown. finish:
-    the one that makes the better maps of it."""
+    the one that makes the better maps of it. perception: whether maps that are drawn of objects have an encoder, prior
+    and text tower of their own."""
 
     name: str
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
@@ -157,6 +158,7 @@ class SGDMConfig:
     windows: WindowConfig = field(default_factory=WindowConfig)
     calibration: tuple[tuple[float, ...], ...] = ()
     finish: Finish = "none"
+    perception: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON-ready form."""
@@ -180,7 +182,8 @@ class SGDMConfig:
             for key, kind in parts.items()
         }
         calibration = tuple(tuple(row) for row in data.get("calibration", ()))
-        return cls(name=data["name"], calibration=calibration, finish=data.get("finish", "none"), **built)
+        flags = {"finish": data.get("finish", "none"), "perception": data.get("perception", False)}
+        return cls(name=data["name"], calibration=calibration, **flags, **built)
 
     @classmethod
     def from_file(cls, path: Path) -> SGDMConfig:
@@ -217,6 +220,7 @@ def default() -> SGDMConfig:
         ),
         windows=WindowConfig(encode=160, denoise=64, decode=16, blend=False),
         finish="cartographic",
+        perception=True,
     )
 
 
@@ -239,6 +243,7 @@ def tiny() -> SGDMConfig:
         autoencoder=AutoencoderConfig(kind="palette", latent_channels=4),
         diffusion=DiffusionConfig(prediction="velocity", sampler="ddim", steps=1, zero_snr=True, palette_prior=True),
         windows=WindowConfig(encode=64, denoise=64, decode=32, blend=False),
+        perception=True,
     )
 
 

@@ -29,6 +29,26 @@ class Encoded:
     draft: Draft | None
 
 
+class Perception(nn.Module):
+    """MFEncoder, palette prior and text tower of their own: how likely each palette colour is, for maps of objects."""
+
+    def __init__(self, config: SGDMConfig) -> None:
+        super().__init__()
+        self.encoder = MFEncoder(config.encoder)
+        self.text = ScaleTextEncoder(config.text)
+        self.prior = PalettePrior(
+            config.encoder.condition_channels,
+            self.encoder.fine_channels,
+            config.text.width,
+            config.autoencoder.latent_channels,
+        )
+
+    def forward(self, imagery: Tensor, reference: Tensor, trusted: Tensor, text: Tensor, crop: int = 0) -> Tensor:
+        """Conditions as `SGDM.condition` takes them, the text as its own tower says it -> palette logits,
+        N x P x H/2 x W/2."""
+        return self.prior(*self.encoder(imagery, reference, trusted, crop), text)[0]
+
+
 class SGDM(nn.Module):
     """MFEncoder, SFAdapter, U-Net, text tower and autoencoder of one configuration."""
 
@@ -48,6 +68,8 @@ class SGDM(nn.Module):
                 config.text.width,
                 config.autoencoder.latent_channels,
             )
+
+        self.perception = Perception(config) if config.perception else None
 
     def condition(self, imagery: Tensor, reference: Tensor, trusted: Tensor, text: Tensor, crop: int = 0) -> Encoded:
         """Condition images (N x 3 x H x W in [-1, 1], 0 where unknown) and the scale text's embedding (N x L x D).

@@ -15,14 +15,14 @@ from tilecascade.model.data.pairs import Pixels
 from tilecascade.model.evaluation.likeness import Likeness
 from tilecascade.model.palette import COLOURS, PALETTE
 from tilecascade.model.sgdm.autoencoder import FINE_STRIDE
-from tilecascade.model.sgdm.colour_denoiser import ColourDenoiser
-from tilecascade.model.sgdm.colour_sampler import DiffusionPath
+from tilecascade.model.sgdm.colour_denoiser import ColourDenoiser, Guess
+from tilecascade.model.sgdm.colour_sampler import SCALES, DiffusionPath, blended_noise
 from tilecascade.model.sgdm.config import UNetConfig
 from tilecascade.model.sgdm.network import SGDM
 from tilecascade.model.training.config import StageConfig
-from tilecascade.model.training.diffusion import Discriminator
+from tilecascade.model.training.diffusion import Discriminator, verdict
 from tilecascade.model.training.feature_cache import EDGE, Crops, FeatureCache, crops, encode
-from tilecascade.model.training.losses import label_loss
+from tilecascade.model.training.losses import cell_loss, label_loss
 from tilecascade.model.training.samples import SampleSource, collate
 from tilecascade.model.training.stages import frozen, grid, logged, mean_iou, need_palette
 
@@ -94,69 +94,59 @@ class ColourTask:
         return torch.stack([self._texts[text] for text in texts])
 
     @torch.no_grad()
-    def draft(self, module: Any, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """The prior's logits, and their mean embedding at full resolution."""
-        logits = self.prior.logits(hidden)
-        return logits, F.interpolate(module.mean(logits), scale_factor=float(FINE_STRIDE), mode="bilinear")
+    def guess(self, batch: Crops) -> Guess:
+        """The prior's guess of crops."""
+        return Guess(self.prior.logits(batch.hidden), batch.hidden, batch.images)
 
-    def loss(self, batch: Crops, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+    def loss(self, batch: Crops, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """Cross-entropy at a time drawn for every crop."""
-        module = self.module
-        draft, mean = self.draft(module, batch.hidden)
-        clean = module.embedding[shown_colour(batch.labels)].permute(0, 3, 1, 2)
-        clean = clean.contiguous(memory_format=torch.channels_last)
+        module, guess, labels = self.module, self.guess(batch), batch.labels
+        draft = module.mean(guess.logits)
+        shown = shown_colour(labels)
+        clean = F.avg_pool2d(module.embedding[shown].permute(0, 3, 1, 2), FINE_STRIDE)
         count = len(clean)
-        if self.stage.path == "critic":
-            return self.judged(batch, draft, mean, clean, generator)
         t = (torch.rand(count, generator=generator) + torch.arange(count)) / count
-        noise = noise_like(clean, self.stage.noise_scale, generator)
-        state, level = self.path.state(clean, mean, noise, t)
+        if self.stage.path == "critic":
+            t = torch.ones(count)
+        state, level = self.path.state(clean, draft, noise_like(clean, generator), t)
         features = module.features(batch.condition)
-        logits = module(state, level, batch.images, batch.hidden, draft, self.text(batch.texts), features)
-        loss = label_loss(logits, batch.labels)
+        logits, found = module(state, level, guess, self.text(batch.texts), features)
+        full, _ = module.finest(logits, found, batch.images)
+        if self.stage.path == "critic":
+            return self.judged(full.float(), shown, labels)
         half = count // 2  # the times rise within a batch
         with torch.no_grad():
-            late, early = (label_loss(logits[part], batch.labels[part]) for part in (slice(half), slice(half, None)))
+            late, early = (label_loss(full[part], labels[part]) for part in (slice(half), slice(half, None)))
+        loss = label_loss(full, labels) + cell_loss(logits, labels)
         return loss, logged({"late": late, "early": early})
 
-    def judged(
-        self, batch: Crops, draft: Tensor, mean: Tensor, clean: Tensor, generator: torch.Generator
-    ) -> tuple[Tensor, dict[str, float]]:
-        """One step from the draft, judged by a critic that sees the likeliest colours (straight-through)."""
+    def judged(self, logits: Tensor, shown: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """What a critic says of the likeliest colours (straight-through), and their cross-entropy."""
         module, critic = self.module, self.module.critic
-        noise = noise_like(mean, self.stage.noise_scale, generator)
-        state, level = self.path.state(clean, mean, noise, torch.ones(len(clean)))
-        features = module.features(batch.condition)
-        logits = module(state, level, batch.images, batch.hidden, draft, self.text(batch.texts), features).float()
-        entropy = label_loss(logits, batch.labels)
+        entropy = label_loss(logits, labels)
         shares = logits.softmax(1)
         hard = F.one_hot(shares.argmax(1), shares.shape[1]).permute(0, 3, 1, 2) + shares - shares.detach()
-        known = (batch.labels < len(PALETTE)).unsqueeze(1)
+        known = (labels < len(PALETTE)).unsqueeze(1)
         fake = F.conv2d(hard, module.embedding.T[:, :, None, None]) * known
-        real = clean * known
-        critic.requires_grad_(False)
-        score, seen = critic(fake)
-        with torch.no_grad():
-            _, wanted = critic(real)
-        critic.requires_grad_(True)
-        match = torch.stack([F.l1_loss(a.float(), b.float()) for a, b in zip(seen, wanted, strict=True)]).mean()
-        hinge = F.relu(1 - critic(real)[0]).mean() + F.relu(1 + critic(fake.detach())[0]).mean()
-        loss = entropy + self.stage.critic * (-score.float().mean() + match) + hinge.float()
-        return loss, logged({"entropy": entropy, "score": score.mean(), "match": match, "hinge": hinge})
+        real = module.embedding[shown].permute(0, 3, 1, 2) * known
+        score, match, hinge = verdict(critic, fake, real)
+        loss = entropy + self.stage.critic * (-score + match) + hinge
+        return loss, logged({"entropy": entropy, "score": score, "match": match, "hinge": hinge})
 
     def sampled(self, module: Any, batch: Crops, steps: int, seed: int = 1) -> tuple[Tensor, Tensor]:
-        """Logits after sampling, and of the draft at full resolution."""
+        """Logits after sampling, and of the draft, at full resolution."""
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-            draft, mean = self.draft(module, batch.hidden)
+            guess = self.guess(batch)
+            draft = module.mean(guess.logits).float()
             text, features = self.text(batch.texts), module.features(batch.condition)
 
-            def guess(state: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
-                logits = module(state, level, batch.images, batch.hidden, draft, text, features).float()
-                return logits, module.mean(logits)
+            def one(state: Tensor, level: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+                found = module(state, level, guess, text, features)
+                return module.mean(found[0]), found
 
-            noise = noise_like(mean, self.stage.noise_scale, torch.Generator().manual_seed(seed))
-            logits = self.path.sample(guess, mean.float(), noise, steps)
-            return logits, F.interpolate(draft.float(), scale_factor=2.0, mode="bilinear")
+            noise = noise_like(draft, torch.Generator().manual_seed(seed))
+            logits, _ = module.finest(*self.path.sample(one, draft, noise, steps), batch.images)
+            return logits.float(), F.interpolate(guess.logits.float(), scale_factor=2.0, mode="bilinear")
 
     def validate(self, module: Any) -> tuple[dict[str, float], Pixels]:
         """IoU and map-likeness of drafts and of samples in 1, 2, 4 and 8 steps, from imagery alone."""
@@ -176,13 +166,14 @@ class ColourTask:
         return scores, grid([images[::4] for images in shown])
 
 
-def noise_like(like: Tensor, scale: int, generator: torch.Generator) -> Tensor:
-    """Normal noise of the shape of N x C x H x W that changes over `scale` pixels; by the pixel if 1."""
+def noise_like(like: Tensor, generator: torch.Generator) -> Tensor:
+    """`blended_noise` of the shape of N x C x h x w."""
     count, depth, height, width = like.shape
-    coarse = torch.randn(count, depth, height // scale, width // scale, generator=generator)
-    if scale > 1:
-        coarse = F.interpolate(coarse, scale_factor=float(scale), mode="bilinear")
-    return coarse.contiguous(memory_format=torch.channels_last)
+    shapes = [(count, depth, height // scale, width // scale) for scale in SCALES]
+    device = like.device
+    if device.type != "cpu":  # a generator belongs to a device
+        generator = torch.Generator(device).manual_seed(generator.initial_seed())
+    return blended_noise([torch.randn(shape, generator=generator, device=device) for shape in shapes])
 
 
 def painted(logits: Tensor) -> Pixels:

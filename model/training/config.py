@@ -10,7 +10,7 @@ from typing import Any, Literal
 from tilecascade.model.data.labels import READERS
 from tilecascade.model.evaluation.baselines import BASELINES
 
-STAGES = ("condition", "autoencoder", "refine", "perceive", "colours", "diffusion", "adversarial")
+STAGES = ("condition", "autoencoder", "refine", "perceive", "draw", "colours", "diffusion", "adversarial")
 
 BASELINE_PRESET = "baselines"
 """The preset whose stages are the networks of `evaluation.baselines`."""
@@ -30,10 +30,11 @@ class StageConfig:
     critic: weight of what the discriminator of the adversarial stage says; 0 leaves the losses of the refining stage.
     all_sources: sample from every source, not only from the first, whose style the network generates.
     objects: weight of the outlines, contacts and centrelines that the perceiving stage learns beside colours.
-    path, amplitude: of the colours stage, see `ColourTask` and `DiffusionPath`. noise_scale: pixels over which its
-        noise changes. widths: channels of its U-Net, at
+    path, amplitude: of the colours stage, see `ColourTask` and `DiffusionPath`. widths: channels of its U-Net, at
         strides 4, 8, 16 and 32. variants: augmented variants of every pair whose features it caches in the folder
         `cache`.
+    device: what the stage runs on ("cpu" or "cuda"). sampled: steps of the sampler that makes the references of the
+        drawing stage.
     """
 
     name: str
@@ -58,10 +59,11 @@ class StageConfig:
     objects: float = 0.0
     path: Literal["noise", "bridge", "critic"] = "noise"
     amplitude: float = 1.0
-    noise_scale: int = 1
     widths: tuple[int, ...] = (48, 64, 96, 128)
     variants: int = 8
     cache: str = ""
+    device: str = "cpu"
+    sampled: int = 2
 
 
 @dataclass(frozen=True)

@@ -71,7 +71,7 @@ class DiffusionTask:
         """Augmented pairs."""
         return self.train.batch(self.stage, rng)
 
-    def loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+    def loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """Error of the predicted clean sample; half of the steps are those of the sampler."""
         scale = self.prior.scale.view(1, -1, 1, 1)
         with torch.no_grad():
@@ -96,7 +96,7 @@ class DiffusionTask:
             return error.mean(), {}
         # what is left of the draft's error where there is nothing but noise to begin with
         left = error[first].detach().sum() / (clean.square() * known)[first].mean(dim=(1, 2, 3)).sum().clamp(min=1e-6)
-        return error.mean(), {"left": round(float(left), 4)}
+        return error.mean(), {"left": left}
 
     def validate(self, module: Any) -> tuple[dict[str, float], Pixels]:
         """IoU of sampled maps from imagery alone, and the grid imagery / prior / generated / truth."""
@@ -128,9 +128,14 @@ def sample_latents(parts: Any, sampler: Sampler, batch: Batch, generator: torch.
 class Discriminator(nn.Module):
     """Is this patch of embedded colours (N x 8 x H x W) a piece of a map? With spectral normalisation (Miyato 2018)."""
 
-    def __init__(self, width: int = 32) -> None:
+    def __init__(self, width: int = 32, channels: int = 8) -> None:
         super().__init__()
-        sizes = ((8, width, 4, 2), (width, 2 * width, 4, 2), (2 * width, 4 * width, 4, 2), (4 * width, 4 * width, 3, 1))
+        sizes = (
+            (channels, width, 4, 2),
+            (width, 2 * width, 4, 2),
+            (2 * width, 4 * width, 4, 2),
+            (4 * width, 4 * width, 3, 1),
+        )
         self.layers = nn.ModuleList(
             spectral_norm(nn.Conv2d(a, b, kernel, stride, padding=1)) for a, b, kernel, stride in sizes
         )
@@ -143,6 +148,19 @@ class Discriminator(nn.Module):
             x = F.leaky_relu(layer(x), 0.2)
             features.append(x)
         return self.score(x), features
+
+
+def verdict(critic: nn.Module, fake: Tensor, real: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """What a critic says: the generator's score, how far the features of its maps are from those of true ones (both
+    without gradients for the critic), and the critic's own hinge loss."""
+    critic.requires_grad_(False)
+    score, features = critic(fake)
+    with torch.no_grad():
+        _, wanted = critic(real)
+    critic.requires_grad_(True)
+    match = torch.stack([F.l1_loss(a.float(), b.float()) for a, b in zip(features, wanted, strict=True)]).mean()
+    hinge = F.relu(1 - critic(real)[0]).mean() + F.relu(1 + critic(fake.detach())[0]).mean()
+    return score.float().mean(), match, hinge.float()
 
 
 class AdversarialTask:
@@ -186,7 +204,7 @@ class AdversarialTask:
         """Augmented pairs."""
         return self.train.batch(self.stage, rng)
 
-    def loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+    def loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """Generator's and critic's loss in one: each sees the other's weights as constants."""
         auto, critic = self.module["autoencoder"], self.module["critic"]
         latent, draft = sample_latents({**self.finished, **self.module}, self.sampler, batch, generator)
@@ -200,15 +218,9 @@ class AdversarialTask:
         known = (labels < len(PALETTE)).unsqueeze(1)
         generated = torch.where(known, generated, 0)
         real = torch.where(known, auto.embed(torch.where(known[:, 0], labels, 0)), 0)
-        critic.requires_grad_(False)
-        score, features = critic(generated)
-        with torch.no_grad():
-            _, wanted = critic(real)
-        critic.requires_grad_(True)
-        match = torch.stack([F.l1_loss(a, b) for a, b in zip(features, wanted, strict=True)]).mean()
-        hinge = F.relu(1 - critic(real)[0]).mean() + F.relu(1 + critic(generated.detach())[0]).mean()
-        critique = self.HINGE * -score.mean() + self.MATCH * match
-        parts |= {"match": match, "score": score.mean(), "hinge": hinge}
+        score, match, hinge = verdict(critic, generated, real)
+        critique = self.HINGE * -score + self.MATCH * match
+        parts |= {"match": match, "score": score, "hinge": hinge}
         return total + self.stage.critic * critique + hinge, logged(parts)
 
     def validate(self, module: Any) -> tuple[dict[str, float], Pixels]:

@@ -13,7 +13,7 @@ import math
 import os
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
@@ -41,7 +41,7 @@ class Task(Protocol):
         """The data of one step."""
         ...
 
-    def loss(self, batch: Any, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+    def loss(self, batch: Any, generator: torch.Generator) -> tuple[Tensor, Mapping[str, float | Tensor]]:
         """The loss and what to log beside it."""
         ...
 
@@ -53,11 +53,13 @@ class Task(Protocol):
 def update_average(average: nn.Module, module: nn.Module, decay: float, step: int) -> None:
     """Exponential moving average of weights and buffers, with a short memory at the start."""
     decay = min(decay, (1 + step) / (10 + step))
+    both = zip(average.state_dict().values(), module.state_dict().values(), strict=True)
+    pairs = [(mean, now) for mean, now in both if mean.is_floating_point()]
     with torch.no_grad():
-        for mean, now in zip(average.state_dict().values(), module.state_dict().values(), strict=True):
-            if mean.is_floating_point():
-                mean.lerp_(now, 1 - decay)
-            else:
+        # all at once: a GPU would wait for each
+        torch._foreach_lerp_([mean for mean, _ in pairs], [now for _, now in pairs], 1 - decay)
+        for mean, now in zip(average.buffers(), module.buffers(), strict=True):
+            if not mean.is_floating_point():
                 mean.copy_(now)
 
 
@@ -140,7 +142,7 @@ def run(
 
     write = functools.partial(_write, out / "log.jsonl", stage.name)
     task.module.train()
-    if stage.bfloat16:
+    if stage.bfloat16 and stage.device == "cpu":
         exact_depthwise(task.module)
     with ThreadPoolExecutor(1) as ahead:
         pending = ahead.submit(load, start) if start < stage.steps else None
@@ -151,7 +153,7 @@ def run(
             for group, scale in zip(optimizer.param_groups, scales, strict=True):
                 group["lr"] = stage.rate * scale * rate_factor(stage, step)
             generator = torch.Generator().manual_seed(seed * 1_000_003 + stage_seed + step)
-            with torch.autocast("cpu", torch.bfloat16, enabled=stage.bfloat16):
+            with torch.autocast(stage.device, torch.bfloat16, enabled=stage.bfloat16):
                 loss, logged = task.loss(batch, generator)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
@@ -159,7 +161,8 @@ def run(
             optimizer.step()
             update_average(average, task.module, stage.ema, step)
             if step % 20 == 0:
-                write({"step": step, "loss": round(float(loss.detach()), 5), "norm": round(float(norm), 4), **logged})
+                told = {name: round(float(value), 5) for name, value in logged.items()}
+                write({"step": step, "loss": round(float(loss.detach()), 5), "norm": round(float(norm), 4), **told})
             if (step + 1) % stage.checkpoint_every == 0 or step + 1 == stage.steps:
                 keep(step + 1)
     return average

@@ -80,6 +80,12 @@ def object_loss(logits: Tensor, wanted: Tensor) -> dict[str, Tensor]:
     return dict(zip(KINDS, 4 * entropy + dice, strict=True))
 
 
+def perceiving(network: SGDM) -> nn.Module:
+    """What has the encoder, prior and text tower that objects are made of. Raises ValueError without a prior."""
+    need_palette(network)
+    return network if network.perception is None else network.perception
+
+
 class PerceiveTask:
     """Encoder, prior and text tower on palette colours and objects; the object heads are the stage's own.
 
@@ -92,7 +98,8 @@ class PerceiveTask:
             heads = nn.Conv2d(DRAFT_CHANNELS, len(KINDS), 1)
             seen = nn.Conv2d(network.config.encoder.widths[0], len(PALETTE), 1)
         nn.init.constant_(heads.bias, -3.0)  # type: ignore[arg-type]
-        parts = {"encoder": network.encoder, "prior": need_palette(network)[0], "text": network.text}
+        own: Any = perceiving(network)
+        parts = {"encoder": own.encoder, "prior": own.prior, "text": own.text}
         self.module: Any = nn.ModuleDict({**parts, "heads": heads, "seen": seen}).requires_grad_(True)
         self.train, self.stage = train, stage
         self.check, self.check_true = validation_batch(val, False), validation_batch(val, True)
@@ -105,7 +112,7 @@ class PerceiveTask:
         """Augmented pairs, with their objects."""
         return self.train.batch(self.stage, rng)
 
-    def loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+    def loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """Colours of all that the prior sees and of the imagery branch alone, and objects."""
         condition, fine = self.module["encoder"](batch.imagery, batch.reference, batch.trusted)
         logits, hidden = self.module["prior"](condition, fine, self.module["text"](batch.texts))

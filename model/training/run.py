@@ -18,8 +18,9 @@ from tilecascade.model.sgdm.network import SGDM, save_network
 from tilecascade.model.training.colours import ColourTask
 from tilecascade.model.training.config import TrainConfig
 from tilecascade.model.training.diffusion import AdversarialTask, DiffusionTask
+from tilecascade.model.training.draw import DrawTask
 from tilecascade.model.training.loop import Task, run
-from tilecascade.model.training.perceive import PerceiveTask
+from tilecascade.model.training.perceive import PerceiveTask, perceiving
 from tilecascade.model.training.samples import ROOT_ZOOM, SampleSource
 from tilecascade.model.training.stages import (
     AutoencoderTask,
@@ -34,6 +35,7 @@ TASKS: dict[str, tuple[Callable[..., Task], tuple[str, ...]]] = {
     "autoencoder": (AutoencoderTask, ("autoencoder",)),
     "perceive": (PerceiveTask, ("encoder", "prior", "text")),
     "refine": (RefineTask, ("encoder", "prior", "text", "autoencoder")),
+    "draw": (DrawTask, ("encoder", "prior", "text")),
     "colours": (ColourTask, ()),
     "diffusion": (DiffusionTask, ("adapter", "unet")),
     "adversarial": (AdversarialTask, ("adapter", "unet", "autoencoder")),
@@ -76,11 +78,11 @@ def train(
         if only is not None and stage.name != only:
             _load(network, config.out, stage.name)
             continue
-        if stage.self_reference and kind is not ColourTask:  # which caches references, too
+        if stage.self_reference and kind not in (ColourTask, DrawTask):  # which make their own
             torch.set_num_threads(stage.threads)
             generate_references(network, data)
         average = run(kind(network, data, val, stage), stage, config.out, config.seed, on_checkpoint)
-        _take(network, parts, average.state_dict())
+        _take(_owner(network, stage.name), parts, average.state_dict())
     save_network(network, config.out / "network")
     return config.out / "network"
 
@@ -88,6 +90,10 @@ def train(
 def _network_config(config: TrainConfig) -> SGDMConfig:
     """The preset with the run's changes. Raises ValueError for a field that there is not."""
     preset = PRESETS[config.preset]()
+    # what no stage trains and no network gives would be random
+    trained = any(stage.name in ("perceive", "draw") for stage in config.stages)
+    perception = preset.perception and (config.init is not None or trained)
+    preset = replace(preset, perception=perception, finish=preset.finish if perception else "none")
     try:
         return replace(
             preset, encoder=replace(preset.encoder, **config.encoder), text=replace(preset.text, **config.text)
@@ -102,13 +108,21 @@ def _start_from(network: SGDM, stem: Path) -> None:
     if not path.is_file():
         raise ValueError(f"init {path} does not exist")
     own = network.state_dict()
-    fitting = {k: v.to(own[k].dtype) for k, v in load_file(path).items() if k in own and v.shape == own[k].shape}
+    given = load_file(path)
+    if not any(key.startswith("perception.") for key in given):
+        given |= {f"perception.{key}": value for key, value in given.items()}
+    fitting = {k: v.to(own[k].dtype) for k, v in given.items() if k in own and v.shape == own[k].shape}
     if not fitting:
         raise ValueError(f"no tensor of {path} fits preset {network.config.name!r}")
     network.load_state_dict(fitting, strict=False)
 
 
-def _take(network: SGDM, parts: tuple[str, ...], average: dict[str, Tensor]) -> None:
+def _owner(network: SGDM, stage: str) -> nn.Module:
+    """What has the parts that a stage trains."""
+    return perceiving(network) if TASKS[stage][0] in (PerceiveTask, DrawTask) else network
+
+
+def _take(network: nn.Module, parts: tuple[str, ...], average: dict[str, Tensor]) -> None:
     """Copy a stage's averaged weights into the network; a single part is stored without its name."""
     for name in parts:
         own = average if parts == ("autoencoder",) else _under(average, name)
@@ -123,4 +137,6 @@ def _load(network: SGDM, out: Path, stage: str) -> None:
     """Take a stage's averaged weights from its checkpoint, if it has one."""
     path = out / f"{stage}.ckpt"
     if path.exists():
-        _take(network, TASKS[stage][1], torch.load(path, map_location="cpu", weights_only=True)["average"])
+        _take(
+            _owner(network, stage), TASKS[stage][1], torch.load(path, map_location="cpu", weights_only=True)["average"]
+        )

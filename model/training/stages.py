@@ -100,7 +100,7 @@ class AutoencoderTask:
         """Augmented pairs."""
         return self.train.batch(self.stage, rng)
 
-    def loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+    def loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """Cross-entropy of each pixel's palette colour."""
         with torch.no_grad():
             draft = self.prior.draft(*guess(self.finished, batch), self.module)
@@ -126,9 +126,9 @@ class AutoencoderTask:
         )
 
 
-def logged(losses: dict[str, Tensor]) -> dict[str, float]:
-    """Losses as numbers for the log."""
-    return {name: round(float(value.detach()), 5) for name, value in losses.items()}
+def logged(losses: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Losses for the log, which reads few of them: a number each step would make a GPU wait."""
+    return {name: value.detach() for name, value in losses.items()}
 
 
 def frozen(network: SGDM, *names: str) -> dict[str, nn.Module]:
@@ -185,7 +185,7 @@ class ConditionTask:
         """Augmented pairs."""
         return self.train.batch(self.stage, rng)
 
-    def loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+    def loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """Cross-entropy of the palette colours at half resolution."""
         condition, fine = self.module["encoder"](batch.imagery, batch.reference, batch.trusted)
         seen = self.module["seen"]
@@ -229,7 +229,7 @@ class RefineTask:
         """Augmented pairs."""
         return self.train.batch(self.stage, rng)
 
-    def loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+    def loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """Cross-entropy of the decoded palette colours, and half of the prior's."""
         logits, hidden, images = guess(self.module, batch)
         auto = self.module["autoencoder"]

@@ -16,7 +16,7 @@ from shapely.affinity import rotate, translate
 
 from tilecascade.model.cartography.areas import areas
 from tilecascade.model.cartography.buildings import LARGEST, buildings
-from tilecascade.model.cartography.field import NAMES, ClassField, Floats
+from tilecascade.model.cartography.field import CELL, NAMES, ClassField, Floats
 from tilecascade.model.cartography.finish import draw, objects
 from tilecascade.model.cartography.regularise import main_axis, regularise, straighten
 from tilecascade.model.cartography.roads import roads
@@ -32,7 +32,14 @@ def field(planes: dict[str, Floats], zoom: int = 17, edge: int = EDGE) -> ClassF
     for name, plane in planes.items():
         shares[NAMES.index(name)] = plane
     shares[0] = np.maximum(0, 1 - shares[1:].sum(axis=0))
-    return ClassField(zoom, shares / shares.sum(axis=0), np.ones((edge, edge), dtype=np.bool_))
+    return told(zoom, shares / shares.sum(axis=0))
+
+
+def told(zoom: int, shares: Floats) -> ClassField:
+    """Shares of pixels, P x H x W -> the field of their cells."""
+    colours, height, width = shares.shape
+    cells = shares.reshape(colours, height // CELL, CELL, width // CELL, CELL).mean(axis=(2, 4))
+    return ClassField(zoom, cells, np.ones((height, width), dtype=np.bool_))
 
 
 def drawn(polygon: Polygon, value: float = 0.9, edge: int = EDGE) -> Floats:
@@ -126,10 +133,7 @@ def smooth_field(seed: int, width: int) -> Floats:
 
 def two_windows(shares: Floats) -> tuple[ClassField, ClassField]:
     """Windows of two neighbouring blocks, which share the border's `MARGIN` on both sides."""
-    known = np.ones((EDGE, EDGE), dtype=np.bool_)
-    parts = shares[:, :, :EDGE], shares[:, :, EDGE - 2 * MARGIN :]
-    one, other = (ClassField(17, np.ascontiguousarray(part), known) for part in parts)
-    return one, other
+    return told(17, shares[:, :, :EDGE]), told(17, shares[:, :, EDGE - 2 * MARGIN :])
 
 
 def near_border(field: ClassField, border: int, theme: str) -> NDArray[np.uint8]:
@@ -168,11 +172,10 @@ def test_small_buildings_at_a_border_are_the_same_in_both_windows(seed: int) -> 
 @given(st.integers(0, 10_000), st.sampled_from([14, 15, 17, 20]))
 def test_whatever_the_field_the_map_is_whole(seed: int, zoom: int) -> None:
     shares = smooth_field(seed, EDGE)[:, :128, :128]
-    known = np.ones((128, 128), dtype=np.bool_)
-    found = objects(ClassField(zoom, np.ascontiguousarray(shares), known))
+    found = objects(told(zoom, shares))
     assert all(each.geometry.is_valid for each in found)
     assert all(0 <= each.confidence <= 1 for each in found)
-    again = objects(ClassField(zoom, np.ascontiguousarray(shares), known))
+    again = objects(told(zoom, shares))
     assert (draw(again, (128, 128), zoom) == draw(found, (128, 128), zoom)).all()
 
 

@@ -11,8 +11,8 @@ import torch
 from tests.model.training.test_training import BUILDING_AND_ROAD, config, pairs_dir
 from tilecascade.model.evaluation.likeness import Likeness, building_instances, road_pieces
 from tilecascade.model.palette import COLOURS, LAND, PALETTE
-from tilecascade.model.sgdm.colour_denoiser import ColourDenoiser
-from tilecascade.model.sgdm.colour_sampler import DiffusionPath
+from tilecascade.model.sgdm.colour_denoiser import ColourDenoiser, Guess
+from tilecascade.model.sgdm.colour_sampler import SCALES, DiffusionPath, blended_noise
 from tilecascade.model.sgdm.config import UNetConfig, tiny
 from tilecascade.model.sgdm.network import random_network
 from tilecascade.model.training import feature_cache
@@ -32,7 +32,7 @@ def test_a_path_ends_at_the_map_of_whoever_knows_it(kind: str, steps: int) -> No
 
     def guess(state: torch.Tensor, level: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         levels.append(float(level[0]))
-        return state, clean
+        return clean, state
 
     last = path.sample(guess, draft, noise, steps)
     assert levels == sorted(levels, reverse=True)
@@ -48,16 +48,28 @@ def test_the_denoiser_begins_as_the_draft() -> None:
     denoiser = ColourDenoiser(tiny().encoder, unet)
     draft = torch.randn(1, len(PALETTE), 32, 32)
     features = denoiser.features(torch.randn(1, 16, 8, 8))
-    given = torch.randn(1, 8, 64, 64), torch.ones(1), torch.randn(1, 7, 64, 64), torch.rand(1, 48, 32, 32)
-    logits = denoiser(*given, draft, torch.randn(1, 48, 32), features)
-    assert logits.shape == (1, len(PALETTE), 64, 64)
-    enlarged = torch.nn.functional.interpolate(draft, scale_factor=2.0, mode="bilinear")
-    assert torch.allclose(logits, enlarged, atol=1e-5)
+    guess = Guess(draft, torch.rand(1, 48, 32, 32), torch.randn(1, 7, 64, 64))
+    logits, found = denoiser(torch.randn(1, 8, 32, 32), torch.ones(1), guess, torch.randn(1, 48, 32), features)
+    assert torch.allclose(logits, draft, atol=1e-5)
+    full, keep = denoiser.finest(logits, found, guess.images)
+    assert full.shape == (1, len(PALETTE), 64, 64)
+    assert keep.shape == (1, 1, 64, 64)
+    assert torch.allclose(full, torch.nn.functional.interpolate(draft, scale_factor=2.0, mode="bilinear"), atol=1e-5)
     shares = torch.zeros(1, len(PALETTE), 1, 1)
     shares[0, 7] = 100
     assert torch.allclose(denoiser.mean(shares).flatten(), denoiser.embedding[7], atol=1e-5)
     with pytest.raises(ValueError, match="one level"):
         ColourDenoiser(tiny().encoder, tiny().unet)
+
+
+def test_noise_is_normal_and_changes_over_one_to_eight_cells() -> None:
+    generator = torch.Generator().manual_seed(0)
+    noise = blended_noise([torch.randn(4, 8, 128 // scale, 128 // scale, generator=generator) for scale in SCALES])
+    assert float(noise.mean()) == pytest.approx(0, abs=0.05)
+    assert float(noise.std()) == pytest.approx(1, abs=0.03)
+    near = [float((noise[..., step:] * noise[..., :-step]).mean()) for step in (1, 4, 16)]
+    assert near[0] > near[1] > 0.05
+    assert abs(near[2]) < 0.05
 
 
 def test_cached_features_are_those_of_the_encoder(pairs_dir: Path, tmp_path: Path) -> None:
