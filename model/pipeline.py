@@ -3,26 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
-import shapely
 import torch
-from numpy.typing import NDArray
-from scipy import ndimage
 from torch import Tensor
-from torch.nn import functional as F
 
 from tilecascade.model.blending import WindowCache, blend
-from tilecascade.model.cartography.field import CELL, ClassField
-from tilecascade.model.cartography.finish import draw, objects
-from tilecascade.model.cartography.objects import MapObject
-from tilecascade.model.cartography.parts import MARGIN, cut_to, shifted
 from tilecascade.model.cascade import Pixels, Window, cut_pixels
 from tilecascade.model.conditions import Conditions, Stage, as_images
-from tilecascade.model.confidence import SAMPLES, SMOOTH
+from tilecascade.model.confidence import SAMPLES
+from tilecascade.model.drawing import MapDrawer
+from tilecascade.model.generated import GeneratedMap, Uncertainty, pixels_of, uncertainties
 from tilecascade.model.noise import noise_window
-from tilecascade.model.palette import CLASS_OF_COLOUR, CLASSES
 from tilecascade.model.sgdm.autoencoder import Draft, PaletteAutoencoder
 from tilecascade.model.sgdm.config import LATENT_STRIDE
 from tilecascade.model.sgdm.layers import cut
@@ -30,35 +23,6 @@ from tilecascade.model.sgdm.mf_encoder import BackboneBranch
 from tilecascade.model.sgdm.network import SGDM, Encoded
 from tilecascade.model.sgdm.sampler import Sampler
 from tilecascade.model.sgdm.scale_text import scale_text
-from tilecascade.model.sgdm.text_tower import ScaleTextEncoder
-
-
-@dataclass(frozen=True)
-class GeneratedMap:
-    """One generated block.
-
-    pixels: its map, size x size x 3 uint8. field: what finer blocks have for their reference, with the ring, S x S x 3
-    uint8 with S = size + 2 ring; without the finish, because what is likely but not shown still tells finer zooms
-    something. None where it is not wanted. objects: what the map is drawn of, as far as MARGIN
-    pixels beyond the block (see `cartography.parts.cut_to`), in pixels of the block; None without a finish.
-    """
-
-    pixels: Pixels
-    field: Pixels | None
-    objects: list[MapObject] | None = None
-
-
-@dataclass(frozen=True)
-class Uncertainty:
-    """How far several generated maps of one block disagree (see `model.confidence`).
-
-    disagreement: size x size uint8, the chance that two of them have different classes at a pixel; 255 is certainty
-    that they do. classes: size x size uint8, the class that is most likely around each pixel (index into
-    `palette.CLASSES`).
-    """
-
-    disagreement: NDArray[np.uint8]
-    classes: NDArray[np.uint8]
 
 
 def noise_batch(stage: Stage, windows: Sequence[Window], phase: int, channels: int, device: torch.device) -> Tensor:
@@ -71,25 +35,6 @@ def noise_batch(stage: Stage, windows: Sequence[Window], phase: int, channels: i
         fields.append(noise_window(stage.seed, stage.zoom, left, top, width, height, channels, phase))
     noise = torch.from_numpy(np.stack(fields)).to(device)
     return noise.contiguous(memory_format=torch.channels_last)
-
-
-def _pixels(images: Tensor) -> NDArray[np.uint8]:
-    """N x 3 x H x W in [-1, 1] -> N x H x W x 3 uint8."""
-    pixels = ((images.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
-    return np.asarray(pixels.permute(0, 2, 3, 1).cpu())
-
-
-def _around(disagreement: Tensor, shares: Tensor, beyond: int, cell: int) -> list[Uncertainty]:
-    """Disagreement, N x h x w, and shares of classes, N x K x h x w, of cells of so many pixels that reach so many
-    pixels `beyond` their block -> the uncertainty of its pixels."""
-    inner = (slice(beyond // cell, -beyond // cell),) * 2
-    results = []
-    for level, kinds in zip(disagreement.cpu().numpy(), shares.cpu().numpy(), strict=True):
-        around = np.stack([ndimage.gaussian_filter(plane, SMOOTH / cell)[inner] for plane in (level, *kinds)])
-        around = around.repeat(cell, axis=1).repeat(cell, axis=2)
-        classes = around[1:].argmax(0).astype(np.uint8)
-        results.append(Uncertainty((around[0] * 255).round().astype(np.uint8), classes))
-    return results
 
 
 class CascadePipeline:
@@ -111,13 +56,16 @@ class CascadePipeline:
         self.sampler = Sampler(network.config.diffusion)
         self.device = torch.device(device)
         self.dtype = dtype
-        self._contexts: dict[tuple[ScaleTextEncoder, int, int | None], Tensor] = {}
+        self._contexts: dict[tuple[int, int | None], Tensor] = {}
         self._latent_cache = WindowCache()
+        self.drawer: MapDrawer | None = None
+        if network.perception is not None and not self.windows.blend:
+            self.drawer = MapDrawer(network.perception, self.windows, self.device, dtype)
 
     @property
     def has_palette(self) -> bool:
         """Whether the network says how likely each colour of the palette is, so that objects can be made."""
-        return self.network.perception is not None and not self.windows.blend
+        return self.drawer is not None
 
     @torch.inference_mode()
     def __call__(self, stage: Stage, batch: Sequence[Conditions]) -> list[GeneratedMap]:
@@ -126,8 +74,8 @@ class CascadePipeline:
         Raises ValueError if the conditions do not fit the stage.
         """
         self._check(stage, batch)
-        if stage.finish != "none":
-            return self._finished(stage, batch)
+        if self.drawer is not None and stage.finish != "none":
+            return self.drawer(stage, batch)
         if self.windows.blend:
             # without a draft, because a draft belongs to one window and only latents are blended
             latent, draft = torch.stack([self._blended(stage, item, len(batch)) for item in batch]), None
@@ -136,35 +84,6 @@ class CascadePipeline:
         fields = self._decode(latent, draft, stage.ring)
         return [GeneratedMap(cut_pixels(field, stage.ring), field) for field in fields]
 
-    def _finished(self, stage: Stage, batch: Sequence[Conditions]) -> list[GeneratedMap]:
-        """Maps that are drawn of objects, which are made of what is perceived: what the diffusion adds to it is lost in
-        objects or makes worse ones (docs/training-log.md)."""
-        perception, less = self.network.perception, self.windows.decode
-        assert perception is not None
-        beyond = self.windows.denoise - less
-        logits = self._perceived(stage, batch)
-        logits = cut(logits, less // CELL) if less else logits
-        shares = perception.prior.shares(logits).cpu().numpy()
-        known = [cut_pixels(item.imagery_known, self.windows.encode - beyond) for item in batch]
-        fields: Sequence[Pixels | None] = [None] * len(batch)
-        if stage.field:
-            fields = [cut_pixels(image, beyond - stage.ring) for image in _pixels(perception.prior.shown(logits))]
-        around = shapely.box(-MARGIN, -MARGIN, stage.size + MARGIN, stage.size + MARGIN)
-        maps = []
-        for plane, mask, field in zip(shares, known, fields, strict=True):
-            found = objects(ClassField(stage.zoom, plane, mask))
-            pixels = cut_pixels(draw(found, mask.shape, stage.zoom), beyond)
-            maps.append(GeneratedMap(pixels, field, cut_to(around, shifted(found, -beyond, -beyond))))
-        return maps
-
-    def _perceived(self, stage: Stage, batch: Sequence[Conditions]) -> Tensor:
-        """Palette logits, `denoise` around each cell, N x P x h/2 x w/2."""
-        assert self.network.perception is not None
-        context = self._context(stage, self.network.perception.text).expand(len(batch), -1, -1)
-        with self._precision():
-            crop = self.windows.encode - self.windows.denoise
-            return self.network.perception(*as_images(batch, self.device), context, crop)
-
     @torch.inference_mode()
     def uncertainty(self, stage: Stage, batch: Sequence[Conditions], samples: int = SAMPLES) -> list[Uncertainty]:
         """How far `samples` maps generated with different noise disagree about classes, for every block.
@@ -172,8 +91,8 @@ class CascadePipeline:
         Raises ValueError if the conditions do not fit the stage, or if the network has no palette.
         """
         self._check(stage, batch)
-        if stage.finish != "none":
-            return self._uncertain(stage, batch)
+        if self.drawer is not None and stage.finish != "none":
+            return self.drawer.uncertainty(stage, batch)
         autoencoder = self.network.autoencoder
         encoded, context = self._condition(stage, batch)
         draft = encoded.draft
@@ -189,15 +108,7 @@ class CascadePipeline:
             shares.append(share)
         mean = torch.stack(shares).mean(0)
         disagreement = (1 - mean.square().sum(1)) * generated.squeeze(1)
-        return _around(disagreement, mean, self.windows.denoise, 1)
-
-    def _uncertain(self, stage: Stage, batch: Sequence[Conditions]) -> list[Uncertainty]:
-        """What is perceived, as the chance that two maps that were drawn by it would disagree."""
-        assert self.network.perception is not None
-        shares = self.network.perception.prior.shares(self._perceived(stage, batch))
-        kinds = F.one_hot(torch.from_numpy(CLASS_OF_COLOUR).long(), len(CLASSES)).to(shares)
-        mean = torch.einsum("nphw,pk->nkhw", shares, kinds)
-        return _around(1 - mean.square().sum(1), mean, self.windows.denoise, CELL)
+        return uncertainties(disagreement, mean, self.windows.denoise, 1)
 
     def _check(self, stage: Stage, batch: Sequence[Conditions]) -> None:
         if self.device.type == "cpu" and torch.get_num_threads() != 1:
@@ -251,7 +162,7 @@ class CascadePipeline:
 
     def _condition(self, stage: Stage, batch: Sequence[Conditions]) -> tuple[Encoded, Tensor]:
         """What the conditions say, `denoise` around each cell, and the scale text."""
-        context = self._context(stage, self.network.text).expand(len(batch), -1, -1)
+        context = self._context(stage).expand(len(batch), -1, -1)
         with self._precision():
             crop = self.windows.encode - self.windows.denoise
             return self.network.condition(*as_images(batch, self.device), context, crop), context
@@ -262,10 +173,10 @@ class CascadePipeline:
     def _precision(self) -> torch.autocast:
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
 
-    def _context(self, stage: Stage, tower: ScaleTextEncoder) -> Tensor:
-        key = (tower, stage.zoom, stage.reference_zoom)
+    def _context(self, stage: Stage) -> Tensor:
+        key = (stage.zoom, stage.reference_zoom)
         if key not in self._contexts:
-            self._contexts[key] = tower([scale_text(stage.zoom, stage.reference_zoom)])
+            self._contexts[key] = self.network.text([scale_text(*key)])
         return self._contexts[key]
 
     def _denoise(self, stage: Stage, windows: Sequence[Window], context: Tensor, features: list[Tensor]) -> Tensor:
@@ -292,4 +203,4 @@ class CascadePipeline:
             image = self.network.autoencoder.decode(latent.contiguous(memory_format=torch.channels_last), draft)
         if around > ring:
             image = cut(image, around - ring)
-        return list(_pixels(image))
+        return list(pixels_of(image))

@@ -6,7 +6,6 @@ to draw the map. Both see the cascade's own earlier maps as references, which ar
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -14,44 +13,28 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tilecascade.model.data.labels import ALLOWED, ANYTHING
+from tilecascade.model.data.labels import ANYTHING
 from tilecascade.model.data.pairs import Pixels
-from tilecascade.model.palette import CLASS_OF_COLOUR, COLOURS, LAND, PALETTE
+from tilecascade.model.palette import COLOURS, PALETTE
 from tilecascade.model.sgdm.autoencoder import DRAFT_CHANNELS, FINE_STRIDE, kept
 from tilecascade.model.sgdm.colour_denoiser import ColourDenoiser, Guess
 from tilecascade.model.sgdm.colour_sampler import DiffusionPath
 from tilecascade.model.sgdm.config import UNetConfig
 from tilecascade.model.sgdm.network import SGDM
 from tilecascade.model.sgdm.scale_text import scale_text
+from tilecascade.model.training.batches import Batches, Drawn, unit_images
 from tilecascade.model.training.colours import noise_like
 from tilecascade.model.training.config import StageConfig
 from tilecascade.model.training.diffusion import Discriminator, verdict
-from tilecascade.model.training.losses import COLOUR, LABEL_WEIGHT, colour_loss
+from tilecascade.model.training.losses import COLOUR, colour_loss
 from tilecascade.model.training.objects import KINDS
-from tilecascade.model.training.perceive import CAP, object_loss, perceiving
-from tilecascade.model.training.samples import ROOT_ZOOM, SampleSource
+from tilecascade.model.training.perceive import capped_loss, object_loss, perceiving
+from tilecascade.model.training.samples import SampleSource
 from tilecascade.model.training.stages import grid, groups_of, logged, mean_iou
 from tilecascade.model.training.tensor_augment import Augmenter
-from tilecascade.model.training.tile_bank import EDGE, REACH, SPANS, UNKNOWN, Places, TileBank
+from tilecascade.model.training.tile_bank import EDGE, SPANS
 
 _SINGLE = len(PALETTE)
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """One batch on the device. Images are N x 3 x S x S in [-1, 1], 0 where unknown; labels N x S x S; objects as in
-    `samples.Batch`. shown: N x S x S, the palette colour that each pixel shows. exact: how many samples, the first, are
-    of the default style and tell that."""
-
-    imagery: Tensor
-    reference: Tensor
-    trusted: Tensor
-    map: Tensor
-    labels: Tensor
-    shown: Tensor
-    objects: Tensor
-    exact: int
-    texts: list[str]
 
 
 class DrawTask:
@@ -80,7 +63,8 @@ class DrawTask:
             if stage.critic:
                 parts["critic"] = Discriminator(48, 11)
         nn.init.constant_(parts["heads"].bias, -3.0)  # type: ignore[arg-type]
-        self.bank = TileBank(train, stage.device)
+        self.batches = Batches(train, stage)
+        self.bank = self.batches.bank
         self.device = torch.device(stage.device)
         self.module: Any = (
             nn.ModuleDict(parts).requires_grad_(True).to(self.device).to(memory_format=torch.channels_last)
@@ -88,16 +72,7 @@ class DrawTask:
         self.stage = stage
         kind: Literal["noise", "bridge"] = "noise" if stage.path == "noise" else "bridge"
         self.path = DiffusionPath(kind, amplitude=stage.amplitude)
-        self.stream = torch.cuda.Stream() if self.device.type == "cuda" else None
-        weights = train.probabilities if stage.all_sources else train.probabilities[: train.first]
-        self.weights = torch.from_numpy(weights / weights.sum())
-        self.spans = torch.tensor(train.spans)
-        self.allowed = torch.from_numpy(ALLOWED).to(self.device)
-        self.label_weight = LABEL_WEIGHT.to(self.device)
-        self.ground = torch.from_numpy(CLASS_OF_COLOUR == 0).to(self.device)
-        self.first_allowed = torch.from_numpy(ALLOWED.argmax(1)).to(self.device)
-        self.colours = torch.from_numpy(COLOURS).float().to(self.device) / 127.5 - 1
-        self.land = (torch.tensor(LAND, device=self.device).float() / 255).view(1, 3, 1, 1)
+        self.colours = (torch.from_numpy(COLOURS).float().to(self.device) / 127.5 - 1).T[:, :, None, None]
         self.above = {(p.zoom - span, p.x >> span, p.y >> span) for p in train.pairs for span in SPANS}
         checked = [pair for pair in val.pairs if pair.zoom in (15, 16, 17)]
         self.check = checked[:: max(1, len(checked) // 48)][:48]
@@ -114,96 +89,8 @@ class DrawTask:
         return [*own, *([{"params": critic, "scale": 2.0, "betas": (0.5, 0.99)}] if critic else [])]
 
     def batch(self, rng: np.random.Generator) -> Drawn:
-        """Augmented samples, made beside the step before."""
-        if self.stream is None:
-            return self.augmented(rng)
-        with torch.cuda.stream(self.stream):
-            made = self.augmented(rng)
-        self.stream.synchronize()
-        for value in vars(made).values():
-            if isinstance(value, Tensor):
-                value.record_stream(torch.cuda.default_stream())  # or its memory would be used again too early
-        return made
-
-    def augmented(self, rng: np.random.Generator) -> Drawn:
         """Augmented samples, some of them with a reference."""
-        stage, bank, n = self.stage, self.bank, self.stage.batch
-        host = torch.Generator().manual_seed(int(rng.integers(1 << 62)))
-        change = Augmenter(torch.Generator(self.device).manual_seed(int(rng.integers(1 << 62))))
-        # as many of the default style in every batch: a GPU chooses its algorithms by shape
-        exact = round(n * float((self.weights * bank.exact[: len(self.weights)]).sum()))
-        chosen = torch.cat(
-            [
-                torch.multinomial(
-                    self.weights * (bank.exact[: len(self.weights)] == style), count, True, generator=host
-                )
-                for style, count in ((True, exact), (False, n - exact))
-                if count
-            ]
-        )
-        zooms = bank.zooms[chosen]
-        span = torch.minimum(self.spans[torch.randint(0, len(self.spans), (n,), generator=host)], zooms - ROOT_ZOOM)
-        own = torch.rand(n, generator=host) < stage.self_reference
-        slot = (span - 1).clamp(min=0) + len(SPANS) * own
-        given = (torch.rand(n, generator=host) >= stage.reference_dropout) & (span > 0)
-        given &= bank.known[chosen, slot]
-        texts = [scale_text(int(z), int(z - s) if g else None) for z, s, g in zip(zooms, span, given, strict=True)]
-        moves = [2 * torch.randint(-REACH // 2, REACH // 2 + 1, (n,), generator=host) for _ in range(2)]
-        turns = torch.randint(0, 8, (n,), generator=host)
-        device = self.device
-        chosen, slot, given, own, turns, down, right = (x.to(device) for x in (chosen, slot, given, own, turns, *moves))
-        places = bank.places(chosen, turns, down, right, stage.crop)
-        imagery = change.imagery(self._imagery(places, change.uniform(n) < 0.5))
-        valid = change.scene_edge(imagery) | (change.uniform(n, 1, 1, 1) >= 0.15)
-        reference, known = self._reference(places, slot)
-        trusted = given & ~own
-        other = reference.roll(1, 0)
-        fate = change.uniform(n)
-        degraded = trusted & (fate < stage.degraded)
-        outdated = trusted & ~degraded & (fate < stage.degraded + (1 - stage.degraded) * stage.outdated)
-        if degraded.any():
-            reference = reference.index_put(
-                (degraded,), change.degraded(reference[degraded], other[degraded], self.land)
-            )
-        if outdated.any():
-            reference = reference.index_put(
-                (outdated,), change.outdated(reference[outdated], other[outdated], self.land)
-            )
-        trusted = trusted & ~degraded
-        seen = known & valid & given.view(-1, 1, 1, 1)
-        labels = torch.where(valid[:, 0], bank.labels[places.pixels].long(), ANYTHING)
-        bits = bank.objects[places.cells]
-        planes = torch.stack([(bits >> bit) & 1 for bit in range(len(KINDS))], 1).float()
-        planes = torch.where((bits == UNKNOWN).unsqueeze(1), torch.nan, planes)
-        return Drawn(
-            ((2 * imagery - 1) * valid).contiguous(memory_format=torch.channels_last),
-            ((2 * reference - 1) * seen).contiguous(memory_format=torch.channels_last),
-            (seen & trusted.view(-1, 1, 1, 1)).float(),
-            _unit(bank.maps[places.pixels]) * 2 - 1,
-            labels,
-            self.shown(labels),
-            planes,
-            exact,
-            texts,
-        )
-
-    def shown(self, labels: Tensor) -> Tensor:
-        """Labels -> palette colours: casings are road, other sets land."""
-        return torch.where(labels < _SINGLE, labels, torch.where(labels == ANYTHING, 0, self.first_allowed[labels]))
-
-    def _imagery(self, places: Places, averaged: Tensor) -> Tensor:
-        """N x 3 x S x S in [0, 1]; of pairs that are `averaged` (N bool) as averaged from finer ones, where known."""
-        bank, (pair, row, column) = self.bank, places.pixels
-        finer = averaged.view(-1, 1, 1) & bank.has_coarser[pair]
-        plain = bank.imagery[pair, row, column]
-        return _unit(torch.where(finer.unsqueeze(-1), bank.coarser[bank.coarser_of[pair], row, column], plain))
-
-    def _reference(self, places: Places, slot: Tensor) -> tuple[Tensor, Tensor]:
-        """N x 3 x S x S in [0, 1], and where there is one, N x 1 x S x S."""
-        pair, row, column = places.pixels
-        slots = slot.view(-1, 1, 1).expand_as(pair)
-        known = self.bank.known.to(self.device)[pair, slots].unsqueeze(1)
-        return _unit(self.bank.references[pair, slots, row, column]), known
+        return self.batches.batch(rng)
 
     def text(self, module: Any, texts: list[str]) -> Tensor:
         """The scale texts, each encoded once."""
@@ -217,8 +104,8 @@ class DrawTask:
         text = self.text(module, batch.texts)
         logits, hidden = module["prior"](condition, fine, text)
         seen = module["seen"]
-        parts = {"through": self.entropy(logits, batch.labels)}
-        parts["alone"] = self.entropy(seen(fine[:, : seen.in_channels]), batch.labels)
+        parts = {"through": capped_loss(logits, batch.labels)}
+        parts["alone"] = capped_loss(seen(fine[:, : seen.in_channels]), batch.labels)
         objects = object_loss(module["heads"](hidden), batch.objects)
         total = parts["through"] + 0.3 * parts["alone"]
         total = total + self.stage.objects * torch.stack(list(objects.values())).mean()
@@ -252,10 +139,10 @@ class DrawTask:
         state, level = self.path.state(clean_or_made, draft, noise, t.to(self.device))
         logits, found = denoiser(state, level, guess, text, features)
         full, keep = denoiser.finest(logits, found, guess.images)
-        parts = {"half": self.entropy(logits, labels), "full": self.entropy(full, labels)}
+        parts = {"half": capped_loss(logits, labels), "full": capped_loss(full, labels)}
         total = parts["half"] + parts["full"]
         shares = full.float().softmax(1)
-        image = kept(self.painted(shares), keep, guess.images)
+        image = kept(F.conv2d(shares, self.colours), keep, guess.images)
         parts["colour"] = colour_loss(image, batch.map[:count], labels, guess.images[:, 6:])
         total = total + COLOUR * parts["colour"]
         if self.stage.critic:
@@ -274,33 +161,6 @@ class DrawTask:
         score, match, hinge = verdict(critic, fake, real)
         parts = {"score": score, "match": match, "hinge": hinge}
         return self.stage.critic * (-0.1 * score + match) + hinge, parts
-
-    def entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Minus the log of the probability of the allowed colours, weighted; bounded on unmapped ground (see CAP).
-
-        logits: N x P x H x W at the labels' resolution or half of it, then against all four pixels of each cell.
-        """
-        chances = logits.float().log_softmax(dim=1)
-        stride = labels.shape[-1] // logits.shape[-1]
-        total, weights = chances.new_zeros(()), chances.new_zeros(())
-        for row in range(stride):
-            for column in range(stride):
-                here = labels[:, row::stride, column::stride]
-                single = here < _SINGLE
-                cost = -chances.gather(1, here.clamp(max=_SINGLE - 1).unsqueeze(1)).squeeze(1)
-                sets = ~single & (here != ANYTHING)
-                allowed = self.allowed[here[sets]]
-                among = chances.permute(0, 2, 3, 1)[sets].masked_fill(~allowed, -1e4).logsumexp(1)
-                cost = cost.masked_scatter(sets, -among)
-                bounded = single & self.ground[here.clamp(max=_SINGLE - 1)]
-                cost = torch.where(bounded, cost.clamp(max=CAP), cost)
-                weight = self.label_weight[here]
-                total, weights = total + (cost * weight).sum(), weights + weight.sum()
-        return total / weights.clamp(min=1)
-
-    def painted(self, shares: Tensor) -> Tensor:
-        """N x P x H x W shares -> the mean colour, N x 3 x H x W in [-1, 1]."""
-        return F.conv2d(shares, self.colours.T[:, :, None, None])
 
     @torch.no_grad()
     def sampled(
@@ -348,7 +208,7 @@ class DrawTask:
             found: dict[tuple[int, int, int], Pixels] = {}
             for first in range(0, len(numbers), 64):
                 some = numbers[first : first + 64]
-                imagery = _unit(source.imagery[some])
+                imagery = unit_images(source.imagery[some])
                 lit = (change.imagery(imagery) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
                 references = [
                     source.references[i, len(SPANS)].cpu().numpy() if source.known[i, len(SPANS)] else None
@@ -374,8 +234,3 @@ class DrawTask:
         if self.stage.self_reference:
             self.refresh(module)
         return scores, grid([images[::4] for images in [*shown, truth]])
-
-
-def _unit(images: Tensor) -> Tensor:
-    """N x H x W x 3 uint8 -> N x 3 x H x W in [0, 1]."""
-    return images.permute(0, 3, 1, 2).float() / 255

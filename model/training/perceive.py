@@ -39,26 +39,27 @@ _ALLOWED = torch.from_numpy(ALLOWED)
 _LAND = torch.from_numpy(CLASS_OF_COLOUR == 0)
 
 
-def capped_cell_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy of the allowed colours, of logits at half resolution against all four pixels of each cell.
+def capped_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy of the allowed colours, weighted; bounded on unmapped ground (see CAP).
 
-    logits: N x P x H/2 x W/2; labels: N x H x W indices into `labels.ALLOWED`. See CAP.
+    logits: N x P x h x w, at the labels' resolution, or at half of it against all four pixels of each cell; labels:
+    N x H x W indices into `labels.ALLOWED`.
     """
+    device, last = logits.device, len(PALETTE) - 1
+    allowed_by, land, weight_of = (table.to(device) for table in (_ALLOWED, _LAND, LABEL_WEIGHT))
     chances = logits.float().log_softmax(dim=1)
-    total, weights = logits.new_zeros((), dtype=torch.float32), logits.new_zeros((), dtype=torch.float32)
-    for row in (0, 1):
-        for column in (0, 1):
-            here = labels[:, row::2, column::2]
-            single = here < len(PALETTE)
-            cost = -chances.gather(1, here.clamp(max=len(PALETTE) - 1).unsqueeze(1)).squeeze(1)
+    stride = labels.shape[-1] // logits.shape[-1]
+    total, weights = chances.new_zeros(()), chances.new_zeros(())
+    for row in range(stride):
+        for column in range(stride):
+            here = labels[:, row::stride, column::stride]
+            single = here <= last
+            cost = -chances.gather(1, here.clamp(max=last).unsqueeze(1)).squeeze(1)
             some = ~single & (here != ANYTHING)
-            if some.any():
-                allowed = _ALLOWED[here[some]]
-                among = chances.permute(0, 2, 3, 1)[some].masked_fill(~allowed, -1e4).logsumexp(1)
-                cost = cost.masked_scatter(some, -among)
-            ground = single & _LAND[here.clamp(max=len(PALETTE) - 1)]
-            cost = torch.where(ground, cost.clamp(max=CAP), cost)
-            weight = LABEL_WEIGHT[here]
+            among = chances.permute(0, 2, 3, 1)[some].masked_fill(~allowed_by[here[some]], -1e4).logsumexp(1)
+            cost = cost.masked_scatter(some, -among)
+            cost = torch.where(single & land[here.clamp(max=last)], cost.clamp(max=CAP), cost)
+            weight = weight_of[here]
             total, weights = total + (cost * weight).sum(), weights + weight.sum()
     return total / weights.clamp(min=1)
 
@@ -117,8 +118,8 @@ class PerceiveTask:
         condition, fine = self.module["encoder"](batch.imagery, batch.reference, batch.trusted)
         logits, hidden = self.module["prior"](condition, fine, self.module["text"](batch.texts))
         seen = self.module["seen"]
-        parts = {"through": capped_cell_loss(logits, batch.labels)}
-        parts["alone"] = capped_cell_loss(seen(fine[:, : seen.in_channels]), batch.labels)
+        parts = {"through": capped_loss(logits, batch.labels)}
+        parts["alone"] = capped_loss(seen(fine[:, : seen.in_channels]), batch.labels)
         total = parts["through"] + 0.3 * parts["alone"]
         if self.stage.objects and batch.objects is not None:
             objects = object_loss(self.module["heads"](hidden), batch.objects)

@@ -38,7 +38,7 @@ from tilecascade.model.training.losses import (
     lattice_loss,
 )
 from tilecascade.model.training.objects import halved, object_planes
-from tilecascade.model.training.perceive import CAP, capped_cell_loss
+from tilecascade.model.training.perceive import CAP, capped_loss
 from tilecascade.model.training.run import train
 from tilecascade.model.training.samples import SampleSource
 
@@ -146,8 +146,8 @@ def test_unmapped_ground_costs_no_more_than_a_bound() -> None:
     logits = torch.full((1, len(PALETTE), 4, 4), -20.0)
     logits[:, 10] = 20.0  # sure of a wood
     land, water = (torch.full((1, 8, 8), index) for index in (0, 19))
-    assert float(capped_cell_loss(logits, land)) == pytest.approx(CAP)
-    assert float(capped_cell_loss(logits, water)) > 30
+    assert float(capped_loss(logits, land)) == pytest.approx(CAP)
+    assert float(capped_loss(logits, water)) > 30
 
 
 def stopping_at(step: int, settings: TrainConfig, stage: str) -> None:
