@@ -1,7 +1,8 @@
 """How far a generated tile can be trusted: its uncertainty, and what that has meant where the true map is known.
 
-The uncertainty of a pixel is the probability that two generated maps disagree about its class: maps generated with
-different noise, whose colours are sampled from what the decoder holds possible there. It is averaged over a
+The uncertainty of a pixel is the probability that two generated maps disagree about its class: maps whose colours are
+sampled from what is perceived there or, without the finish, generated with different noise and sampled from what the
+decoder holds possible. It is averaged over a
 neighbourhood, because an edge that lies three pixels off is no reason to distrust the edge alone. What a level of
 uncertainty means depends on the class: water is seldom wrong, and woods that are certain to the network are often
 missing from the maps that it was trained and evaluated with.

@@ -1,6 +1,6 @@
 """Maps that are drawn of objects: perceive -> make objects -> draw.
 
-The objects are made of what is perceived, without the diffusion: what that adds is lost in objects or makes worse ones
+The objects are made of what is perceived, without the diffusion, which has not made better ones of it yet
 (docs/training-log.md).
 """
 
@@ -11,7 +11,6 @@ from collections.abc import Sequence
 import shapely
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from tilecascade.model.cartography.field import CELL, ClassField
 from tilecascade.model.cartography.finish import draw, objects
@@ -19,7 +18,7 @@ from tilecascade.model.cartography.parts import MARGIN, cut_to, shifted
 from tilecascade.model.cascade import Pixels, WindowConfig, cut_pixels
 from tilecascade.model.conditions import Conditions, Stage, as_images
 from tilecascade.model.generated import GeneratedMap, Uncertainty, pixels_of, uncertainties
-from tilecascade.model.palette import CLASS_OF_COLOUR, CLASSES
+from tilecascade.model.sgdm.autoencoder import by_class
 from tilecascade.model.sgdm.layers import cut
 from tilecascade.model.sgdm.network import Perception
 from tilecascade.model.sgdm.scale_text import scale_text
@@ -56,9 +55,7 @@ class MapDrawer:
 
     def uncertainty(self, stage: Stage, batch: Sequence[Conditions]) -> list[Uncertainty]:
         """What is perceived, as the chance that two maps that were drawn by it would disagree."""
-        shares = self.perception.prior.shares(self._logits(stage, batch))
-        kinds = F.one_hot(torch.from_numpy(CLASS_OF_COLOUR).long(), len(CLASSES)).to(shares)
-        mean = torch.einsum("nphw,pk->nkhw", shares, kinds)
+        mean = by_class(self.perception.prior.shares(self._logits(stage, batch)))
         return uncertainties(1 - mean.square().sum(1), mean, self.windows.denoise, CELL)
 
     def _logits(self, stage: Stage, batch: Sequence[Conditions]) -> Tensor:

@@ -48,7 +48,7 @@ class CascadePipeline:
 
     def __init__(self, network: SGDM, device: str = "cpu", dtype: torch.dtype = torch.float32) -> None:
         """dtype: of the products in encoder, adapter and U-Net (autocast); latents and colours stay float32."""
-        for part in network.eval().modules():
+        for part in list(network.eval().modules()):
             if isinstance(part, BackboneBranch):
                 part.fold()
         self.network = network.to(device).to(memory_format=torch.channels_last).eval()

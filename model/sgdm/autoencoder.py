@@ -59,6 +59,12 @@ def colour_embedding() -> Tensor:
     return torch.cat([classes, torch.from_numpy(COLOURS).float() / 127.5 - 1], dim=1)
 
 
+def by_class(shares: Tensor) -> Tensor:
+    """Shares of palette colours, N x P x H x W -> of their classes, N x K x H x W."""
+    kinds = F.one_hot(torch.from_numpy(CLASS_OF_COLOUR).long(), len(CLASSES)).to(shares)
+    return torch.einsum("nphw,pk->nkhw", shares, kinds)
+
+
 FINE_STRIDE = 2
 """Pixels per position of a draft."""
 
@@ -318,9 +324,7 @@ class PaletteAutoencoder(nn.Module):
     def class_shares(self, logits: Tensor, keep: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
         """What `decode_logits` gave -> the shares of the classes, N x K x H x W, and how much of a pixel is generated
         and not kept from a trusted reference, N x 1 x H x W."""
-        kinds = F.one_hot(torch.from_numpy(CLASS_OF_COLOUR).long(), len(CLASSES)).to(logits)
-        shares = torch.einsum("nphw,pk->nkhw", logits.float().softmax(dim=1), kinds)
-        return shares, 1 - images[:, 6:].float() * keep.sigmoid()
+        return by_class(logits.float().softmax(dim=1)), 1 - images[:, 6:].float() * keep.sigmoid()
 
     def standing_out(self, logits: Tensor, draft: Draft | None) -> Tensor:
         """Logits, N x P x H x W -> what contrast adds to those in `self.contrasted`, N x K x H x W: less where the

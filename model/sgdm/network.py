@@ -29,6 +29,13 @@ class Encoded:
     draft: Draft | None
 
 
+def _prior(config: SGDMConfig, encoder: MFEncoder) -> PalettePrior:
+    """The palette prior behind an encoder."""
+    return PalettePrior(
+        config.encoder.condition_channels, encoder.fine_channels, config.text.width, config.autoencoder.latent_channels
+    )
+
+
 class Perception(nn.Module):
     """MFEncoder, palette prior and text tower of their own: how likely each palette colour is, for maps of objects."""
 
@@ -36,12 +43,7 @@ class Perception(nn.Module):
         super().__init__()
         self.encoder = MFEncoder(config.encoder)
         self.text = ScaleTextEncoder(config.text)
-        self.prior = PalettePrior(
-            config.encoder.condition_channels,
-            self.encoder.fine_channels,
-            config.text.width,
-            config.autoencoder.latent_channels,
-        )
+        self.prior = _prior(config, self.encoder)
 
     def forward(self, imagery: Tensor, reference: Tensor, trusted: Tensor, text: Tensor, crop: int = 0) -> Tensor:
         """Conditions as `SGDM.condition` takes them, the text as its own tower says it -> palette logits,
@@ -62,13 +64,7 @@ class SGDM(nn.Module):
         self.autoencoder = build_autoencoder(config.autoencoder)
         self.prior: PalettePrior | None = None
         if config.diffusion.palette_prior:
-            self.prior = PalettePrior(
-                config.encoder.condition_channels,
-                self.encoder.fine_channels,
-                config.text.width,
-                config.autoencoder.latent_channels,
-            )
-
+            self.prior = _prior(config, self.encoder)
         self.perception = Perception(config) if config.perception else None
 
     def condition(self, imagery: Tensor, reference: Tensor, trusted: Tensor, text: Tensor, crop: int = 0) -> Encoded:

@@ -8,9 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tilecascade.model.data.labels import ALLOWED, ANYTHING
-from tilecascade.model.palette import LAND, PALETTE
+from tilecascade.model.data.labels import ANYTHING
+from tilecascade.model.palette import LAND
 from tilecascade.model.sgdm.scale_text import scale_text
+from tilecascade.model.training.colours import shown_colour
 from tilecascade.model.training.config import StageConfig
 from tilecascade.model.training.objects import KINDS
 from tilecascade.model.training.samples import ROOT_ZOOM, SampleSource
@@ -45,7 +46,6 @@ class Batches:
         weights = source.probabilities if stage.all_sources else source.probabilities[: source.first]
         self.weights = torch.from_numpy(weights / weights.sum())
         self.spans = torch.tensor(source.spans)
-        self.first_allowed = torch.from_numpy(ALLOWED.argmax(1)).to(self.device)
         self.land = (torch.tensor(LAND, device=self.device).float() / 255).view(1, 3, 1, 1)
 
     def batch(self, rng: np.random.Generator) -> Drawn:
@@ -93,7 +93,7 @@ class Batches:
             (seen & trusted.view(-1, 1, 1, 1)).float(),
             unit_images(bank.maps[places.pixels]) * 2 - 1,
             labels,
-            self.shown(labels),
+            shown_colour(labels),
             planes,
             exact,
             texts,
@@ -121,12 +121,6 @@ class Batches:
             if some.any():
                 reference = reference.index_put((some,), age(reference[some], other[some], self.land))
         return reference, trusted & ~degraded
-
-    def shown(self, labels: Tensor) -> Tensor:
-        """Labels -> palette colours: casings are road, other sets land."""
-        return torch.where(
-            labels < len(PALETTE), labels, torch.where(labels == ANYTHING, 0, self.first_allowed[labels])
-        )
 
     def _imagery(self, places: Places, averaged: Tensor) -> Tensor:
         """N x 3 x S x S in [0, 1]; of pairs that are `averaged` (N bool) as averaged from finer ones, where known."""

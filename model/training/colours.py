@@ -23,8 +23,9 @@ from tilecascade.model.training.config import StageConfig
 from tilecascade.model.training.diffusion import Discriminator, verdict
 from tilecascade.model.training.feature_cache import EDGE, Crops, FeatureCache, crops, encode
 from tilecascade.model.training.losses import cell_loss, label_loss
+from tilecascade.model.training.perceive import perceiving
 from tilecascade.model.training.samples import SampleSource, collate
-from tilecascade.model.training.stages import frozen, grid, logged, mean_iou, need_palette
+from tilecascade.model.training.stages import frozen, grid, logged, mean_iou
 
 _ROAD = [name for name, _, _ in PALETTE].index("road")
 
@@ -32,6 +33,19 @@ _ROAD = [name for name, _, _ in PALETTE].index("road")
 def shown_colour(labels: Tensor) -> Tensor:
     """N x S x S labels -> palette colours: casings are road, other sets land."""
     return torch.where(labels < len(PALETTE), labels, torch.where(labels == LABEL_OF["casing"], _ROAD, 0))
+
+
+def new_denoiser(network: SGDM, stage: StageConfig) -> ColourDenoiser:
+    """An untrained denoiser of a stage's widths behind a network's encoder."""
+    unet = UNetConfig(
+        widths=stage.widths,
+        layers_per_block=1,
+        head_dim=min(16, stage.widths[1]),
+        context_dim=network.config.text.width,
+        local=True,
+        finer_levels=1,
+    )
+    return ColourDenoiser(network.config.encoder, unet)
 
 
 class ColourTask:
@@ -43,25 +57,18 @@ class ColourTask:
     """
 
     def __init__(self, network: SGDM, train: SampleSource, val: SampleSource, stage: StageConfig) -> None:
-        self.finished = frozen(network, "encoder", "prior", "text")
-        self.prior = need_palette(network)[0]
-        unet = UNetConfig(
-            widths=stage.widths,
-            layers_per_block=1,
-            head_dim=min(16, stage.widths[1]),
-            context_dim=network.config.text.width,
-            local=True,
-            finer_levels=1,
-        )
+        own: Any = perceiving(network)
+        self.finished = frozen(own, "encoder", "prior", "text")
+        self.prior = own.prior
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)  # whatever stages ran before in this process
-            self.module: Any = ColourDenoiser(network.config.encoder, unet).to(memory_format=torch.channels_last)
+            self.module: Any = new_denoiser(network, stage).to(memory_format=torch.channels_last)
             if stage.path == "critic":
                 self.module.critic = Discriminator().to(memory_format=torch.channels_last)
         kind: Literal["noise", "bridge"] = "noise" if stage.path == "noise" else "bridge"
         self.path = DiffusionPath(kind, amplitude=stage.amplitude)
         self.stage = stage
-        self.cache = FeatureCache(network, train, stage, Path(stage.cache))
+        self.cache = FeatureCache(own, train, stage, Path(stage.cache))
         for variant in range(stage.variants):
             self.cache.variant(variant)
         self._texts: dict[str, Tensor] = {}
@@ -69,7 +76,7 @@ class ColourTask:
         pairs = pairs[:: max(1, len(pairs) // 24)][:24]
         whole = slice(0, EDGE), slice(0, EDGE)
         self.check = [
-            crops(list(encode(network, collate([val.plain(pair, known) for pair in pairs]))), whole)
+            crops(list(encode(own, collate([val.plain(pair, known) for pair in pairs]))), whole)
             for known in (False, True)
         ]
         self.truth = np.stack([pair.map for pair in pairs])

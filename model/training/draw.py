@@ -17,13 +17,12 @@ from tilecascade.model.data.labels import ANYTHING
 from tilecascade.model.data.pairs import Pixels
 from tilecascade.model.palette import COLOURS, PALETTE
 from tilecascade.model.sgdm.autoencoder import DRAFT_CHANNELS, FINE_STRIDE, kept
-from tilecascade.model.sgdm.colour_denoiser import ColourDenoiser, Guess
+from tilecascade.model.sgdm.colour_denoiser import Guess
 from tilecascade.model.sgdm.colour_sampler import DiffusionPath
-from tilecascade.model.sgdm.config import UNetConfig
 from tilecascade.model.sgdm.network import SGDM
 from tilecascade.model.sgdm.scale_text import scale_text
 from tilecascade.model.training.batches import Batches, Drawn, unit_images
-from tilecascade.model.training.colours import noise_like
+from tilecascade.model.training.colours import new_denoiser, noise_like
 from tilecascade.model.training.config import StageConfig
 from tilecascade.model.training.diffusion import Discriminator, verdict
 from tilecascade.model.training.losses import COLOUR, colour_loss
@@ -42,14 +41,6 @@ class DrawTask:
 
     def __init__(self, network: SGDM, train: SampleSource, val: SampleSource, stage: StageConfig) -> None:
         own: Any = perceiving(network)
-        unet = UNetConfig(
-            widths=stage.widths,
-            layers_per_block=1,
-            head_dim=min(16, stage.widths[1]),
-            context_dim=network.config.text.width,
-            local=True,
-            finer_levels=1,
-        )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)  # whatever stages ran before in this process
             parts: dict[str, nn.Module] = {
@@ -58,7 +49,7 @@ class DrawTask:
                 "text": own.text,
                 "heads": nn.Conv2d(DRAFT_CHANNELS, len(KINDS), 1),
                 "seen": nn.Conv2d(network.config.encoder.widths[0], len(PALETTE), 1),
-                "denoiser": ColourDenoiser(network.config.encoder, unet),
+                "denoiser": new_denoiser(network, stage),
             }
             if stage.critic:
                 parts["critic"] = Discriminator(48, 11)
@@ -76,7 +67,6 @@ class DrawTask:
         self.above = {(p.zoom - span, p.x >> span, p.y >> span) for p in train.pairs for span in SPANS}
         checked = [pair for pair in val.pairs if pair.zoom in (15, 16, 17)]
         self.check = checked[:: max(1, len(checked) // 48)][:48]
-        self.steps_done = 0
 
     def groups(self) -> list[dict[str, object]]:
         """The pretrained backbone learns more slowly, the critic faster."""
@@ -200,9 +190,11 @@ class DrawTask:
         rough = draft.argmax(1).repeat_interleave(2, 1).repeat_interleave(2, 2)
         return colours[logits.argmax(1).cpu().numpy()], colours[rough.cpu().numpy()]
 
-    def refresh(self, module: Any) -> None:
-        """Generate the cascade over the training pairs, coarse zooms first, under another light."""
-        source, change = self.bank, Augmenter(torch.Generator(self.device).manual_seed(self.steps_done))
+    def refresh(self, module: Any, step: int) -> None:
+        """Generate the cascade over the training pairs, coarse zooms first, under another light at each step."""
+        if not self.stage.self_reference:
+            return
+        source, change = self.bank, Augmenter(torch.Generator(self.device).manual_seed(step))
         for zoom in sorted({pair.zoom for pair in source.pairs}):
             numbers = [i for i, p in enumerate(source.pairs) if p.zoom == zoom and (zoom, p.x, p.y) in self.above]
             found: dict[tuple[int, int, int], Pixels] = {}
@@ -220,7 +212,7 @@ class DrawTask:
             source.keep_generated(found)
 
     def validate(self, module: Any) -> tuple[dict[str, float], Pixels]:
-        """IoU of drafts and of samples in 1, 2 and 4 steps from imagery alone; then the references are refreshed."""
+        """IoU of drafts and of samples in 1, 2 and 4 steps from imagery alone."""
         scores: dict[str, float] = {}
         truth, imagery = np.stack([p.map for p in self.check]), [p.imagery for p in self.check]
         shown = [np.stack(imagery)]
@@ -231,6 +223,4 @@ class DrawTask:
                 shown.append(rough)
             scores |= {f"{steps}_{key}": value for key, value in mean_iou(made, truth).items()}
             shown.append(made)
-        if self.stage.self_reference:
-            self.refresh(module)
         return scores, grid([images[::4] for images in [*shown, truth]])

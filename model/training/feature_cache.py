@@ -24,7 +24,7 @@ from tqdm import tqdm
 from tilecascade.model.data.pairs import Pair
 from tilecascade.model.palette import COLOURS
 from tilecascade.model.sgdm.autoencoder import DRAFT_CHANNELS
-from tilecascade.model.sgdm.network import SGDM
+from tilecascade.model.sgdm.network import Perception
 from tilecascade.model.sgdm.scale_text import ZOOM_TABLE, scale_text
 from tilecascade.model.training.config import StageConfig
 from tilecascade.model.training.samples import Batch, Sample, SampleSource, collate
@@ -70,9 +70,8 @@ class Crops:
 
 
 @torch.no_grad()
-def encode(network: SGDM, batch: Batch) -> NDArray[Any]:
+def encode(network: Perception, batch: Batch) -> NDArray[Any]:
     """What the frozen encoder and prior say about a batch, as records."""
-    assert network.prior is not None
     with torch.autocast("cpu", torch.bfloat16):
         condition, fine = network.encoder(batch.imagery, batch.reference, batch.trusted)
         _, hidden = network.prior(condition, fine, network.text(batch.texts))
@@ -113,11 +112,10 @@ def crops(records: Sequence[Any], box: tuple[slice, slice]) -> Crops:
 
 
 @torch.no_grad()
-def likely_references(network: SGDM, source: SampleSource) -> None:
+def likely_references(network: Perception, source: SampleSource) -> None:
     """Fill `source.generated` with the likeliest colours of the network's own cascade of drafts, coarse zooms first."""
     above = {(p.zoom - span, p.x >> span, p.y >> span) for p in source.pairs for span in (1, 2)}
     rng = np.random.default_rng(0)
-    assert network.prior is not None
     for zoom in sorted({pair.zoom for pair in source.pairs}):
         pairs = [p for p in source.pairs if p.zoom == zoom and (zoom, p.x, p.y) in above]
         for first in tqdm(range(0, len(pairs), 8), desc=f"references of zoom {zoom}", mininterval=10):
@@ -134,7 +132,7 @@ def likely_references(network: SGDM, source: SampleSource) -> None:
 class FeatureCache:
     """Variants of all pairs of the default style, each a memory-mapped file that is named after what it depends on."""
 
-    def __init__(self, network: SGDM, source: SampleSource, stage: StageConfig, folder: Path) -> None:
+    def __init__(self, network: Perception, source: SampleSource, stage: StageConfig, folder: Path) -> None:
         self.network, self.source, self.stage, self.folder = network.eval(), source, stage, folder
         exact = [i for i, pair in enumerate(source.pairs) if pair.reading == "exact"]
         self.pairs: list[Pair] = [source.pairs[i] for i in exact]
@@ -147,7 +145,6 @@ class FeatureCache:
         """Of the file of a variant: changes with the weights, the pairs, and how they are augmented."""
         digest = hashlib.sha256()
         for part in (self.network.encoder, self.network.prior, self.network.text):
-            assert part is not None
             for key, value in part.state_dict().items():
                 digest.update(key.encode())
                 digest.update(value.contiguous().numpy().tobytes())
@@ -169,7 +166,7 @@ class FeatureCache:
         stage = StageConfig(**{**asdict(self.stage), "crop": EDGE})
         if self.stage.self_reference and not self.source.generated:
             likely_references(self.network, self.source)
-        kind = record(self.network.config.encoder.condition_channels)
+        kind = record(self.network.encoder.config.condition_channels)
         partial = path.with_suffix(".part")
         out = np.lib.format.open_memmap(partial, mode="w+", dtype=kind, shape=(len(self.pairs),))
         step = 8

@@ -16,7 +16,7 @@ import zlib
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -47,6 +47,15 @@ class Task(Protocol):
 
     def validate(self, module: Any) -> tuple[dict[str, float], Pixels]:
         """Metrics and a sample grid of the averaged weights."""
+        ...
+
+
+@runtime_checkable
+class Refreshed(Protocol):
+    """A task that makes some of its data from its own averaged weights, whenever these are kept."""
+
+    def refresh(self, module: Any, step: int) -> None:
+        """Make it anew, the same for the same weights and step."""
         ...
 
 
@@ -137,10 +146,14 @@ def run(
         on_checkpoint(step)
         metrics, grid = task.validate(average)
         Image.fromarray(grid).save(out / f"{stage.name}-{step:06d}.png")
+        if isinstance(task, Refreshed):
+            task.refresh(average, step)
         write({"step": step, "validation": metrics})
         tqdm.write(f"{stage.name} step {step}: {json.dumps(metrics)}")
 
     write = functools.partial(_write, out / "log.jsonl", stage.name)
+    if isinstance(task, Refreshed):
+        task.refresh(average, start)
     task.module.train()
     if stage.bfloat16 and stage.device == "cpu":
         exact_depthwise(task.module)

@@ -100,6 +100,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def server(folder: Path) -> Iterator[Server]:
     running = Server(folder / "scene.tif", folder / "weights", folder / "tilecascade-data")
+    # what one block makes and another reads: they may run in different processes
+    area = ["--bbox", "60.76,56.075,60.765,56.08", "--zooms", "14", "--out", folder / "area.mbtiles"]
+    command = [folder / "programs" / "tilecascade", "export", *area, "--url", running.url]
+    subprocess.run(command, check=True, capture_output=True, timeout=120)
     yield running
     running.stop()
 

@@ -18,6 +18,7 @@ from tilecascade.model.sgdm.network import random_network
 from tilecascade.model.training import feature_cache
 from tilecascade.model.training.colours import ColourTask
 from tilecascade.model.training.feature_cache import EDGE, FeatureCache, crops, encode
+from tilecascade.model.training.perceive import perceiving
 from tilecascade.model.training.samples import SampleSource, collate
 
 __all__ = ["pairs_dir"]
@@ -77,28 +78,28 @@ def test_cached_features_are_those_of_the_encoder(pairs_dir: Path, tmp_path: Pat
     stage = next(stage for stage in settings.stages if stage.name == "colours")
     network = random_network(tiny(), 3)
     source = SampleSource(settings, "train")
-    cache = FeatureCache(network, source, stage, tmp_path / "features")
+    cache = FeatureCache(perceiving(network), source, stage, tmp_path / "features")
     records = cache.variant(0)
     assert len(records) == len(cache.pairs) == 7  # those of another style are left out
     files = sorted(path.name for path in (tmp_path / "features").iterdir())
-    again = FeatureCache(network, source, stage, tmp_path / "features")
+    again = FeatureCache(perceiving(network), source, stage, tmp_path / "features")
     assert (again.variant(0)["hidden"] == records["hidden"]).all()
     assert sorted(path.name for path in (tmp_path / "features").iterdir()) == files
     assert again.name(1) != again.name(0)
-    assert FeatureCache(random_network(tiny(), 4), source, stage, tmp_path).name(0) != cache.name(0)
+    assert FeatureCache(perceiving(random_network(tiny(), 4)), source, stage, tmp_path).name(0) != cache.name(0)
 
     sample = source.plain(source.pairs[0], True)
-    whole = crops(list(encode(network, collate([sample]))), (slice(0, EDGE), slice(0, EDGE)))
+    whole = crops(list(encode(perceiving(network), collate([sample]))), (slice(0, EDGE), slice(0, EDGE)))
     batch = collate([sample])
+    own = perceiving(network)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        condition, fine = network.encoder(batch.imagery, batch.reference, batch.trusted)
-        assert network.prior is not None
-        _, hidden = network.prior(condition, fine, network.text(batch.texts))
+        condition, fine = own.encoder(batch.imagery, batch.reference, batch.trusted)
+        _, hidden = own.prior(condition, fine, own.text(batch.texts))
     assert torch.allclose(whole.condition, condition.float(), atol=2e-2)
     assert (whole.hidden - hidden.float()).abs().max() <= hidden.float().amax() / 255
     assert (whole.images[:, :3] - batch.imagery).abs().max() < 0.01
     assert (whole.labels == batch.labels).all()
-    part = crops(list(encode(network, collate([sample]))), (slice(64, 128), slice(32, 96)))
+    part = crops(list(encode(perceiving(network), collate([sample]))), (slice(64, 128), slice(32, 96)))
     assert torch.equal(part.labels, whole.labels[:, 64:128, 32:96])
     assert torch.equal(part.hidden, whole.hidden[..., 32:64, 16:48])
     assert torch.equal(part.condition, whole.condition[..., 8:16, 4:12])

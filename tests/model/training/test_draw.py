@@ -10,8 +10,12 @@ import pytest
 import torch
 
 from tests.model.training.test_training import config, pairs_dir
+from tilecascade.model.data.labels import ANYTHING, LABEL_OF
+from tilecascade.model.palette import PALETTE
 from tilecascade.model.sgdm.config import tiny
 from tilecascade.model.sgdm.network import load_network, random_network
+from tilecascade.model.training import loop
+from tilecascade.model.training.colours import shown_colour
 from tilecascade.model.training.config import StageConfig
 from tilecascade.model.training.draw import DrawTask
 from tilecascade.model.training.run import train
@@ -37,10 +41,14 @@ def test_a_sample_is_what_the_mosaic_of_its_neighbours_shows(bank: TileBank, tur
     places = bank.places(torch.tensor([left]), torch.tensor([turn]), torch.tensor([0]), torch.tensor([100]), EDGE)
     sample = bank.maps[places.pixels][0]
     window = mosaic[:, 100 : 100 + EDGE]
-    turned = [torch.rot90(side, k, (0, 1)) for side in (window, window.flip(0)) for k in range(4)]
-    assert sum(bool(torch.equal(sample, each)) for each in turned) >= 1
-    labels = bank.labels[places.pixels][0]
-    assert torch.equal(labels, bank.labels[places.pixels[0], places.pixels[1], places.pixels[2]][0])
+    labels = torch.cat([bank.labels[left], bank.labels[right]], dim=1)[:, 100 : 100 + EDGE]
+
+    def turned(image: torch.Tensor) -> list[torch.Tensor]:
+        return [torch.rot90(side, k, (0, 1)) for side in (image, image.flip(0)) for k in range(4)]
+
+    found = [place for place, each in enumerate(turned(window)) if torch.equal(sample, each)]
+    assert len(found) == 1
+    assert torch.equal(bank.labels[places.pixels][0], turned(labels)[found[0]])
     rows, columns = (place[0, ::2, ::2] // 2 for place in places.pixels[1:])
     cells = (place[0] for place in places.cells[1:])
     # a cell's first pixel is its first or its last by the symmetry: both are of that cell
@@ -86,11 +94,41 @@ def test_the_stage_learns_and_tells(path: str, critic: float, pairs_dir: Path, t
         optimizer.step()
         losses.append(float(told["through"] + told["full"]))
     assert losses[-1] < losses[0]
-    assert not task.bank.known[:, 2:].any()
     scores, picture = task.validate(task.module)
     assert {"draft_miou", "1_miou", "4_road"} <= set(scores)
     assert picture.dtype == np.uint8
-    assert task.bank.known[:, 2:].any()  # the cascade's own maps are references from now on
+
+
+def test_what_a_casing_shows_is_a_road() -> None:
+    names = [name for name, *_ in PALETTE]
+    labels = torch.tensor([LABEL_OF["casing"], ANYTHING, names.index("water")])
+    assert [names[i] for i in shown_colour(labels).tolist()] == ["road", "land", "water"]
+
+
+def test_own_maps_are_references_from_the_start_and_the_same_after_an_interruption(
+    pairs_dir: Path, tmp_path: Path
+) -> None:
+    stage = replace(STAGE, steps=4, checkpoint_every=2, self_reference=0.9, reference_dropout=0.0)
+
+    def task(out: Path) -> DrawTask:
+        settings = config(pairs_dir, out, 2)
+        sources = SampleSource(settings, "train"), SampleSource(settings, "val")
+        return DrawTask(random_network(tiny(), 3), *sources, stage)
+
+    whole = task(tmp_path / "whole")
+    expected = loop.run(whole, stage, tmp_path / "whole", 1).state_dict()
+    assert whole.bank.known[:, 2:].any()
+
+    class Stopped(Exception):
+        pass
+
+    def stop(step: int) -> None:
+        raise Stopped
+
+    with pytest.raises(Stopped):
+        loop.run(task(tmp_path / "two"), stage, tmp_path / "two", 1, stop)
+    resumed = loop.run(task(tmp_path / "two"), stage, tmp_path / "two", 1).state_dict()
+    assert all(torch.equal(resumed[key], value) for key, value in expected.items())
 
 
 def test_a_run_gives_a_network_that_perceives(pairs_dir: Path, tmp_path: Path) -> None:
