@@ -88,6 +88,7 @@ def config(pairs: Path, out: Path, steps: int, **changes: object) -> TrainConfig
         replace(stage, name="autoencoder", all_sources=False),
         replace(stage, name="refine", crop=64, batch=2, self_reference=0.5, all_sources=True),
         replace(stage, name="perceive", objects=1.0),
+        replace(stage, name="draw", objects=0.5, crop=256, self_reference=0.5, widths=(16, 16, 16, 16), sampled=1),
         replace(stage, name="colours", widths=(16, 16, 16, 16), variants=1, cache=str(out / "features")),
         replace(stage, name="diffusion", crop=64, batch=2, all_sources=False),
         replace(stage, name="adversarial", crop=64, batch=2, all_sources=False),
