@@ -72,13 +72,14 @@ def roads(field: ClassField) -> list[MapObject]:
     likely = ndimage.gaussian_filter(plain, SMOOTH)
     mask = np.pad(likely >= LIKELY, BEYOND, mode="edge")
     lines = [translate(line, -BEYOND, -BEYOND) for line in centrelines(remove_small_holes(mask, max_size=ISLAND))]
+    planes = [field.of_colours(colour) for colour in ("road", *ROAD_COLOUR.values())]
     found = []
     for line in _closed(_without_spurs(lines), likely):
-        found += _parts(line, field, plain, likely)
+        found += _parts(line, field.zoom, planes, plain, likely)
     return found
 
 
-def _parts(line: LineString, field: ClassField, plain: Floats, likely: Floats) -> list[MapObject]:
+def _parts(line: LineString, zoom: int, planes: list[Floats], plain: Floats, likely: Floats) -> list[MapObject]:
     """The parts of a line that are shown, of one class each. What is decided about a point depends on what is near."""
     points = _smoothed(line)
     there = _at(likely, points)
@@ -86,7 +87,7 @@ def _parts(line: LineString, field: ClassField, plain: Floats, likely: Floats) -
     # as far as the certainty was looked for: a closed gap stays closed
     shown = ndimage.maximum_filter1d(sure, LOCAL, mode="nearest")
     widths = _widths(points, plain)
-    kinds = _steady(_kinds(field, points, widths))
+    kinds = _steady(_kinds(zoom, planes, points, widths))
     edges = np.flatnonzero((np.diff(kinds) != 0) | (np.diff(shown.astype(int)) != 0)) + 1
     parts = []
     for first, last in itertools.pairwise([0, *edges.tolist(), len(points)]):
@@ -251,15 +252,17 @@ def _widths(points: NDArray[np.float64], plain: Floats) -> Floats:
     return np.asarray(ndimage.median_filter((right + left - 1).clip(1).astype(np.float32), LOCAL, mode="nearest"))
 
 
-def _kinds(field: ClassField, points: NDArray[np.float64], widths: Floats) -> NDArray[np.int64]:
-    """The class around each point, as its place in ORDER: the likeliest colour's, or for white ones the width's."""
-    fillings = np.array([road_filling(kind, field.zoom) for kind in WHITE])
+def _kinds(zoom: int, planes: list[Floats], points: NDArray[np.float64], widths: Floats) -> NDArray[np.int64]:
+    """The class around each point, as its place in ORDER: the likeliest colour's, or for white ones the width's.
+
+    planes: how likely white is, and then each colour of ROAD_COLOUR, H x W.
+    """
+    fillings = np.array([road_filling(kind, zoom) for kind in WHITE])
     kinds = np.abs(widths[:, None] - fillings).argmin(axis=1)
-    white = _around(field.of_colours("road"), points)
-    for kind, colour in ROAD_COLOUR.items():
-        coloured = _around(field.of_colours(colour), points)
-        kinds[coloured > white] = ORDER.index(kind)
-        white = np.maximum(white, coloured)
+    most, *coloured = (_around(plane, points) for plane in planes)
+    for kind, likely in zip(ROAD_COLOUR, coloured, strict=True):
+        kinds[likely > most] = ORDER.index(kind)
+        most = np.maximum(most, likely)
     return kinds
 
 
