@@ -28,6 +28,7 @@ from tilecascade.app.tiles.generator import BlockGenerator
 from tilecascade.app.tiles.layer import Layer, ModelInfo
 from tilecascade.app.tiles.lookahead import BackgroundTiles
 from tilecascade.app.tiles.resolver import TileResolver
+from tilecascade.app.tiles.reviews import Reviews
 from tilecascade.app.tiles.store import TileStore
 from tilecascade.model.engine import GenerationEngine, LocalEngine
 from tilecascade.model.engine.device import choose_device, choose_dtype, runtime_fingerprint
@@ -187,6 +188,10 @@ class Service:
         changed = await self._scenes.change(resolver.store, lambda: self.layers, change)
         self.background.warm(resolver, self.settings.warm_tiles)
         return changed
+
+    async def review(self, layer: str | None, change: Callable[[Reviews], Reviews]) -> Layer:
+        """Change the reviews of a layer. See `SceneManager.review`."""
+        return await self._scenes.review(self.resolver(layer).store, lambda: self.layers, change)
 
     def forget_scene(self, scene: Scene) -> None:
         """Delete a scene's file unless a layer still has it. May block."""

@@ -56,8 +56,16 @@ class DataDir:
         return self.layers / layer / "scenes.json"
 
     def scene_journal(self, layer: str, version: str) -> Path:
-        """What the stored tiles of one version of a layer were made from."""
+        """Which scenes the stored tiles of one version of a layer were made from."""
         return self.layers / layer / f"{version}.json"
+
+    def reviews(self, layer: str) -> Path:
+        """What people have said about a layer's objects."""
+        return self.layers / layer / "reviews.geojson"
+
+    def review_journal(self, layer: str, version: str) -> Path:
+        """Which reviews are in the stored tiles of one version of a layer."""
+        return self.layers / layer / f"{version}.reviews.json"
 
 
 class LayerSettings(BaseModel, extra="forbid"):

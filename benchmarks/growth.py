@@ -28,7 +28,7 @@ from tilecascade.app.tiles.store import TileStore
 from tilecascade.model.cascade import Pixels, Window, cut_pixels
 from tilecascade.model.conditions import Conditions, Stage
 from tilecascade.model.engine import LocalEngine, Priority
-from tilecascade.model.pipeline import GeneratedMap
+from tilecascade.model.generated import Drawing, GeneratedMap
 
 PARALLEL = 64
 LOT = 100
@@ -59,7 +59,7 @@ def free(stage: Stage, windows: Sequence[Conditions]) -> list[GeneratedMap]:
     """Render nothing: grey blocks."""
     side = stage.size + 2 * stage.ring
     field = np.full((side, side, 3), 128, dtype=np.uint8)
-    return [GeneratedMap(cut_pixels(field, stage.ring), field)] * len(windows)
+    return [GeneratedMap(field, lambda: Drawing(cut_pixels(field, stage.ring)))] * len(windows)
 
 
 def resident() -> float:

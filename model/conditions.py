@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tilecascade.model.cartography.reviews import ReviewedObject
 from tilecascade.model.cascade import Mask, Pixels, Window
 from tilecascade.model.sgdm.config import Finish
 
@@ -44,6 +45,7 @@ class Conditions:
     window: what the arrays cover (see `Ladder.window`). imagery: H x W x 3 uint8, and imagery_known, H x W bool, where
     there is any. reference, reference_known: the enlarged cascade reference alike; None at the root.
     from_base_map: H x W bool, where the reference is a base map's and not generated; None where there is no base map.
+    reviews: what people have said about objects here, in pixels of the window; a finish draws by it.
     """
 
     window: Window
@@ -52,9 +54,10 @@ class Conditions:
     reference: Pixels | None
     reference_known: Mask | None
     from_base_map: Mask | None = None
+    reviews: tuple[ReviewedObject, ...] = ()
 
     def cut(self, window: Window) -> Conditions:
-        """The conditions of a smaller window inside this one."""
+        """The conditions of a smaller window inside this one, without reviews."""
         top, left = window.top - self.window.top, window.left - self.window.left
         box = (slice(top, top + window.height), slice(left, left + window.width))
         reference = None if self.reference is None else self.reference[box]

@@ -7,17 +7,19 @@ The objects are made of what is perceived, without the diffusion, which has not 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import shapely
 import torch
 from torch import Tensor
 
-from tilecascade.model.cartography.field import CELL, ClassField
+from tilecascade.model.cartography.field import CELL, ClassField, Floats
 from tilecascade.model.cartography.finish import draw, objects
 from tilecascade.model.cartography.parts import MARGIN, cut_to, shifted
+from tilecascade.model.cartography.reviews import reviewed
 from tilecascade.model.cascade import Pixels, WindowConfig, cut_pixels
 from tilecascade.model.conditions import Conditions, Stage, as_images
-from tilecascade.model.generated import GeneratedMap, Uncertainty, pixels_of, uncertainties
+from tilecascade.model.generated import Drawing, GeneratedMap, Uncertainty, pixels_of, uncertainties
 from tilecascade.model.sgdm.autoencoder import by_class
 from tilecascade.model.sgdm.layers import cut
 from tilecascade.model.sgdm.network import Perception
@@ -33,25 +35,34 @@ class MapDrawer:
         self._texts: dict[tuple[int, int | None], Tensor] = {}
 
     def __call__(self, stage: Stage, batch: Sequence[Conditions]) -> list[GeneratedMap]:
-        """Maps and what they are drawn of."""
+        """What is perceived of blocks; maps are drawn of it when they are asked for."""
         less = self.windows.decode
         beyond = self.windows.denoise - less
         logits = self._logits(stage, batch)
         logits = cut(logits, less // CELL) if less else logits
         shares = self.perception.prior.shares(logits).cpu().numpy()
-        known = [cut_pixels(item.imagery_known, self.windows.encode - beyond) for item in batch]
         fields: Sequence[Pixels | None] = [None] * len(batch)
         if stage.field:
             fields = [
                 cut_pixels(image, beyond - stage.ring) for image in pixels_of(self.perception.prior.shown(logits))
             ]
+        return [
+            GeneratedMap(field, partial(self._draw, stage, plane, item))
+            for plane, item, field in zip(shares, batch, fields, strict=True)
+        ]
+
+    def _draw(self, stage: Stage, shares: Floats, conditions: Conditions) -> Drawing:
+        """The objects of one block, and the map that is drawn of them."""
+        if torch.get_num_threads() != 1:  # of this thread; others are drawing, too
+            torch.set_num_threads(1)
+        beyond = self.windows.denoise - self.windows.decode
+        edge = self.windows.encode - beyond
+        known = cut_pixels(conditions.imagery_known, edge)
+        reviews = [review.shifted(-edge, -edge) for review in conditions.reviews]
+        found = reviewed(objects(ClassField(stage.zoom, shares, known)), reviews, stage.zoom)
+        pixels = cut_pixels(draw(found, known.shape, stage.zoom), beyond)
         around = shapely.box(-MARGIN, -MARGIN, stage.size + MARGIN, stage.size + MARGIN)
-        maps = []
-        for plane, mask, field in zip(shares, known, fields, strict=True):
-            found = objects(ClassField(stage.zoom, plane, mask))
-            pixels = cut_pixels(draw(found, mask.shape, stage.zoom), beyond)
-            maps.append(GeneratedMap(pixels, field, cut_to(around, shifted(found, -beyond, -beyond))))
-        return maps
+        return Drawing(pixels, cut_to(around, shifted(found, -beyond, -beyond)))
 
     def uncertainty(self, stage: Stage, batch: Sequence[Conditions]) -> list[Uncertainty]:
         """What is perceived, as the chance that two maps that were drawn by it would disagree."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from tilecascade.model.cascade import Pixels, Window, cut_pixels
 from tilecascade.model.conditions import Conditions, Stage, as_images
 from tilecascade.model.confidence import SAMPLES
 from tilecascade.model.drawing import MapDrawer
-from tilecascade.model.generated import GeneratedMap, Uncertainty, pixels_of, uncertainties
+from tilecascade.model.generated import Drawing, GeneratedMap, Uncertainty, pixels_of, uncertainties
 from tilecascade.model.noise import noise_window
 from tilecascade.model.sgdm.autoencoder import Draft, PaletteAutoencoder
 from tilecascade.model.sgdm.config import LATENT_STRIDE
@@ -35,6 +36,11 @@ def noise_batch(stage: Stage, windows: Sequence[Window], phase: int, channels: i
         fields.append(noise_window(stage.seed, stage.zoom, left, top, width, height, channels, phase))
     noise = torch.from_numpy(np.stack(fields)).to(device)
     return noise.contiguous(memory_format=torch.channels_last)
+
+
+def _inner(field: Pixels, ring: int) -> Drawing:
+    """A field without its ring is the map, without a finish."""
+    return Drawing(cut_pixels(field, ring))
 
 
 class CascadePipeline:
@@ -82,7 +88,7 @@ class CascadePipeline:
         else:
             latent, draft = self._latents(stage, batch)
         fields = self._decode(latent, draft, stage.ring)
-        return [GeneratedMap(cut_pixels(field, stage.ring), field) for field in fields]
+        return [GeneratedMap(field, partial(_inner, field, stage.ring)) for field in fields]
 
     @torch.inference_mode()
     def uncertainty(self, stage: Stage, batch: Sequence[Conditions], samples: int = SAMPLES) -> list[Uncertainty]:

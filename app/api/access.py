@@ -24,7 +24,7 @@ from tilecascade.app.settings import DataDir, Settings
 from tilecascade.app.storage.audit import AuditLog
 from tilecascade.app.storage.keys import Key, KeyRing
 
-ROLE_OF_CHANGE = {"/jobs": "prefetch", "/scenes": "scenes"}
+ROLE_OF_CHANGE = {"/jobs": "prefetch", "/scenes": "scenes", "/reviews": "review"}
 """The role that a change below a path needs. Elsewhere there is nothing to change (a test compares this with the
 routes), so that a POST gets 405 or 404."""
 

@@ -21,6 +21,7 @@ from tilecascade.app.api import (
     imagery,
     jobs,
     ogc,
+    reviews,
     scenes,
     stac,
     tile_events,
@@ -39,7 +40,7 @@ from tilecascade.app.service import Service
 from tilecascade.app.settings import LayerSettings, Settings
 from tilecascade.app.storage.keys import owner_secret
 
-ROUTES = (tiles, tile_events, tilejson, features, wmts, ogc, stac, imagery, scenes, jobs, health, viewer)
+ROUTES = (tiles, tile_events, tilejson, features, wmts, ogc, stac, imagery, scenes, reviews, jobs, health, viewer)
 
 
 def create_app(

@@ -89,6 +89,30 @@ class NamedScene(BaseModel, extra="forbid"):
         return self
 
 
+class ReviewRequest(BaseModel, extra="forbid"):
+    """What somebody says of an object, as GeoJSON geometries in degrees.
+
+    verdict: accepted: it is there; rejected: it is not; redrawn: it looks like `there`, or was missing. layer, class:
+    as the features have them. seen: the geometry of the feature; none if the object was missing. zoom: of the feature.
+    """
+
+    verdict: Literal["accepted", "rejected", "redrawn"]
+    layer: Literal["building", "road", "landcover"]
+    kind: str = Field(alias="class", max_length=40)
+    zoom: int = Field(ge=0, le=32)
+    seen: dict[str, Any] | None = None
+    there: dict[str, Any] | None = None
+    note: str = Field(default="", max_length=500)
+
+    @model_validator(mode="after")
+    def _complete(self) -> ReviewRequest:
+        if (self.verdict == "redrawn") != (self.there is not None):
+            raise ValueError("there is what is drawn: with the verdict redrawn, and only with it")
+        if self.verdict != "redrawn" and self.seen is None:
+            raise ValueError(f"what is {self.verdict} was seen: give its geometry as seen")
+        return self
+
+
 class SceneOrder(BaseModel, extra="forbid"):
     """Scene ids, topmost first; an empty list goes back to the newest first."""
 

@@ -188,6 +188,20 @@ def build(imagery: Path, map_source: Path, zooms: str, source: str, val_share: f
 
 
 @dataset.command()
+@click.option("--zooms", default="16-17", show_default=True, help="A-B.")
+@click.option("--split", default="train", show_default=True, help="Split to list them under.")
+@click.option("--out", required=True, type=PATH, help="Folder; its manifest.csv is appended to.")
+@click.option("--url", default="http://127.0.0.1:8000", show_default=True, help="The running server.")
+@click.option("--layer", help="Layer name; the server's default layer unless given.")
+def reviews(zooms: str, split: str, out: Path, url: str, layer: str | None) -> None:
+    """Write pairs of what was reviewed on a running server, for fine-tuning: reading = "reviewed"."""
+    from tilecascade.app.client.review_pairs import write_review_pairs
+
+    counts = write_review_pairs(out, parse_zooms(zooms), split, url, layer)
+    click.echo(f"{counts.pairs} pairs of {counts.reviews} reviews")
+
+
+@dataset.command()
 @click.argument("folder", type=PATH)
 @click.option(
     "--max-blank",

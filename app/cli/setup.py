@@ -76,7 +76,7 @@ def keys() -> None:
     "roles",
     multiple=True,
     required=True,
-    type=click.Choice(["read", "prefetch", "scenes", "admin"]),
+    type=click.Choice(["read", "prefetch", "review", "scenes", "admin"]),
     help="What the key may do; may be given several times.",
 )
 @click.option("--days", type=click.FloatRange(min=0, min_open=True), help="Days until it expires; never unless given.")

@@ -1,37 +1,47 @@
-"""What the stored tiles of a layer were made from: its scenes, written down before and after each change.
+"""What the stored tiles of a layer were made from: its scenes, and its reviews, written down before and after each
+change.
 
-From `begin` until `finish` the journal names the old scenes and the new ones; further changes in between add theirs.
-Whoever starts next finishes removing the tiles that differ between any of them and the scenes of that time before
+From `begin` until `finish` a journal names the old ones and the new ones; further changes in between add theirs.
+Whoever starts next finishes removing the tiles that differ between any of them and what is there at that time before
 anything is served.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any, Generic, TypeVar
 
 from tilecascade.app.sources.scene import Scene
 from tilecascade.app.storage.atomic import write_atomically
+from tilecascade.app.tiles.reviews import Review, review_of
+
+Item = TypeVar("Item")
+Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Entry:
-    """scenes: what the stored tiles were made from. pending: the scenes of each change since whose outdated tiles may
-    not all have been removed, the oldest first."""
+class Entry(Generic[Item]):
+    """items: what the stored tiles were made from. pending: the items of each change since whose outdated tiles may not
+    all have been removed, the oldest first."""
 
-    scenes: list[Scene]
-    pending: list[list[Scene]] = field(default_factory=list)
+    items: list[Item]
+    pending: list[list[Item]] = field(default_factory=list)
 
 
-class SceneJournal:
-    """The journal of one layer's tiles, in a file that survives a power cut."""
+class Journal(Generic[Item]):
+    """A journal of one kind of items, in a file that survives a power cut.
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    kind: what the file calls them. write, read: an item as JSON, and back; `read` raises KeyError or TypeError.
+    """
 
-    def read(self) -> Entry | None:
+    def __init__(self, path: Path, kind: str, write: Callable[[Item], Row], read: Callable[[Row], Item]) -> None:
+        self._path, self._kind = path, kind
+        self._to_row, self._from_row = write, read
+
+    def read(self) -> Entry[Item] | None:
         """The last entry; None if there is no file. Raises ValueError if the file is not a journal."""
         try:
             data = json.loads(self._path.read_text())
@@ -41,42 +51,52 @@ class SceneJournal:
             pending = data["pending"] or []
             if pending and isinstance(pending[0], dict):  # version 0.1 names the scenes of one change
                 pending = [pending]
-            return Entry(scenes_from(data["scenes"]), [scenes_from(change) for change in pending])
+            items, *changes = ([self._from_row(row) for row in rows] for rows in (data[self._kind], *pending))
+            return Entry(items, changes)
         except (KeyError, TypeError) as error:
-            raise ValueError(f"{self._path} is not a record of scenes: {error}") from None
+            raise ValueError(f"{self._path} is not a record of {self._kind}: {error}") from None
 
-    def begin(self, old: Sequence[Scene], new: Sequence[Scene]) -> None:
+    def begin(self, old: Sequence[Item], new: Sequence[Item]) -> None:
         """To be called before the first outdated tile is removed.
 
-        old: the scenes until now. They are recorded only if no earlier change is unfinished. Raises ValueError like
+        old: the items until now. They are recorded only if no earlier change is unfinished. Raises ValueError like
         `read`.
         """
         entry = self.read() or Entry(list(old))
         if entry.pending:
-            self._write(Entry(entry.scenes, [*entry.pending, list(new)]))
+            self._write(Entry(entry.items, [*entry.pending, list(new)]))
         else:
             self._write(Entry(list(old), [list(new)]))
 
-    def finish(self, scenes: Sequence[Scene]) -> None:
+    def finish(self, items: Sequence[Item]) -> None:
         """To be called after the last one is removed."""
-        self._write(Entry(list(scenes)))
+        self._write(Entry(list(items)))
 
-    def _write(self, entry: Entry) -> None:
-        write_atomically(self._path, json.dumps(asdict(entry), default=str, indent=1).encode())
+    def _write(self, entry: Entry[Item]) -> None:
+        items, *pending = ([self._to_row(item) for item in some] for some in (entry.items, *entry.pending))
+        text = json.dumps({self._kind: items, "pending": pending}, default=str, indent=1)
+        write_atomically(self._path, text.encode())
 
 
 RENAMED = {"taken": "acquired", "black_is_missing": "black_is_nodata"}
 """Fields of a scene that files of version 0.1 have under another name."""
 
 
-def scenes_from(rows: list[dict[str, object]]) -> list[Scene]:
-    """Scenes as `asdict` and JSON leave them: without tuples and paths. Raises TypeError for anything else."""
-    scenes = []
-    for row in rows:
-        fields = {RENAMED.get(name, name): _tuple(value) for name, value in row.items()}
-        scenes.append(Scene(**fields | {"path": Path(str(row["path"]))}))  # type: ignore[arg-type]
-    return scenes
+def scene_of(row: Row) -> Scene:
+    """A scene as `asdict` and JSON leave it: without tuples and paths. Raises TypeError for anything else."""
+    fields: Row = {RENAMED.get(name, name): _tuple(value) for name, value in row.items()}
+    return Scene(**fields | {"path": Path(str(row["path"]))})
 
 
 def _tuple(value: object) -> object:
     return tuple(_tuple(part) for part in value) if isinstance(value, list) else value
+
+
+def scene_journal(path: Path) -> Journal[Scene]:
+    """The journal of the scenes that a layer's stored tiles were made from."""
+    return Journal(path, "scenes", asdict, scene_of)
+
+
+def review_journal(path: Path) -> Journal[Review]:
+    """The journal of the reviews that are in a layer's stored tiles."""
+    return Journal(path, "reviews", Review.feature, review_of)

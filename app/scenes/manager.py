@@ -1,4 +1,4 @@
-"""Changing the scenes of a layer while it is served, and catching up at the start with changes made in between."""
+"""Changing a layer's scenes and reviews while it is served; catching up at the start with changes made in between."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from tilecascade.app.errors import PurgeError, SceneError, SettingsError
-from tilecascade.app.scenes.journal import SceneJournal
+from tilecascade.app.scenes.made_from import journal_of_reviews, journal_of_scenes, made_from, redrawn_by
 from tilecascade.app.scenes.scene_set import SceneSet
 from tilecascade.app.settings import DataDir, LayerSettings
 from tilecascade.app.sources.mosaic import SceneMosaic
@@ -17,6 +17,7 @@ from tilecascade.app.sources.scene import Scene
 from tilecascade.app.storage.publication import Publication
 from tilecascade.app.tiles.invalidation import AffectedTiles, affected_by, changed_scenes
 from tilecascade.app.tiles.layer import Layer, ModelInfo, build_layer, configured_scenes
+from tilecascade.app.tiles.reviews import Reviews, changed_reviews
 from tilecascade.app.tiles.store import TileStore
 
 log = logging.getLogger(__name__)
@@ -59,44 +60,33 @@ class SceneManager:
         self._scenes[wanted.name] = LayerScenes(wanted, configured, scenes)
         return build_layer(wanted, model, self._data_dir, scenes.effective(configured) or configured)
 
-    def journal(self, layer: Layer) -> SceneJournal:
-        """The journal of what the layer's stored tiles were made from."""
-        return SceneJournal(self._data_dir.scene_journal(layer.name, layer.version))
-
     def catch_up(self, store: TileStore) -> None:
-        """Remove tiles made from other scenes than the present ones: the scenes changed while no server ran, or a
+        """Remove tiles made from other scenes or reviews than the present ones: these changed while no server ran, or a
         removal was interrupted. Then publish the layer.
 
         If a cache does not answer, outdated tiles are not used, and `go_on` finishes the removal. Raises SettingsError.
         """
-        layer, imagery = store.layer, store.layer.imagery
-        if not isinstance(imagery, SceneMosaic):
-            self._publication.publish(layer)
-            return
-        journal = self.journal(layer)
+        layer = store.layer
+        kinds = made_from(self._data_dir, layer)
         try:
-            entry = journal.read()
+            found = [kind.outdated() for kind in kinds]
         except ValueError as error:
             raise SettingsError(
                 f"{error}; move it away to have all tiles of layer {layer.name} generated again"
             ) from None
-        if entry is not None and not entry.pending and entry.scenes == list(imagery.scenes):
-            self._publication.publish(layer)
-            return
-        if entry is not None:
-            earlier = [entry.scenes, *entry.pending]
-            changed = [scene for scenes in earlier for scene in changed_scenes(scenes, imagery.scenes)]
-            journal.begin(entry.scenes, imagery.scenes)
-            affected = affected_by(layer.ladder, layer.max_zoom, changed)
+        outdated = [affected for affected in found if affected is not None]
+        for affected in outdated:
             store.clock.change(affected, lambda: None)
-            log.info("layer %s: the scenes have changed; removing the tiles made from the old ones", layer.name)
+            log.info("layer %s: its scenes or reviews have changed; removing the tiles made before", layer.name)
             try:
                 store.invalidate(affected)
             except PurgeError as error:
                 log.warning("layer %s: outdated tiles remain and are not used: %s", layer.name, error)
                 self._remaining.append((store, affected))
-                return
-        journal.finish(imagery.scenes)
+        if store.clock.removing:
+            return
+        for kind in kinds:
+            kind.settle()
         self._publication.publish(layer)
 
     def go_on(self, layers: Callable[[], Iterable[Layer]]) -> None:
@@ -137,17 +127,41 @@ class SceneManager:
                         f"zoom {old.ladder.root}; give imagery of zoom {old.ladder.root - MAX_ENLARGED} or finer"
                     )
             affected = affected_by(old.ladder, max(old.max_zoom, new.max_zoom), differing)
-            await asyncio.to_thread(self.journal(old).begin, old.imagery.scenes, scenes)
+            journal = journal_of_scenes(self._data_dir, old)
+            await asyncio.to_thread(journal.begin, old.imagery.scenes, scenes)
             await asyncio.to_thread(changed.write)
             self._scenes[old.name] = replace(known, set=changed)
-            await asyncio.to_thread(self._publication.withdraw, old)
-            try:
-                await store.change_layer(new, affected)
-            except PurgeError:
-                self._remove_later(store, layers, affected)
-                raise
-            await self._finish(store, layers)
+            await self._hand_over(store, layers, new, affected)
             return new
+
+    async def review(
+        self, store: TileStore, layers: Callable[[], Iterable[Layer]], change: Callable[[Reviews], Reviews]
+    ) -> Layer:
+        """Change a layer's reviews; returns when no tile is served that is drawn without the change.
+
+        Raises PurgeError like `change`.
+        """
+        async with self._changing:
+            old = store.layer
+            new = replace(old, reviews=change(old.reviews))
+            affected = redrawn_by(old, changed_reviews(old.reviews.all, new.reviews.all))
+            journal = journal_of_reviews(self._data_dir, old)
+            await asyncio.to_thread(journal.begin, old.reviews.all, new.reviews.all)
+            await asyncio.to_thread(new.reviews.write, self._data_dir.reviews(old.name))
+            await self._hand_over(store, layers, new, affected)
+            return new
+
+    async def _hand_over(
+        self, store: TileStore, layers: Callable[[], Iterable[Layer]], new: Layer, affected: AffectedTiles
+    ) -> None:
+        """From a layer to the next; the journal has begun. Raises PurgeError."""
+        await asyncio.to_thread(self._publication.withdraw, store.layer)
+        try:
+            await store.change_layer(new, affected)
+        except PurgeError:
+            self._remove_later(store, layers, affected)
+            raise
+        await self._finish(store, layers)
 
     def forget(self, scene: Scene) -> None:
         """Delete the file of a scene, if it is ours and no layer has it among its scenes, shown or not."""
@@ -179,8 +193,8 @@ class SceneManager:
         layer = store.layer
         if store.clock.removing:
             return
-        if isinstance(layer.imagery, SceneMosaic):
-            await asyncio.to_thread(self.journal(layer).finish, layer.imagery.scenes)
+        for kind in made_from(self._data_dir, layer):
+            await asyncio.to_thread(kind.settle)
         await asyncio.to_thread(self._publication.publish, layer)
         self._publication.inform_workers(layers())
 

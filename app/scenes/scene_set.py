@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from tilecascade.app.errors import ImageryUnavailableError, SceneError
-from tilecascade.app.scenes.journal import scenes_from
+from tilecascade.app.scenes.journal import scene_of
 from tilecascade.app.sources.mosaic import newest_first
 from tilecascade.app.sources.scene import Scene
 from tilecascade.app.storage.atomic import write_atomically
@@ -36,7 +36,7 @@ class SceneSet:
         """The set in a file; an empty one if there is none. Raises SceneError for a file that is none of ours."""
         try:
             data = json.loads(path.read_text())
-            return cls(path, scenes_from(data["added"]), list(data["hidden"]), list(data["order"]))
+            return cls(path, [scene_of(row) for row in data["added"]], list(data["hidden"]), list(data["order"]))
         except FileNotFoundError:
             return cls(path)
         except (ValueError, KeyError, TypeError) as error:

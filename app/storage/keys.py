@@ -16,8 +16,9 @@ from tilecascade.app.errors import SettingsError
 from tilecascade.app.settings import DataDir, Settings
 from tilecascade.app.storage.atomic import write_atomically
 
-ROLES = ("read", "prefetch", "scenes", "admin")
-"""What a key may do: read tiles of a server that is not public; start and end jobs, too; change scenes; everything."""
+ROLES = ("read", "prefetch", "review", "scenes", "admin")
+"""What a key may do: read tiles of a server that is not public; start and end jobs, too; say of objects whether they
+are right; change scenes; everything."""
 
 OWNER = "owner"
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")

@@ -7,39 +7,32 @@ references are its canonical ancestors, of which what is missing is generated fi
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from mercantile import Tile
 
 from tilecascade.app.errors import NoTileError
 from tilecascade.app.tiles import image
-from tilecascade.app.tiles.formats import FIELD, OBJECTS, PLAIN, Variant
-from tilecascade.app.tiles.objects import encode_objects
+from tilecascade.app.tiles.finished import FinishedBlock, keep_block, stored_block
+from tilecascade.app.tiles.formats import FIELD, OBJECTS
 from tilecascade.app.tiles.references import References, read_conditions
-from tilecascade.app.tiles.store import BASE_MAP, GENERATED, FoundTile, TileStore
+from tilecascade.app.tiles.store import FoundTile, TileStore
 from tilecascade.app.tiles.work import Work, WorkInProgress
 from tilecascade.cache.lease import Claim, Leases
 from tilecascade.cache.single_flight import SingleFlight
 from tilecascade.model.cascade import Block, Window
 from tilecascade.model.conditions import Conditions, Stage
 from tilecascade.model.engine import Declined, Generated, GenerationEngine, Priority
-from tilecascade.model.pipeline import GeneratedMap
+from tilecascade.model.generated import GeneratedMap
 
 POLL_SECONDS = 0.05
 """Time between two looks at the store while another process generates a block."""
-
-
-@dataclass(frozen=True)
-class FinishedBlock:
-    """A stored block: its tiles, its field for the references of finer blocks, if the layer has finer zooms, and its
-    map objects, if the layer has a finish."""
-
-    tiles: dict[Tile, FoundTile]
-    field: bytes | None
-    objects: bytes | None
 
 
 @dataclass(frozen=True)
@@ -61,6 +54,8 @@ class BlockGenerator:
         self._leases = leases
         self.works = WorkInProgress(engine)
         self._flights: SingleFlight[FinishedBlock] = SingleFlight(self.works.begun_or_cancel)
+        # of their own, because whoever looks for a finished tile must not wait for a drawing
+        self._drawing = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="draw")
         self.generated: Counter[int] = Counter()
         self.encode_seconds = 0.0
 
@@ -84,7 +79,9 @@ class BlockGenerator:
 
     async def block(self, block: Block, priority: Priority) -> FinishedBlock:
         """A block, generated once however many ask; the highest priority of them counts."""
-        work = self.works.join(block, priority, block in self._flights)
+        return await self._flight(block, self.works.join(block, priority, block in self._flights))
+
+    async def _flight(self, block: Block, work: Work) -> FinishedBlock:
         return await self._flights.run(block, partial(self._generate, block, work))
 
     async def _generate(self, block: Block, work: Work) -> FinishedBlock:
@@ -93,13 +90,19 @@ class BlockGenerator:
         window = self.store.layer.ladder.window(block)
         try:
             while True:
-                began = self.store.clock.now
+                began = work.began = self.store.clock.now
                 references = await self.references(block, work)
                 prepare = partial(self._prepare, block, window, references, claim)
                 work.queued = self.works.engine.submit(self.stage(block), prepare, work.priority)
                 result = await asyncio.wrap_future(work.queued)
                 if isinstance(result, Generated):
-                    finished = await self.store.run(self._keep, block, result.output, result.conditions, began)
+                    await self._show_field(block, result, work)
+                    await asyncio.get_running_loop().run_in_executor(self._drawing, result.output.draw_once)
+                    field = work.field_file
+                    keep = partial(keep_block, self.store, block, result.output, field, result.conditions, began)
+                    start = time.perf_counter()
+                    finished = await self.store.run(keep)
+                    self.encode_seconds += time.perf_counter() - start
                     if finished is not None:
                         self.generated[block.zoom] += 1
                         return finished
@@ -108,8 +111,10 @@ class BlockGenerator:
                 elif (stored := await self._wait_for_holder(block, claim)) is not None:
                     return stored
                 # the imagery has changed meanwhile, or the lease has passed to us: from the beginning
-                work.queued = None
+                work.queued = work.field_file = None
+                work.perceived.clear()
         finally:
+            work.perceived.set()
             self.works.end(block, work)
             await asyncio.shield(self.store.run(claim.give_up))
 
@@ -120,33 +125,14 @@ class BlockGenerator:
         """
         if not claim.acquire():
             return HeldElsewhere()
-        stored = self._stored(block)
+        stored = stored_block(self.store, block)
         return read_conditions(self.store.layer, window, references) if stored is None else Stored(stored)
-
-    def _stored(self, block: Block) -> FinishedBlock | None:
-        """A block, if all of its tiles that have imagery are stored, and what else it has."""
-        layer, first = self.store.layer, block.tiles()[0]
-        tiles = self.store.stored(tile for tile in block.tiles() if layer.imagery.covers(tile))
-        if tiles is None:
-            return None
-        more: dict[Variant, bytes] = {}
-        for variant in self._kept_besides(block):
-            found = self.store.stored([first], variant)
-            if found is None:
-                return None
-            more[variant] = found[first].data
-        return FinishedBlock(tiles, more.get(FIELD), more.get(OBJECTS))
-
-    def _kept_besides(self, block: Block) -> list[Variant]:
-        """What is kept of a block beside its tiles, under its first tile."""
-        layer = self.store.layer
-        return [FIELD] * (block.zoom < layer.max_zoom) + [OBJECTS] * (layer.finish != "none")
 
     async def _wait_for_holder(self, block: Block, claim: Claim) -> FinishedBlock | None:
         """Wait until another process has stored a block. None if its lease has become ours instead."""
         while True:
             await asyncio.sleep(POLL_SECONDS)
-            stored = await self.store.run(self._stored, block)
+            stored = await self.store.run(stored_block, self.store, block)
             if stored is not None or await self.store.run(claim.acquire):
                 return stored
 
@@ -161,7 +147,8 @@ class BlockGenerator:
     async def references(self, block: Block, work: Work) -> References:
         """The canonical references of a block, generated if need be, for this work."""
         layer = self.store.layer
-        window = layer.ladder.reference_window(layer.ladder.window(block))
+        seen = layer.ladder.window(block)
+        window = layer.ladder.reference_window(seen)
         if window is None:
             return References()
         tiles = list(window.tiles())
@@ -169,7 +156,7 @@ class BlockGenerator:
         base = {tile: there.data for tile, there in zip(tiles, found, strict=True) if there is not None}
         blocks = await self.store.run(self._to_generate, layer.ladder.reference_blocks(block), set(base))
         work.needs = set(blocks)
-        fields = await asyncio.gather(*(self.field(other, work.priority) for other in blocks))
+        fields = await asyncio.gather(*(self.field(other, work.priority, seen) for other in blocks))
         return References({layer.ladder.field(b): data for b, data in zip(blocks, fields, strict=True)}, base)
 
     def _to_generate(self, blocks: list[Block], base: set[Tile]) -> list[Block]:
@@ -177,14 +164,41 @@ class BlockGenerator:
         covers = self.store.layer.imagery.covers
         return [block for block in blocks if any(tile not in base and covers(tile) for tile in block.tiles())]
 
-    async def field(self, block: Block, priority: Priority) -> bytes:
-        """The image file of a block's field, generated if need be."""
+    async def field(self, block: Block, priority: Priority, seen: Window | None = None) -> bytes:
+        """The image file of a block's field, generated if need be.
+
+        seen: a window whose imagery is wanted afterwards; it is read, and so kept in memory, in the meantime.
+        """
         found = await self.store.lookup(block.tiles()[0], FIELD)
         if found is not None:
             return found.data
-        field = (await self.block(block, priority)).field
+        if seen is not None:
+            asyncio.ensure_future(self.store.run(self.store.layer.imagery.read, seen)).add_done_callback(_seen)
+        work = self.works.join(block, priority, block in self._flights)
+        whole = asyncio.ensure_future(self._flight(block, work))
+        perceived = asyncio.ensure_future(work.perceived.wait())
+        whole.add_done_callback(_seen)
+        try:
+            await asyncio.wait({whole, perceived}, return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
+            whole.cancel()
+            raise
+        finally:
+            perceived.cancel()
+        early = work.field_file
+        if early is not None and not self.store.clock.stale(block.tiles()[0], work.began):
+            return early
+        field = (await whole).field
         # a block that was begun while its zoom was the last one has no field: it is generated once more
         return field if field is not None else await self.field(block, priority)
+
+    async def _show_field(self, block: Block, result: Generated[GeneratedMap], work: Work) -> None:
+        """Encode the field of a block, and let finer blocks have it while the map is drawn."""
+        field = result.output.field
+        if block.zoom < self.store.layer.max_zoom and field is not None:
+            known = result.conditions.cut(self.store.layer.ladder.field(block)).imagery_known
+            work.field_file = await self.store.run(partial(image.encode, field, known, {}, fast=True))
+        work.perceived.set()
 
     async def objects(self, block: Block, priority: Priority) -> bytes:
         """The file of a block's map objects (see `app.tiles.objects`), generated if need be.
@@ -199,37 +213,13 @@ class BlockGenerator:
         objects = (await self.block(block, priority)).objects
         return objects if objects is not None else await self.objects(block, priority)
 
-    def _keep(self, block: Block, generated: GeneratedMap, conditions: Conditions, began: int) -> FinishedBlock | None:
-        """Encode and store a block: its tiles with imagery that are not the base map's, and what else is kept. May
-        block.
-
-        None if the imagery has changed since `began`.
-        """
-        start = time.perf_counter()
-        layer, window = self.store.layer, self.store.layer.ladder.field(block)
-        known, ring = conditions.cut(window).imagery_known, layer.ladder.windows.ring
-        more: dict[Variant, bytes] = {}
-        if block.zoom < layer.max_zoom and generated.field is not None:
-            more[FIELD] = image.encode(generated.field, known, {}, fast=True)
-        if generated.objects is not None:
-            more[OBJECTS] = encode_objects(generated.objects)
-        for variant, data in more.items():
-            if not self.store.put(block.tiles()[0], variant, data, began):
-                return None
-        inner = slice(ring, ring + block.footprint().width)
-        masks, tiles = block.cut(known[inner, inner]), {}
-        for tile, colours in block.cut(generated.pixels).items():
-            base = layer.base_map_tile(tile)
-            if base is not None:
-                tiles[tile] = FoundTile(base, BASE_MAP)
-            elif masks[tile].any():
-                data = image.encode(colours, masks[tile], image.provenance(layer, tile))
-                if not self.store.put(tile, PLAIN, data, began):
-                    return None
-                tiles[tile] = FoundTile(data, GENERATED)
-        self.encode_seconds += time.perf_counter() - start
-        return FinishedBlock(tiles, more.get(FIELD), more.get(OBJECTS))
-
     async def drain(self) -> None:
         """Wait for the blocks under way."""
         await self._flights.drain()
+        self._drawing.shutdown()
+
+
+def _seen(future: asyncio.Future[Any]) -> None:
+    """An error of work that nobody waits for any more is not one of the event loop's."""
+    if not future.cancelled():
+        future.exception()

@@ -64,6 +64,8 @@ def feature(each: MapObject, zoom: int, more: dict[str, Any]) -> Feature:
         properties["width_m"] = round(each.width * metres_per_pixel(place, zoom), 2)
     if not each.whole:
         properties["partial"] = True
+    if each.reviewed:
+        properties["reviewed"] = True
     name = hashlib.blake2b(each.kind.encode() + shapely.to_wkb(each.geometry), digest_size=8).hexdigest()
     return {"type": "Feature", "id": name, "properties": properties, "geometry": shapely.geometry.mapping(place)}
 

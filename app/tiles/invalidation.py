@@ -173,6 +173,27 @@ def affected_by(ladder: Ladder, max_zoom: int, scenes: Sequence[Scene]) -> Affec
     return AffectedTiles(ladder, max_zoom, [box_of(scene.bounds) for scene in scenes])
 
 
+class RedrawnTiles(AffectedTiles):
+    """The tiles of a ladder that are drawn differently within some boxes. What is perceived, and so the references of
+    finer tiles, stays."""
+
+    def __init__(self, ladder: Ladder, max_zoom: int, boxes: Sequence[Box], reach: int) -> None:
+        """reach: pixels beyond a box as far as which the drawing changes."""
+        self._ladder = ladder
+        self._by_zoom = {
+            zoom: [self._blocks(pixels_of(box, zoom).grown(reach)) for box in boxes] for zoom in range(max_zoom + 1)
+        }
+
+    def _blocks(self, window: Window) -> TileRectangle:
+        """The tiles that a window touches, with all others of their blocks."""
+        levels = self._ladder.block(Tile(0, 0, window.zoom)).levels if window.zoom >= self._ladder.root else 0
+        size, world = TILE_SIZE << levels, 1 << window.zoom >> levels
+        left, top = window.left // size, max(0, window.top // size)
+        width = min(world, (window.left + window.width) // size - left + 1)
+        height = min(world - 1, (window.top + window.height) // size) - top + 1
+        return TileRectangle(window.zoom, left % world << levels, top << levels, width << levels, height << levels)
+
+
 REMEMBERED_CHANGES = 64
 """Changes of imagery that work may span; work that began before more of them counts as outdated."""
 

@@ -20,6 +20,7 @@ from tilecascade.app.sources.scene import Scene, open_scene
 from tilecascade.app.sources.source import Source, digest
 from tilecascade.app.tiles.formats import MAX_ZOOM, PLAIN, Variant
 from tilecascade.app.tiles.layer_info import NOTICE, LayerInfo
+from tilecascade.app.tiles.reviews import Reviews
 from tilecascade.model.cartography.finish import libraries
 from tilecascade.model.cascade import Block, Ladder, WindowConfig
 from tilecascade.model.sgdm.config import Finish
@@ -58,11 +59,11 @@ class ModelInfo:
 class Layer:
     """One served layer.
 
-    version: a hash of everything that a tile's bytes depend on except its coordinates and the scenes, because scenes
-    may change under some of the tiles only. revision: a hash of the version and the scenes; while it stays, no tile
-    changes.
+    version: a hash of everything that a tile's bytes depend on except its coordinates, the scenes and the reviews,
+    because these change some of the tiles only. revision: a hash of the version, the scenes and the reviews; while it
+    stays, no tile changes.
     info: what answers say of the layer's tiles. base: the base map, whose tiles are served as they are and are the
-    references of generated ones. finish: see `model.pipeline.Stage`.
+    references of generated ones. finish: see `model.pipeline.Stage`. reviews: what people have said about its objects.
     """
 
     name: str
@@ -74,6 +75,7 @@ class Layer:
     attribution: str
     base: BaseMapTiles | None = None
     finish: Finish = "none"
+    reviews: Reviews = field(default_factory=Reviews)
     version: str = field(init=False)
     revision: str = field(init=False)
     info: LayerInfo = field(init=False)
@@ -81,7 +83,8 @@ class Layer:
     def __post_init__(self) -> None:
         described = json.dumps(self.identity(), sort_keys=True)
         object.__setattr__(self, "version", hashlib.sha256(described.encode()).hexdigest()[:12])
-        object.__setattr__(self, "revision", digest([self.version, self.imagery.id]))
+        reviews = [self.reviews.id] if self.reviews.all else []
+        object.__setattr__(self, "revision", digest([self.version, self.imagery.id, *reviews]))
         object.__setattr__(self, "info", self._info())
 
     def identity(self) -> dict[str, object]:
@@ -196,7 +199,7 @@ def build_layer(
 ) -> Layer:
     """A layer of these scenes, topmost first; of those that its settings name if None.
 
-    data_dir: where what a base map's server answers is kept.
+    data_dir: where what a base map's server answers is kept, and the layer's reviews.
     Raises SceneError or SettingsError with one sentence.
     """
     imagery: Source
@@ -224,6 +227,7 @@ def build_layer(
         attribution=settings.attribution or imagery.attribution,
         base=base,
         finish=_finish(settings, model, base),
+        reviews=Reviews.read(data_dir.reviews(settings.name)),
     )
 
 

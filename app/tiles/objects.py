@@ -15,13 +15,14 @@ from tilecascade.app.tiles.formats import CHECKSUM, with_checksum
 from tilecascade.model.cartography.objects import MapObject
 from tilecascade.model.cartography.parts import GRID
 
-HEAD = b"tilecascade objects 1 " + CHECKSUM + b"00000000\n"
+HEAD = b"tilecascade objects 2 " + CHECKSUM + b"00000000\n"
 
 
 def encode_objects(found: list[MapObject]) -> bytes:
     """Objects whose coordinates are multiples of GRID -> a checksum and compressed JSON. The same bytes each time."""
     plain = [
-        (o.theme, o.kind, round(o.confidence, 3), round(o.width, 2), o.whole, o.own, _rings(o.geometry)) for o in found
+        (o.theme, o.kind, round(o.confidence, 3), round(o.width, 2), o.whole, o.own, o.reviewed, _rings(o.geometry))
+        for o in found
     ]
     return with_checksum(HEAD + zlib.compress(json.dumps(plain, separators=(",", ":")).encode(), 6))
 
@@ -30,8 +31,8 @@ def decode_objects(data: bytes) -> list[MapObject]:
     """Inverse of `encode_objects`, up to its rounding."""
     plain: list[list[Any]] = json.loads(zlib.decompress(data[len(HEAD) :]))
     return [
-        MapObject(theme, kind, _geometry(theme, rings), confidence, width, whole, own)
-        for theme, kind, confidence, width, whole, own, rings in plain
+        MapObject(theme, kind, _geometry(theme, rings), confidence, width, whole, own, reviewed)
+        for theme, kind, confidence, width, whole, own, reviewed, rings in plain
     ]
 
 

@@ -22,12 +22,14 @@ class References:
 
 
 def read_conditions(layer: Layer, window: Window, references: References) -> Conditions:
-    """Imagery and enlarged reference over a window, and where the reference is the base map's. May block."""
+    """Imagery and enlarged reference over a window, where the reference is the base map's, and what is reviewed. May
+    block."""
     imagery, known = layer.imagery.read(window)
+    reviews = tuple(layer.reviews.within(window))
     if layer.ladder.reference_window(window) is None:
-        return Conditions(window, imagery, known, None, None)
+        return Conditions(window, imagery, known, None, None, None, reviews)
     fields = {place: image.decode(data) for place, data in references.fields.items()}
     base = {tile_window(tile): image.decode(data) for tile, data in references.base.items()}
     reference, reference_known = layer.ladder.enlarged_reference(window, fields | base)
     from_base_map = layer.ladder.enlarged_reference(window, base)[1] if base else None
-    return Conditions(window, imagery, known, reference, reference_known, from_base_map)
+    return Conditions(window, imagery, known, reference, reference_known, from_base_map, reviews)

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Hashable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 from tilecascade.model.cascade import Block
 from tilecascade.model.engine import Declined, Generated, GenerationEngine, Priority
-from tilecascade.model.pipeline import GeneratedMap
+from tilecascade.model.generated import GeneratedMap
 
 
 @dataclass
 class Work:
-    """The work on one block: its priority, the blocks it waits for, and its place in the engine's queue."""
+    """The work on one block: its priority, the blocks it waits for, and its place in the engine's queue.
+
+    field_file: the block's field, once there is one: finer blocks need not wait until the map is drawn. It is of
+    the imagery as it was when the clock was `began`. perceived: whether there is one, or there will be none.
+    """
 
     priority: Priority
     needs: set[Block] = field(default_factory=set)
     queued: Future[Generated[GeneratedMap] | Declined] | None = None
+    field_file: bytes | None = None
+    began: int = 0
+    perceived: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class WorkInProgress:

@@ -5,7 +5,7 @@ const NEAR = 4;  // pixels from a road's edge that still count as the road
 let outlined = null;
 
 map.on("click", async ({latlng}) => {
-  if ($("map").classList.contains("selecting") || !shown.objects) return;
+  if ($("map").classList.contains("selecting") || tracing || !shown.objects) return;
   const zoom = Math.max(shown.root, Math.min(map.getZoom(), shown.maxzoom));
   const at = map.project(latlng, zoom);
   const place = `${zoom}/${Math.floor(at.x / 256)}/${Math.floor(at.y / 256)}`;
@@ -14,8 +14,8 @@ map.on("click", async ({latlng}) => {
   const answer = await fetch(`${base}/features/${shown.name}/${place}.geojson${shown.query}&wait=60&missing=204`);
   if (answer.status !== 200) { popup.setContent(answer.status === 204 ? "no imagery here" : "not known now; try again"); return; }
   const found = under(latlng, (await answer.json()).features, zoom);
-  if (!found) { popup.setContent("Nothing is mapped here."); return; }
-  popup.setContent(words(found.properties));
+  if (!found) { popup.setContent(told("Nothing is mapped here.", buttons(null, zoom))); return; }
+  popup.setContent(told(...words(found.properties), buttons(found, zoom)));
   outlined = L.geoJSON(found, {interactive: false, style: {color: "#1a6fd6", weight: 3, fillOpacity: 0.15}}).addTo(map);
   popup.on("remove", () => { if (outlined) outlined.remove(); });
 });
@@ -47,11 +47,17 @@ function encloses(point, ring) {
   return odd;
 }
 
-function words({layer, class: kind, confidence, width_m, captured}) {
-  const box = document.createElement("div"), name = document.createElement("b"), more = document.createElement("p");
+function words({layer, class: kind, confidence, width_m, captured, reviewed}) {
+  const name = document.createElement("b"), more = document.createElement("p");
   name.textContent = layer === "road" ? `${kind} road, about ${Math.round(width_m)} m wide` : kind;
   const time = captured ? `, from imagery of ${captured.slice(0, 10)}` : "";
-  more.textContent = `The network holds it likely to ${Math.round(100 * confidence)} %${time}. Generated, not surveyed.`;
-  box.append(name, more);
+  more.textContent = reviewed ? "Somebody has looked at the imagery and says so." :
+    `The network holds it likely to ${Math.round(100 * confidence)} %${time}. Generated, not surveyed.`;
+  return [name, more];
+}
+
+function told(...parts) {
+  const box = document.createElement("div");
+  box.append(...parts);
   return box;
 }

@@ -120,6 +120,14 @@ function choose(layer) {
   links(layer);
 }
 
+// The layer as it is after a change.
+async function renew() {
+  const info = await ask(`/tiles/${shown.name}/tilejson.json`);
+  const version = "?v=" + info.tilecascade_revision;
+  const pinned = (url) => url.split("?")[0] + version;
+  choose({...shown, ...info, imagery: pinned(shown.imagery), confidence: pinned(shown.confidence), query: version});
+}
+
 // The whole layer, or what the screen can hold of it at its first zoom.
 function fit(layer) {
   const [west, south, east, north] = layer.bounds, bounds = L.latLngBounds([[south, west], [north, east]]);
@@ -135,6 +143,7 @@ function links(layer) {
     "Leaflet, OpenLayers, QGIS (XYZ)": layer.tiles[0].split("?")[0],
     "MapLibre (TileJSON)": `${base}/tiles/${layer.name}/tilejson.json`,
     "QGIS, GDAL (WMTS)": `${base}/wmts/1.0.0/WMTSCapabilities.xml`,
+    ...(layer.objects ? {"Reviews (GeoJSON)": `${base}/reviews/${layer.name}`} : {}),
   };
   $("links").replaceChildren(...Object.entries(lines).flatMap(([name, url]) => {
     const term = document.createElement("dt"), place = document.createElement("dd");
@@ -186,7 +195,7 @@ function open_panel(open) {
   $("menu").setAttribute("aria-expanded", open);
   $("menu").textContent = open ? "Close" : "Menu";
 }
-document.addEventListener("keydown", (event) => { if (event.key === "Escape") { stop_drawing(); open_panel(false); } });
+document.addEventListener("keydown", (event) => { if (event.key === "Escape") { stop_drawing(); stop_tracing(); open_panel(false); } });
 
 // ---- where we look, in the address
 
@@ -311,10 +320,7 @@ function upload(file) {
     $("file").value = "";
     if (request.status !== 201) { $("upload").textContent = answer.detail || `status ${request.status}`; return; }
     $("upload").textContent = `added; zooms ${answer.zooms.join(" to ")} ${answer.notes.join("; ")}`;
-    const info = await ask(`/tiles/${shown.name}/tilejson.json`);
-    const version = "?v=" + info.tilecascade_revision;
-    const pinned = (url) => url.split("?")[0] + version;
-    choose({...shown, ...info, imagery: pinned(shown.imagery), confidence: pinned(shown.confidence), query: version});
+    await renew();
     const [west, south, east, north] = answer.bounds;
     map.fitBounds([[south, west], [north, east]]);
   };

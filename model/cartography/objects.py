@@ -17,7 +17,7 @@ class MapObject:
     kind: of a cover, its colour's name in `palette.PALETTE`; of a road, its class in `style.ORDER`. geometry: in pixels
     of its zoom. confidence: how likely it is there, 0 to 1. width: of a road, in pixels. whole: False for a building
     of which only a part was seen, or that is too large to look the same from a neighbouring window. own: False for a
-    building that belongs to a neighbouring block and reaches into this one.
+    building that belongs to a neighbouring block and reaches into this one. reviewed: whether a person has said so.
     """
 
     theme: Theme
@@ -27,3 +27,4 @@ class MapObject:
     width: float = 0.0
     whole: bool = True
     own: bool = True
+    reviewed: bool = False

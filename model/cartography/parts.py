@@ -91,12 +91,19 @@ def _united(some: list[MapObject]) -> list[MapObject]:
     whole = shapely.get_parts(shapely.union_all(geometries, grid_size=GRID))
     owners = STRtree(whole).query(shapely.point_on_surface(geometries), predicate="intersects")
     weights, sums = np.zeros(len(whole)), np.zeros(len(whole))
+    reviewed = np.ones(len(whole), dtype=np.bool_)
     sizes = shapely.area(geometries)
     for part, owner in owners.T:
         weights[owner] += sizes[part]
         sums[owner] += sizes[part] * some[part].confidence
+        reviewed[owner] &= some[part].reviewed
     return [
-        replace(some[0], geometry=geometry, confidence=float(sums[i] / max(weights[i], 1e-9)))
+        replace(
+            some[0],
+            geometry=geometry,
+            confidence=float(sums[i] / max(weights[i], 1e-9)),
+            reviewed=bool(reviewed[i]),
+        )
         for i, geometry in enumerate(whole)
         if isinstance(geometry, Polygon)
     ]
@@ -151,6 +158,7 @@ def _roads(parts: Sequence[Part]) -> list[MapObject]:
                     whole,
                     float((weight * [some[k].confidence for k in mine]).sum()),
                     float((weight * [some[k].width for k in mine]).sum()),
+                    reviewed=all(some[k].reviewed for k in mine),
                 )
             )
     return merged

@@ -90,6 +90,15 @@ def _is_area(image: Pixels, colour: tuple[int, int, int]) -> NDArray[np.bool_]:
     return np.asarray(ndimage.binary_opening(same, np.ones((3, 3), dtype=np.bool_))) if same.any() else same
 
 
+UNREVIEWED = (255, 0, 255)
+"""Colour of what nobody has looked at, in pairs that are made of reviews."""
+
+
+def reviewed(image: Pixels) -> Labels:
+    """A map of the default style, of which only a part was reviewed."""
+    return np.where((image == UNREVIEWED).all(axis=-1), ANYTHING, exact(image)).astype(np.uint8)
+
+
 def classes(image: Pixels) -> Labels:
     """A map of a similar style, with letters and icons: the class of what is clearly a palette colour."""
     nearest = nearest_colour(image)
@@ -134,6 +143,7 @@ def topographic(image: Pixels) -> Labels:
 
 READERS: dict[str, Callable[[Pixels], Labels]] = {
     "exact": exact,
+    "reviewed": reviewed,
     "classes": classes,
     "roads": roads,
     "roads and water": roads_and_water,

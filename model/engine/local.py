@@ -21,7 +21,7 @@ import torch
 from tilecascade.model.conditions import Conditions, Stage
 from tilecascade.model.engine.protocol import Declined, EngineClosedError, EngineState, Generated, Prepare
 from tilecascade.model.engine.queue import FairQueue, Priority
-from tilecascade.model.pipeline import GeneratedMap, Uncertainty
+from tilecascade.model.generated import GeneratedMap, Uncertainty
 
 log = logging.getLogger(__name__)
 

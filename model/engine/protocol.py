@@ -9,7 +9,7 @@ from typing import Generic, Protocol, TypeVar
 
 from tilecascade.model.conditions import Conditions, Stage
 from tilecascade.model.engine.queue import Priority
-from tilecascade.model.pipeline import GeneratedMap, Uncertainty
+from tilecascade.model.generated import GeneratedMap, Uncertainty
 
 Output = TypeVar("Output", covariant=True)
 

@@ -146,12 +146,14 @@ def test_the_commands_work(block: list[str], server: Server, folder: Path) -> No
             ("--zooms 17 ", "--zooms 14 "),
             ("[14, 17]", "[14, 15]"),
             ("/16/[43824-43827]/[20380-20383]", "/14/[10956-10957]/[5095-5095]"),
+            ("--zooms 16-17", "--zooms 14-15"),
             ("--count 160", "--count 4"),
             ("--count 200", "--count 4"),
         ):
             line = line.replace(old, new)
         client = words[0] == "tilecascade" and words[1] in ("scenes", "prefetch", "jobs", "export", "info")
-        if client and "--url" not in line:
+        client |= words[:3] == ["tilecascade", "dataset", "reviews"]
+        if client and "--url" not in line and "--help" not in line:
             place = 2 if words[1] in ("scenes", "jobs") else len(line.split())
             parts = line.split()
             line = " ".join([*parts[:place], "--url", server.url, *parts[place:]])

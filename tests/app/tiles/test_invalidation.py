@@ -17,7 +17,7 @@ from tests.conftest import PLACE, SceneMaker
 from tests.support import ALL, MakeSettings, corner_scene, fetch_all, hold, with_service
 from tilecascade.app.errors import PurgeError
 from tilecascade.app.scenes import manager
-from tilecascade.app.scenes.journal import SceneJournal
+from tilecascade.app.scenes.journal import scene_journal
 from tilecascade.app.service import Service
 from tilecascade.app.settings import LayerSettings
 from tilecascade.app.sources.mosaic import READ_MARGIN, SceneMosaic, newest_first
@@ -149,7 +149,7 @@ def test_a_change_while_nothing_ran_or_a_purge_cut_off_is_made_good_at_the_start
     async def draw(service: Service, resolver: TileResolver) -> dict[Tile, bytes]:
         if cut_off:
             layer, _ = changed(resolver.layer, [old, new])
-            journal = SceneJournal(service.data_dir.scene_journal("map", layer.version))
+            journal = scene_journal(service.data_dir.scene_journal("map", layer.version))
             journal.begin(resolver.layer.imagery.scenes, layer.imagery.scenes)  # type: ignore[attr-defined]
         return await fetch_all(resolver, FROM_15)
 
@@ -169,7 +169,7 @@ def test_a_change_while_nothing_ran_or_a_purge_cut_off_is_made_good_at_the_start
 
 
 def test_a_record_comes_back_as_it_was_written(make_scene: SceneMaker, tmp_path: Path) -> None:
-    registry = SceneJournal(tmp_path / "deep" / "record.json")
+    registry = scene_journal(tmp_path / "deep" / "record.json")
     assert registry.read() is None
     scenes = [
         open_scene(make_scene("a.tif")),
@@ -178,15 +178,15 @@ def test_a_record_comes_back_as_it_was_written(make_scene: SceneMaker, tmp_path:
     registry.begin(scenes[:1], scenes)
     record = registry.read()
     assert record is not None
-    assert (record.scenes, record.pending) == (scenes[:1], [scenes])
+    assert (record.items, record.pending) == (scenes[:1], [scenes])
     registry.begin(scenes, scenes[1:])  # the first change is not finished, so its old scenes stay
     record = registry.read()
     assert record is not None
-    assert (record.scenes, record.pending) == (scenes[:1], [scenes, scenes[1:]])
+    assert (record.items, record.pending) == (scenes[:1], [scenes, scenes[1:]])
     registry.finish(scenes)
     record = registry.read()
     assert record is not None
-    assert (record.scenes, record.pending) == (scenes, [])
+    assert (record.items, record.pending) == (scenes, [])
     (tmp_path / "deep" / "record.json").write_text("{}")
     with pytest.raises(ValueError, match="not a record"):
         registry.read()
@@ -227,7 +227,7 @@ def test_a_second_change_does_not_end_the_record_of_an_unfinished_one(
     new, other = (open_scene(corner_scene(tmp_path, seed, f"{seed}.tif")) for seed in (7, 8))
 
     async def story(service: Service, resolver: TileResolver) -> None:
-        journal = SceneJournal(service.data_dir.scene_journal("map", resolver.layer.version))
+        journal = scene_journal(service.data_dir.scene_journal("map", resolver.layer.version))
         await resolver.find(HEART)
         purge, unavailable = service.caches.store.purge, [True]
         monkeypatch.setattr(service.caches.store, "purge", lambda *what: not unavailable and purge(*what))
@@ -247,7 +247,7 @@ def test_a_second_change_does_not_end_the_record_of_an_unfinished_one(
             if not entry.pending:
                 break
         assert not resolver.store.clock.removing
-        assert [scene.id for scene in entry.scenes] == [scene.id for scene in resolver.layer.imagery.scenes]  # type: ignore[attr-defined]
+        assert [scene.id for scene in entry.items] == [scene.id for scene in resolver.layer.imagery.scenes]  # type: ignore[attr-defined]
 
     with_service(make_settings(), layer_settings, story)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from selenium import webdriver
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.ui import WebDriverWait
 
 from tests.app.tiles.test_confidence import TABLE
 from tests.browser import browser, wait_until
@@ -23,6 +25,7 @@ from tests.program import Server
 from tilecascade.app.sources.mosaic import SceneMosaic
 from tilecascade.app.sources.scene import open_scene
 from tilecascade.model.cascade import tile_window
+from tilecascade.model.palette import COLOURS, PALETTE
 from tilecascade.model.sgdm.config import tiny
 from tilecascade.model.sgdm.network import random_network, save_network
 
@@ -182,6 +185,78 @@ def test_without_the_key_it_says_what_is_needed(page: webdriver.Chrome) -> None:
     put(page, "key", "")
     click(page, "view")
     assert "key" in wait_until(page, "return document.getElementById('estimate').textContent")
+
+
+def answer(page: webdriver.Chrome, name: str) -> None:
+    """Press a button of the popup."""
+    wait_until(page, "return document.querySelector('.review')")
+    for button in page.find_elements(By.CSS_SELECTOR, ".review button"):
+        if button.text == name:
+            button.click()
+            return
+    raise AssertionError(f"there is no button {name}: {page.find_element(By.CLASS_NAME, 'review').text}")
+
+
+def at(page: webdriver.Chrome, right: int, down: int) -> ActionChains:
+    """The pointer at a place of the map, in pixels from its middle."""
+    return ActionChains(page).move_to_element_with_offset(page.find_element(By.ID, "map"), right, down)
+
+
+@pytest.fixture
+def reviewed(tmp_path: Path) -> Iterator[Server]:
+    """A server whose layer has map objects."""
+    weights = tmp_path / "finished"
+    save_network(random_network(replace(tiny(), finish="cartographic")), weights)
+    scene = write_scene(tmp_path / "scene.tif", picture(1024, 0), place_bounds(), "EPSG:3857")
+    running = Server(scene, weights, tmp_path / "data", {"TILECASCADE_API_KEY": KEY})
+    yield running
+    running.stop()
+
+
+def test_an_object_is_reviewed_and_drawn_and_the_map_shows_it(page: webdriver.Chrome, reviewed: Server) -> None:
+    page.get(reviewed.url)
+    sharp(page)
+    building = COLOURS[[name for name, *_ in PALETTE].index("building")]
+
+    def off() -> float:
+        """How far the middle of the page is from the colour of a building."""
+        sharp(page)
+        picture = seen(page)
+        row, column = picture.shape[0] // 2, picture.shape[1] // 2
+        middle = picture[row - 8 : row + 8, column - 12 : column + 12].astype(int)
+        return float(np.abs(middle - building).max())
+
+    def trace() -> None:
+        page.execute_script("trace({layer: 'building', class: 'building', zoom: 16})")  # whatever is there
+        for right, down in ((-40, -30), (40, -30), (40, 30)):
+            at(page, right, down).click().perform()
+        at(page, -40, 30).double_click().perform()
+
+    note = "return document.getElementById('note').textContent"
+    trace()
+    wait_until(page, f"{note}.includes('needs the key')")
+    put(page, "key", KEY)
+    click(page, "menu")
+    assert off() > 3, "there is no building yet"
+    trace()
+    wait_until(page, f"{note}.startsWith('Kept')")
+    WebDriverWait(page, 30).until(lambda _: off() <= 3, "the map shows what was drawn")
+
+    at(page, 0, 0).click().perform()
+    answer(page, "Wrong")
+    popup = "return document.querySelector('.review').textContent"
+    wait_until(page, f"{popup}.startsWith('Kept')")
+    reviews = json.loads(reviewed.get("/reviews/map").content)["features"]
+    assert [each["properties"]["verdict"] for each in reviews] == ["redrawn", "rejected"]
+    answer(page, "Undo")
+    wait_until(page, f"{popup} === 'taken back'")
+    page.execute_script("map.closePopup()")
+    wait_until(page, "return !document.querySelector('.leaflet-popup')")
+    WebDriverWait(page, 30).until(lambda _: off() <= 3, "it is there again")
+    page.find_element(By.CSS_SELECTOR, "#note button").click()
+    wait_until(page, f"{note} === 'taken back'")
+    WebDriverWait(page, 30).until(lambda _: off() > 3, "it is gone")
+    assert json.loads(reviewed.get("/reviews/map").content)["features"] == []
 
 
 def test_an_added_scene_is_shown(page: webdriver.Chrome, server: Server) -> None:

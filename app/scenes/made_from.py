@@ -1,0 +1,88 @@
+"""What a layer's tiles are made from and may change while it is served: its scenes, and its reviews."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic
+
+import mercantile
+
+from tilecascade.app.scenes.journal import Entry, Item, Journal, review_journal, scene_journal
+from tilecascade.app.settings import DataDir
+from tilecascade.app.sources.mosaic import SceneMosaic
+from tilecascade.app.sources.scene import Scene
+from tilecascade.app.tiles.invalidation import AffectedTiles, RedrawnTiles, affected_by, changed_scenes
+from tilecascade.app.tiles.layer import Layer
+from tilecascade.app.tiles.reviews import Review, changed_reviews
+from tilecascade.model.cartography.parts import MARGIN
+from tilecascade.model.cartography.reviews import REACH
+
+
+@dataclass(frozen=True)
+class MadeFrom(Generic[Item]):
+    """One kind of things.
+
+    journal: which the stored tiles were made from. today: those there are. changed: which differ between two sets.
+    affected: the tiles that these affect.
+    """
+
+    journal: Journal[Item]
+    today: list[Item]
+    changed: Callable[[Sequence[Item], Sequence[Item]], list[Item]]
+    affected: Callable[[Sequence[Item]], AffectedTiles]
+
+    def outdated(self) -> AffectedTiles | None:
+        """The tiles that may have been made from others than today's; None if none can be.
+
+        Notes in the journal that their removal has begun. Raises ValueError if the journal cannot be read.
+        """
+        entry = self.journal.read()
+        if entry is None or (not entry.pending and entry.items == self.today):
+            return None
+        earlier = [entry.items, *entry.pending]
+        self.journal.begin(entry.items, self.today)
+        return self.affected([item for items in earlier for item in self.changed(items, self.today)])
+
+    def settle(self) -> None:
+        """Note that the stored tiles are made from those of today, unless that is there already: the disk may be
+        read-only."""
+        entry = self.journal.read() or Entry([])
+        if entry != Entry(self.today):
+            self.journal.finish(self.today)
+
+
+def journal_of_scenes(data_dir: DataDir, layer: Layer) -> Journal[Scene]:
+    """Which scenes a layer's stored tiles were made from."""
+    return scene_journal(data_dir.scene_journal(layer.name, layer.version))
+
+
+def journal_of_reviews(data_dir: DataDir, layer: Layer) -> Journal[Review]:
+    """Which reviews are in a layer's stored tiles."""
+    return review_journal(data_dir.review_journal(layer.name, layer.version))
+
+
+def redrawn_by(layer: Layer, reviews: Sequence[Review]) -> AffectedTiles:
+    """The tiles that a change of these reviews affects."""
+    boxes = [review.outline.bounds for review in reviews]
+    metres = [(*mercantile.xy(west, south), *mercantile.xy(east, north)) for west, south, east, north in boxes]
+    return RedrawnTiles(layer.ladder, layer.max_zoom, metres, int(REACH) + MARGIN)
+
+
+def made_from(data_dir: DataDir, layer: Layer) -> list[MadeFrom[Any]]:
+    """Both kinds; a fictional country has no scenes."""
+    reviews = MadeFrom(
+        journal_of_reviews(data_dir, layer),
+        list(layer.reviews.all),
+        changed_reviews,
+        lambda some: redrawn_by(layer, some),
+    )
+    if not isinstance(layer.imagery, SceneMosaic):
+        return [reviews]
+    scenes = MadeFrom(
+        journal_of_scenes(data_dir, layer),
+        list(layer.imagery.scenes),
+        changed_scenes,
+        lambda some: affected_by(layer.ladder, layer.max_zoom, some),
+    )
+    return [scenes, reviews]

@@ -1,0 +1,80 @@
+"use strict";
+// Saying of an object under a click that it is there, that it is not, or how it looks. Every tile then shows it so.
+
+let tracing = null;  // what is being drawn: its corners, its outline, and what to do with it
+
+function buttons(found, zoom) {
+  const box = document.createElement("p");
+  box.className = "review";
+  const button = (name, title, act) => {
+    box.append(press(name, title, () => act().catch((error) => { box.textContent = error.message; })), " ");
+  };
+  const said = (verdict, there) => say({...common(found, zoom), verdict, ...(there ? {there} : {})}, box);
+  if (found) {
+    button("Right", "It is there, as it is drawn", () => said("accepted"));
+    button("Wrong", "There is no such thing", () => said("rejected"));
+    button("Redraw", "It looks otherwise: click its corners", async () => trace(common(found, zoom)));
+  } else button("Draw a building", "Click its corners", async () => trace(common(null, zoom)));
+  return box;
+}
+
+function press(textContent, title, act) {
+  const button = Object.assign(document.createElement("button"), {textContent, title});
+  // the button is gone when Leaflet asks whether the click was in a popup, so it would be one on the map
+  button.onclick = (event) => { event.stopPropagation(); act(); };
+  return button;
+}
+
+function common(found, zoom) {
+  if (!found) return {layer: "building", class: "building", zoom};
+  const {layer, class: kind} = found.properties;
+  return {layer, class: kind, zoom, seen: found.geometry};
+}
+
+async function say(review, box) {
+  if (!$("key").value) { open_panel(true); $("key").focus(); throw new Error("this needs the key: see the menu"); }
+  box.textContent = "keeping it …";
+  const kept = await post(`/reviews/${shown.name}`, review);
+  await renew();
+  box.replaceChildren("Kept. ", press("Undo", "Take it back", async () => {
+    await ask(`/reviews/${shown.name}/${kept.id}`, {method: "DELETE"});
+    await renew();
+    box.textContent = "taken back";
+  }));
+}
+
+// ---- drawing: a click is a corner, a double click the last one
+
+function trace(review) {
+  const line = L.polyline([], {color: "#1a6fd6", weight: 2, interactive: false}).addTo(map);
+  map.closePopup();
+  map.doubleClickZoom.disable();
+  $("map").classList.add("tracing");
+  tracing = {review, line, least: review.layer === "road" ? 2 : 3};
+  $("note").textContent = "Click the corners; double-click the last one. Escape stops.";
+}
+
+function stop_tracing() {
+  if (!tracing) return;
+  tracing.line.remove();
+  tracing = null;
+  $("note").textContent = "";
+  $("map").classList.remove("tracing");
+  setTimeout(() => map.doubleClickZoom.enable(), 300);
+}
+
+map.on("click", ({latlng}) => { if (tracing) tracing.line.addLatLng(latlng); });
+map.on("dblclick", async () => {
+  if (!tracing) return;
+  const {review, line, least} = tracing;
+  // a double click is two clicks at one place
+  const corners = line.getLatLngs().map(({lng, lat}) => [lng, lat]);
+  const points = corners.filter(([x, y], i) => !i || x !== corners[i - 1][0] || y !== corners[i - 1][1]);
+  stop_tracing();
+  if (points.length < least) { $("note").textContent = `that takes ${least} corners`; return; }
+  const there = review.layer === "road" ? {type: "LineString", coordinates: points}
+    : {type: "Polygon", coordinates: [[...points, points[0]]]};
+  try {
+    await say({...review, verdict: "redrawn", there}, $("note"));
+  } catch (error) { $("note").textContent = error.message; }
+});
