@@ -38,7 +38,8 @@ class DataDir:
 
     tiles: finished tiles, which web servers may read. scenes: uploaded scenes. layers: what each layer's scenes and
     tiles are. jobs: prefetch jobs. leases: locks between processes. base_maps: tiles fetched from a base map's server.
-    api_key: the owner's key, if the server has made one up; keys: the hashes of all others. audit: every change.
+    api_key: the owner's key, if the server has made one up; keys: the hashes of all others. usage: what these
+    have used today. audit: every change.
     """
 
     def __init__(self, root: Path) -> None:
@@ -49,6 +50,7 @@ class DataDir:
         self.base_maps = root / "base"
         self.api_key = root / "api-key"
         self.keys = root / "keys.json"
+        self.usage = root / "usage.json"
         self.audit = root / "audit.jsonl"
 
     def scene_set(self, layer: str) -> Path:

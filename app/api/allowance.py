@@ -14,6 +14,7 @@ from fastapi import Request
 
 from tilecascade.app.errors import RateLimitedError
 from tilecascade.app.storage.keys import Key
+from tilecascade.app.storage.usage import Usage
 
 BURST_SECONDS = 60.0
 """How many seconds' worth of tokens a client may use at once: a few viewports."""
@@ -24,14 +25,12 @@ MAX_CLIENTS = 10_000
 
 class Allowance:
     """`rate` tiles a second for each client, at most BURST_SECONDS' worth at once (0: no limit), and what the client's
-    key allows a day. For one event loop. What was used of a day is forgotten when the server stops."""
+    key allows a day. For one event loop."""
 
-    def __init__(self, rate: float) -> None:
-        self._rate = rate
+    def __init__(self, rate: float, usage: Usage) -> None:
+        self._rate, self._usage = rate, usage
         self._full = max(1.0, rate * BURST_SECONDS)
         self._buckets: LRUCache[str, tuple[float, float]] = LRUCache(MAX_CLIENTS)
-        self._day = ""
-        self._used: dict[str, int] = {}
 
     def take(self, request: Request) -> None:
         """Take a token for the client of a request. Raises RateLimitedError if it has none."""
@@ -59,10 +58,8 @@ class Allowance:
         if key is None or not key.tiles_per_day:
             return
         now = datetime.now(UTC)
-        if self._day != now.date().isoformat():
-            self._day = now.date().isoformat()
-            self._used.clear()
-        used = self._used.get(key.name, 0)
+        day = now.date().isoformat()
+        used = self._usage.today(key.name, day)
         if used + tiles > key.tiles_per_day:
             left = 86400 - (now.hour * 3600 + now.minute * 60 + now.second)
             raise RateLimitedError(
@@ -70,7 +67,7 @@ class Allowance:
                 f"ask for at most {key.tiles_per_day - used}, or tomorrow (UTC)",
                 left,
             )
-        self._used[key.name] = used + tiles
+        self._usage.add(key.name, day, tiles)
 
 
 def key_of(request: Request) -> Key | None:

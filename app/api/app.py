@@ -37,8 +37,9 @@ from tilecascade.app.api.http_cache import EXPOSED_HEADERS
 from tilecascade.app.api.metrics import ServiceMetrics
 from tilecascade.app.api.request_log import RequestLog
 from tilecascade.app.service import Service
-from tilecascade.app.settings import LayerSettings, Settings
+from tilecascade.app.settings import DataDir, LayerSettings, Settings
 from tilecascade.app.storage.keys import owner_secret
+from tilecascade.app.storage.usage import Usage
 
 ROUTES = (tiles, tile_events, tilejson, features, wmts, ogc, stac, imagery, scenes, reviews, jobs, health, viewer)
 
@@ -60,9 +61,11 @@ def create_app(
         async with Service.running(settings, layers, workers_dir, on_failure) as service:
             app.state.service = service
             app.state.metrics = ServiceMetrics(service, workers_dir)
-            app.state.allowance = Allowance(settings.client_rate)
+            usage = Usage(DataDir(settings.data_dir).usage)
+            app.state.allowance = Allowance(settings.client_rate, usage)
             await asyncio.to_thread(owner_secret, settings)  # on disk before anybody looks for it
             yield
+            await asyncio.to_thread(usage.close)
 
     # /docs without anything from the internet: the server may stand where there is none
     app = FastAPIOffline(

@@ -96,6 +96,24 @@ def test_a_key_has_its_tiles_a_day(client: TestClient, settings: Settings) -> No
     assert client.post("/jobs", json=order, headers=few).status_code == 429
 
 
+def test_what_a_key_has_used_today_is_not_forgotten_at_a_restart(
+    settings: Settings, layer_settings: LayerSettings
+) -> None:
+    few = key(settings, "few", "prefetch", tiles_per_day=2)
+    x, y = PLACE.x * 4, PLACE.y * 4
+    states = []
+    for i in range(3):
+        with TestClient(create_app(settings, [layer_settings])) as running:
+            wait_ready(running)
+            states.append(running.get(f"/tiles/16/{x + 2 * (i % 2)}/{y + 2 * (i // 2)}.png", headers=few).status_code)
+    assert states == [200, 200, 429]
+    usage = DataDir(settings.data_dir).usage
+    usage.write_text(usage.read_text().replace(json.loads(usage.read_text())["day"], "2020-01-01"))
+    with TestClient(create_app(settings, [layer_settings])) as running:
+        wait_ready(running)
+        assert running.get(f"/tiles/16/{x}/{y + 2}.png", headers=few).status_code == 200, "another day"
+
+
 def test_nothing_is_read_of_a_body_without_a_key(client: TestClient) -> None:
     read = 0
 
