@@ -198,18 +198,25 @@ class Service:
         self._scenes.forget(scene)
 
     def health(self) -> dict[str, object]:
-        """State for `/health`: starting, ready, degraded (a cache or a scene's file cannot be used) or failed. Asks
-        Redis and the disk, so it may block."""
+        """State for `/health`: starting, ready, degraded (a cache or a scene's file cannot be used, or is slow) or
+        failed. Asks Redis and the disk, so it may block."""
         store = self.caches.store
         store.check()
-        unavailable = store.unavailable
+        unavailable, slow = store.unavailable, dict(store.slow)
         problems = [self.problem] if self.problem else []
+        problems += [
+            f"the {name} cache is slow: it has not answered for {seconds:.1f} s; finished tiles come from memory"
+            for name, seconds in slow.items()
+        ]
         for layer in self.layers:
             if isinstance(layer.imagery, SceneMosaic):
                 problems += layer.imagery.problems()
         answer: dict[str, object] = {
             "state": "degraded" if self.state == "ready" and (unavailable or problems) else self.state,
-            "caches": {tier.name: "unavailable" if tier.name in unavailable else "ok" for tier in store.tiers},
+            "caches": {
+                tier.name: "unavailable" if tier.name in unavailable else "slow" if tier.name in slow else "ok"
+                for tier in store.tiers
+            },
             "layers": sorted(self.resolvers),
         }
         if problems:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Sequence
 
@@ -18,17 +19,41 @@ TIER_ERRORS = (OSError, redis.RedisError)
 QUIET = 30.0
 """Seconds between two log lines about the same tier."""
 
+SLOW = 0.5
+"""Seconds within which a tier should say whether it works."""
+
+
+class _Check:
+    """Asking one tier whether it works, in a thread of its own. error: how it ended, once it is `over`."""
+
+    def __init__(self, tier: Store) -> None:
+        self.over = threading.Event()
+        self.began = time.monotonic()
+        self.error: Exception | None = None
+        threading.Thread(target=self._ask, args=(tier,), name="check", daemon=True).start()
+
+    def _ask(self, tier: Store) -> None:
+        try:
+            tier.check()
+        except TIER_ERRORS as error:
+            self.error = error
+        finally:
+            self.over.set()
+
 
 class TieredStore:
     """Tiers from near to far.
 
     unavailable: names of the tiers that did not work when something was last kept in them, or when they were checked.
+    slow: how many seconds a tier has not answered, by name, if more than SLOW when it was checked.
     hits: lookups answered, by tier; misses: lookups that its user has counted as answered by none.
     """
 
     def __init__(self, tiers: Sequence[Store]) -> None:
         self.tiers = tuple(tiers)
         self.unavailable: set[str] = set()
+        self.slow: dict[str, float] = {}
+        self._checks: dict[str, _Check] = {}
         self.hits = {tier.name: 0 for tier in self.tiers}
         self.misses = 0
         self._said: dict[str, float] = {}
@@ -75,14 +100,22 @@ class TieredStore:
         return complete
 
     def check(self) -> None:
-        """Ask every tier, so that `unavailable` is up to date."""
+        """Ask every tier, so that `unavailable` and `slow` are up to date.
+
+        Waits SLOW seconds for a tier, even if its disk has stopped answering; then it is asked by one thread only.
+        """
         for tier in self.tiers:
-            try:
-                tier.check()
-            except TIER_ERRORS as error:
-                self._failed(tier, error)
-            else:
+            check = self._checks.get(tier.name)
+            if check is None or check.over.is_set():
+                check = self._checks[tier.name] = _Check(tier)
+            if not check.over.wait(SLOW):
+                self.slow[tier.name] = time.monotonic() - check.began
+                continue
+            self.slow.pop(tier.name, None)
+            if check.error is None:
                 self.unavailable.discard(tier.name)
+            else:
+                self._failed(tier, check.error)
 
     def _put(self, tier: Store, key: str, value: bytes) -> None:
         try:

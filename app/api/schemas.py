@@ -18,7 +18,7 @@ class HealthAnswer(BaseModel):
 
     state: Literal["starting", "ready", "degraded", "failed"]
     version: str
-    caches: dict[str, Literal["ok", "unavailable"]]
+    caches: dict[str, Literal["ok", "slow", "unavailable"]]
     layers: list[str]
     problem: str | None = None
 

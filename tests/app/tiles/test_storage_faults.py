@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import errno
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import mercantile
 import pytest
@@ -18,6 +21,7 @@ from tests.support import corner_scene, wait_ready
 from tilecascade.app.api.app import create_app
 from tilecascade.app.settings import LayerSettings, Settings
 from tilecascade.app.tiles.formats import is_whole
+from tilecascade.cache.disk import DiskStore
 
 KEY = {"X-API-Key": "a long enough key"}
 ROOT = f"/tiles/14/{PLACE.x}/{PLACE.y}"
@@ -134,6 +138,41 @@ def test_a_disk_that_is_full_and_freed_again(
         job = client.post("/jobs", json={"bbox": BOX, "zooms": [14, 15]}, headers=KEY)
         assert job.status_code == 202
         assert wait_for_job(client, job.json()["id"], lambda answer: answer["state"] == "done")["failed"] == 0
+        assert client.get("/health").json()["state"] == "ready"
+
+
+def test_a_disk_that_stops_answering_for_a_while(
+    make_settings: Callable[..., Settings], layer_settings: LayerSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is in memory comes at once, the rest when the disk goes on; `/health` answers throughout and says so."""
+    answering = threading.Event()
+    answering.set()
+
+    def slowly(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **named: Any) -> Any:
+            assert answering.wait(60)
+            return function(*arguments, **named)
+
+        return call
+
+    for name in ("get", "put", "check"):
+        monkeypatch.setattr(DiskStore, name, slowly(getattr(DiskStore, name)))
+    settings = make_settings(api_key=KEY["X-API-Key"], interactive_wait=60)
+    with TestClient(create_app(settings, [layer_settings])) as client, ThreadPoolExecutor(1) as other:
+        wait_ready(client)
+        kept = client.get(ROOT + ".png?wait=60").content
+        answering.clear()
+        new = other.submit(client.get, CHILD + "?wait=60")
+        began = time.monotonic()
+        for _ in range(6):  # more than there are threads
+            health = client.get("/health").json()
+            assert (health["state"], health["caches"]["disk"]) == ("degraded", "slow"), health
+            assert "slow" in health["problem"]
+            assert client.get(ROOT + ".png").content == kept
+        assert time.monotonic() - began < 6 * 1.0
+        assert not new.done()
+        answering.set()
+        assert new.result(60).status_code == 200
         assert client.get("/health").json()["state"] == "ready"
 
 
