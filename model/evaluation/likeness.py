@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 import numpy as np
 import shapely
 from numpy.typing import NDArray
@@ -128,70 +126,68 @@ def sharp_steps(image: Pixels) -> tuple[int, int]:
     return sharp, steps
 
 
-@dataclass
-class _Counts:
-    """What is counted of one map."""
-
-    buildings: int = 0
-    pieces: int = 0
-    length: int = 0
-    sharp: int = 0
-    steps: int = 0
-    fills: list[float] = field(default_factory=list)
-    deviations: list[float] = field(default_factory=list)
-
-    def add(self, image: Pixels, instances: Instances, count: int) -> None:
-        self.buildings += count
-        pieces, length = road_pieces(image)
-        self.pieces, self.length = self.pieces + pieces, self.length + length
-        sharp, steps = sharp_steps(image)
-        self.sharp, self.steps = self.sharp + sharp, self.steps + steps
-        fills, deviations = outlines(instances)
-        self.fills += fills.tolist()
-        self.deviations += deviations.tolist()
-
-    def summary(self) -> dict[str, float]:
-        return {
-            "pieces": round(1000 * self.pieces / max(1, self.length), 2),
-            "sharp": round(self.sharp / max(1, self.steps), 3),
-            "rectangularity": round(float(np.mean(self.fills)), 3) if self.fills else 0.0,
-            "deviation": round(float(np.mean(self.deviations)), 2) if self.deviations else 0.0,
-        }
+COUNTED = ("buildings", "pieces", "length", "sharp", "steps", "filling", "fills", "deviating", "deviations")
+"""What is counted of one map: `filling` and `deviating` are sums, of `fills` and `deviations` buildings."""
 
 
-@dataclass
+def counted(image: Pixels, instances: Instances, count: int) -> list[float]:
+    """COUNTED of one map."""
+    fills, deviations = outlines(instances)
+    sums = (fills.sum(), len(fills), deviations.sum(), len(deviations))
+    return [count, *road_pieces(image), *sharp_steps(image), *sums]
+
+
 class Likeness:
     """Counts over tiles of one kind: of generated maps and of true ones."""
 
-    matched: int = 0
-    joined: int = 0
-    pairs: int = 0
-    ours: _Counts = field(default_factory=_Counts)
-    true: _Counts = field(default_factory=_Counts)
+    def __init__(self) -> None:
+        self._tiles: list[list[float]] = []
 
     def add(self, image: Pixels, truth: Pixels) -> None:
         """Compare two H x W x 3 uint8 images."""
         mine, count = building_instances(image)
         theirs, true_count = building_instances(truth)
-        self.matched += matched(mine, count, theirs, true_count)
-        self.ours.add(image, mine, count)
-        self.true.add(truth, theirs, true_count)
-        same, pairs = joined(image, truth)
-        self.joined, self.pairs = self.joined + same, self.pairs + pairs
+        both = [matched(mine, count, theirs, true_count), *joined(image, truth)]
+        self._tiles.append([*both, *counted(image, mine, count), *counted(truth, theirs, true_count)])
+
+    @property
+    def counts(self) -> NDArray[np.float64]:
+        """What was counted of each tile, N x K; rows of it may be added up for `measures`."""
+        return np.array(self._tiles, dtype=np.float64).reshape(len(self._tiles), 3 + 2 * len(COUNTED))
 
     def summary(self) -> dict[str, float]:
-        """building_precision, building_recall, building_f: of buildings matched; building_count: generated per true
-        one; connectivity: the share of pairs of points on true roads that are joined; pieces: of roads, per 1,000 px
-        of centreline; sharp: the share of steps between pixels that are sharp; rectangularity: the share that
-        buildings fill of their smallest rectangles; deviation: of their walls from their axes, in degrees. What begins
-        with true_ is the ground truth's.
-        """
-        summary = {
-            "building_precision": round(self.matched / max(1, self.ours.buildings), 3),
-            "building_recall": round(self.matched / max(1, self.true.buildings), 3),
-            "building_f": round(2 * self.matched / max(1, self.ours.buildings + self.true.buildings), 3),
-            "building_count": round(self.ours.buildings / max(1, self.true.buildings), 2),
-            "connectivity": round(self.joined / max(1, self.pairs), 3),
+        """`measures` of all tiles together."""
+        digits = {"pieces": 2, "deviation": 2, "building_count": 2}
+        sums = self.counts.sum(axis=0)
+        return {name: round(float(v), digits.get(name.removeprefix("true_"), 3)) for name, v in measures(sums).items()}
+
+
+def measures(counts: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+    """Sums of `Likeness.counts`, ... x K -> what they mean, each of shape ...
+
+    building_precision, building_recall, building_f: of buildings matched; building_count: generated per true one;
+    connectivity: the share of pairs of points on true roads that are joined; pieces: of roads, per 1,000 px of
+    centreline; sharp: the share of steps between pixels that are sharp; rectangularity: the share that buildings fill
+    of their smallest rectangles; deviation: of their walls from their axes, in degrees. What begins with true_ is the
+    ground truth's.
+    """
+    alike, same, pairs = np.moveaxis(counts[..., :3], -1, 0)
+    ours, true = (
+        dict(zip(COUNTED, np.moveaxis(part, -1, 0), strict=True))
+        for part in (counts[..., 3 : 3 + len(COUNTED)], counts[..., 3 + len(COUNTED) :])
+    )
+    of_each: dict[str, NDArray[np.float64]] = {}
+    for prefix, one in (("", ours), ("true_", true)):
+        of_each |= {
+            f"{prefix}pieces": 1000 * one["pieces"] / one["length"].clip(1),
+            f"{prefix}sharp": one["sharp"] / one["steps"].clip(1),
+            f"{prefix}rectangularity": one["filling"] / one["fills"].clip(1),
+            f"{prefix}deviation": one["deviating"] / one["deviations"].clip(1),
         }
-        true = {f"true_{name}": value for name, value in self.true.summary().items()}
-        return summary | self.ours.summary() | true
+    return {
+        "building_precision": alike / ours["buildings"].clip(1),
+        "building_recall": alike / true["buildings"].clip(1),
+        "building_f": 2 * alike / (ours["buildings"] + true["buildings"]).clip(1),
+        "building_count": ours["buildings"] / true["buildings"].clip(1),
+        "connectivity": same / pairs.clip(1),
+    } | of_each

@@ -21,7 +21,7 @@ from tilecascade.model.evaluation.features import (
     kernel_distance,
     offline_network,
 )
-from tilecascade.model.evaluation.likeness import COMPARED, Likeness
+from tilecascade.model.evaluation.likeness import COMPARED, Likeness, measures
 from tilecascade.model.evaluation.metrics import Scores, agreement, class_iou
 from tilecascade.model.evaluation.perception import Perception
 
@@ -109,6 +109,7 @@ def score(
             for image, true in moved[method]:
                 likeness.add(image, true)
             summary = tallies[method][zoom].summary() | {"likeness": likeness.summary()}
+            summary["likeness_intervals"] = likeness_intervals(likeness, [item.pair.area for item in items])
             if network is not None and truth is not None:
                 generated = network([item.images[method] for item in items])
                 summary["kid"] = round(kernel_distance(generated, truth), 5)
@@ -187,6 +188,14 @@ def pooled_interval(ours: Scores, theirs: Scores, areas: list[Area]) -> list[flo
     return [round(float(value), 4) for value in (difference(np.arange(len(names))), low, high)]
 
 
+def likeness_intervals(likeness: Likeness, areas: list[Area]) -> dict[str, list[float]]:
+    """95 % bootstrap intervals of what is COMPARED, over areas."""
+    names, counts = sorted(set(areas)), likeness.counts
+    sums = np.stack([counts[[area == name for area in areas]].sum(axis=0) for name in names])
+    resampled = measures(sums[_resampled(len(names))].sum(axis=1))
+    return {name: [round(float(v), 3) for v in np.percentile(resampled[name], (2.5, 97.5))] for name in COMPARED}
+
+
 def table(metrics: dict[str, Any]) -> str:
     """The metrics as a Markdown table."""
     lines = [f"| zoom | method | {' | '.join(COLUMNS)} |", "|---" * (len(COLUMNS) + 2) + "|"]
@@ -209,6 +218,9 @@ def _likeness_table(metrics: dict[str, Any]) -> list[str]:
         rows = {"generated": generated} | {name: zooms[zoom] for name, zooms in metrics["baselines"].items()}
         for name, summary in rows.items():
             values = [f"{summary['likeness'][column]:g}" for column in COMPARED]
+            for i, column in enumerate(COMPARED):
+                low, high = summary["likeness_intervals"][column]
+                values[i] += f" ({low:.2g} to {high:.2g})"
             lines.append(f"| {zoom} | {name} | {' | '.join(values)} |")
         true = [f"{generated['likeness'].get(f'true_{column}', 1):g}" for column in COMPARED]
         lines.append(f"| {zoom} | the truth itself | {' | '.join(true)} |")

@@ -189,6 +189,9 @@ def test_the_command_compares_the_served_cascade(truth: Path, tmp_path: Path, ti
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert {z: m["n"] for z, m in metrics["zooms"].items()} == {"14": 1, "15": 4, "16": 4}
     assert set(metrics["baselines"]) == {"root_enlarged", "median"}
+    shown = metrics["zooms"]["16"]
+    for name, (low, high) in shown["likeness_intervals"].items():
+        assert low - 0.006 <= shown["likeness"][name] <= high + 0.006, name
     assert metrics["zooms"]["14"] == metrics["baselines"]["root_enlarged"]["14"]
     assert (tmp_path / "out" / "sheet.png").stat().st_size > 10_000
     assert "| 16 | generated | 4 |" in (tmp_path / "out" / "metrics.md").read_text()
