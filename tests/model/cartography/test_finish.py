@@ -15,7 +15,7 @@ from tests.conftest import SceneMaker
 from tests.model.engine.test_engine import conditions
 from tests.support import MakeSettings, run
 from tilecascade.app.errors import SettingsError
-from tilecascade.app.settings import LayerSettings
+from tilecascade.app.settings import DataDir, LayerSettings
 from tilecascade.app.sources.country import CountrySource
 from tilecascade.app.tiles.layer import ModelInfo, build_layer
 from tilecascade.app.tiles.resolver import TileResolver
@@ -75,18 +75,18 @@ def test_a_network_without_a_palette_has_no_finish(tmp_path: Path, make_scene: S
         CascadePipeline(network)(replace(stage, finish="cartographic"), [item])
     model = ModelInfo("m", "r", WindowConfig(), palette=False)
     layer = LayerSettings(scenes=[make_scene()])
-    assert build_layer(layer, model, tmp_path).finish == "none"  # type: ignore[arg-type]
+    assert build_layer(layer, model, DataDir(tmp_path)).finish == "none"  # type: ignore[arg-type]
     with pytest.raises(SettingsError, match="no palette"):
-        build_layer(layer.model_copy(update={"finish": "cartographic"}), model, tmp_path)  # type: ignore[arg-type]
+        build_layer(layer.model_copy(update={"finish": "cartographic"}), model, DataDir(tmp_path))  # type: ignore[arg-type]
 
 
 def test_the_weights_say_which_finish_suits_them(tmp_path: Path, make_scene: SceneMaker) -> None:
     assert SGDMConfig.from_file(WEIGHTS_DIR / "default.json").finish == "cartographic"
     model = ModelInfo("m", "r", WindowConfig(), finish="cartographic")
     settings = LayerSettings(scenes=[make_scene()])
-    layer = build_layer(settings, model, tmp_path)  # type: ignore[arg-type]
+    layer = build_layer(settings, model, DataDir(tmp_path))  # type: ignore[arg-type]
     assert layer.finish == "cartographic"
-    plain = build_layer(settings.model_copy(update={"finish": "none"}), model, tmp_path)  # type: ignore[arg-type]
+    plain = build_layer(settings.model_copy(update={"finish": "none"}), model, DataDir(tmp_path))  # type: ignore[arg-type]
     assert plain.finish == "none"
     assert plain.version != layer.version
 

@@ -13,7 +13,7 @@ from mercantile import Tile
 from PIL import Image
 
 from tilecascade.app.errors import SettingsError
-from tilecascade.app.settings import LayerSettings, load_settings, read_configuration
+from tilecascade.app.settings import DataDir, LayerSettings, load_settings, read_configuration
 from tilecascade.app.sources.country import CountrySource
 from tilecascade.app.tiles.layer import ModelInfo, build_layer
 from tilecascade.model.cascade import Pixels, WindowConfig, tile_window
@@ -224,9 +224,9 @@ def test_pairs_are_written_in_the_layout_that_training_reads(tmp_path: Path) -> 
 
 def test_a_layer_is_made_of_scenes_or_of_a_country(tmp_path: Path) -> None:
     generator = ModelInfo("m", "r", WindowConfig())
-    layer = build_layer(LayerSettings(country=3), generator, tmp_path)
+    layer = build_layer(LayerSettings(country=3), generator, DataDir(tmp_path))
     assert layer.max_zoom == 18
-    assert layer.version != build_layer(LayerSettings(country=4), generator, tmp_path).version
+    assert layer.version != build_layer(LayerSettings(country=4), generator, DataDir(tmp_path)).version
     assert "fictional" in layer.attribution
     with pytest.raises(ValueError, match="not both"):
         LayerSettings()
