@@ -12,8 +12,10 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, TypeVar
 
+import mercantile
 import numpy as np
 import pytest
+import shapely
 from fastapi.testclient import TestClient
 from mercantile import Tile
 
@@ -187,3 +189,16 @@ def map_picture(rng: np.random.Generator) -> np.ndarray:
         top, left = rng.integers(0, 240, 2)
         image[top : top + 14, left : left + 10] = (217, 208, 201)
     return image
+
+
+def house(x: float, y: float, pixels: int = 24) -> dict[str, Any]:
+    """A square house at a share of the place's width and height, so many pixels of z16 wide."""
+    left, top = (PLACE.x + x) * 1024, (PLACE.y + y) * 1024
+    (west, north), (east, south) = (
+        mercantile.ul(*(part / 256 for part in corner), 16) for corner in ((left, top), (left + pixels, top + pixels))
+    )
+    return dict(shapely.geometry.mapping(shapely.box(west, south, east, north)))
+
+
+def drawn(there: dict[str, Any]) -> dict[str, Any]:
+    return {"verdict": "redrawn", "layer": "building", "class": "building", "zoom": 16, "there": there}

@@ -14,8 +14,9 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -33,12 +34,15 @@ from hypothesis.stateful import (
 
 from tests.conftest import PLACE, picture, place_bounds, write_scene
 from tests.program import TILECASCADE, Server
-from tests.support import ALL, corner_scene
+from tests.support import ALL, corner_scene, drawn, house
 from tilecascade.app.scenes.scene_set import SceneSet
 from tilecascade.app.service import Service
 from tilecascade.app.settings import DataDir, LayerSettings, Settings
 from tilecascade.app.sources.scene import open_scene
+from tilecascade.app.tiles.reviews import Review, Reviews
 from tilecascade.cache.redis import find_server
+from tilecascade.model.sgdm.config import tiny
+from tilecascade.model.sgdm.network import random_network, save_network
 
 STEPS = int(os.environ.get("TILECASCADE_CAMPAIGN_STEPS", "20"))
 """Steps of the whole test; `make campaign` takes two thousand."""
@@ -46,29 +50,34 @@ STEPS = int(os.environ.get("TILECASCADE_CAMPAIGN_STEPS", "20"))
 STEPS_OF_A_STORY = min(40, STEPS)
 KEY = {"X-API-Key": "a long enough key"}
 DISK_BYTES = 24 << 20
+HOUSE = (0.3, 0.3)
+"""Where a house is drawn, as shares of the place."""
 
 tiles = st.sampled_from(ALL)
 names = st.sampled_from(["one", "two"])
 
 
 class Truth:
-    """Every tile's right bytes, by the scenes that are shown."""
+    """Every tile's right bytes, by the scenes that are shown and whether a house was drawn by a review."""
 
     def __init__(self, folder: Path, weights: Path, base: Path) -> None:
         self._folder, self._weights, self._base = folder, weights, base
-        self._known: dict[tuple[Path, ...], dict[object, bytes]] = {}
+        self._known: dict[tuple[tuple[Path, ...], bool], dict[object, bytes]] = {}
 
-    def of(self, shown: tuple[Path, ...]) -> dict[object, bytes]:
+    def of(self, shown: tuple[Path, ...], reviewed: bool) -> dict[object, bytes]:
         """Of scenes, topmost first."""
-        if shown not in self._known:
-            self._known[shown] = asyncio.run(self._generate(shown))
-        return self._known[shown]
+        if (shown, reviewed) not in self._known:
+            self._known[shown, reviewed] = asyncio.run(self._generate(shown, reviewed))
+        return self._known[shown, reviewed]
 
-    async def _generate(self, shown: tuple[Path, ...]) -> dict[object, bytes]:
+    async def _generate(self, shown: tuple[Path, ...], reviewed: bool) -> dict[object, bytes]:
         data = self._folder / f"truth-{len(self._known)}"
         opened = [open_scene(path) for path in shown]
         added = [scene for scene in opened if scene.path != self._base.resolve()]
         SceneSet(DataDir(data).scene_set("map"), added, [], [scene.id for scene in opened]).write()
+        if reviewed:
+            review = Review("redrawn", "building", "building", None, house(*HOUSE), 16)
+            Reviews((review,)).write(DataDir(data).reviews("map"))
         made = Settings(data_dir=data, weights=self._weights, redis_url="none", device="cpu", warm_tiles=0)
         async with Service.running(made, [LayerSettings(scenes=[self._base])]) as service:
             resolver = service.resolver(None)
@@ -102,6 +111,7 @@ class Histories(RuleBasedStateMachine):
         self.shown: list[str] = ["base"]
         self.broken: set[str] = set()
         self.full = False
+        self.reviewed = False
         self.server: Server | None = None
         self.start()
 
@@ -117,7 +127,7 @@ class Histories(RuleBasedStateMachine):
 
     def right(self) -> dict[object, bytes]:
         paths = {"base": self.base} | self.good
-        return self.truth.of(tuple(paths[name] for name in self.shown))
+        return self.truth.of(tuple(paths[name] for name in self.shown), self.reviewed)
 
     def ids(self) -> dict[str, str]:
         paths = {"base": self.base} | self.good
@@ -181,6 +191,50 @@ class Histories(RuleBasedStateMachine):
         shown = [name for name in order if name in self.shown]
         by_name = {name: id for id, name in self.ids().items()}
         self.after_change(self.change("PUT", "/scenes/order", {"ids": [by_name[name] for name in shown]}), shown)
+
+    def look_at_reviews(self) -> list[str]:
+        """Take over whether the house was drawn, where that could have come out either way; the ids of the reviews."""
+        found = [feature["id"] for feature in self.running.get("/reviews/map").json()["features"]]
+        self.reviewed = bool(found)
+        return found
+
+    def review_or_take_back(self) -> httpx.Response:
+        """A house is drawn, or taken back."""
+        reviews = self.look_at_reviews()
+        if reviews:
+            return self.change("DELETE", f"/reviews/map/{reviews[0]}")
+        return self.change("POST", "/reviews/map", drawn(house(*HOUSE)))
+
+    @rule()
+    def review(self) -> None:
+        """Somebody draws a house that was missing, or takes it back."""
+        before = bool(self.look_at_reviews())
+        answer = self.review_or_take_back()
+        assert answer.status_code in (201, 204) or (answer.status_code == 507 and self.full), answer.text
+        self.look_at_reviews()
+        assert answer.status_code == 507 or self.reviewed != before
+
+    @rule(seconds=st.floats(0, 0.5))
+    def kill_during_review(self, seconds: float) -> None:
+        """The server dies meanwhile."""
+        if self.full:
+            return
+
+        def change() -> None:
+            with suppress(httpx.HTTPError):
+                self.review_or_take_back()
+
+        self.kill_during(change, seconds)
+        self.look_at_reviews()
+
+    def kill_during(self, change: Callable[[], None], seconds: float) -> None:
+        thread = threading.Thread(target=change)
+        thread.start()
+        time.sleep(seconds)
+        self.running.process.kill()
+        self.running.process.wait()
+        thread.join()
+        self.start()
 
     @rule(name=names, how=st.sampled_from(["swap", "cut", "delete"]))
     def break_file(self, name: str, how: str) -> None:
@@ -261,13 +315,7 @@ class Histories(RuleBasedStateMachine):
                 else:
                     self.change("POST", "/scenes", {"path": str(path), "acquired": "2099-06-01"})
 
-        thread = threading.Thread(target=change)
-        thread.start()
-        time.sleep(seconds)
-        self.running.process.kill()
-        self.running.process.wait()
-        thread.join()
-        self.start()
+        self.kill_during(change, seconds)
         self.look()
 
     @precondition(lambda self: self.mounted and not self.full)
@@ -328,7 +376,7 @@ def folder() -> Iterator[Path]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(7200)
-def test_any_history_of_changes_and_faults(folder: Path, tiny_weights: Path) -> None:
+def test_any_history_of_changes_and_faults(folder: Path) -> None:
     if find_server() is None:
         pytest.skip("no redis-server here")
     (folder / "allowed").mkdir()
@@ -339,8 +387,10 @@ def test_any_history_of_changes_and_faults(folder: Path, tiny_weights: Path) -> 
     middle = ((box[0] + box[2]) / 2, (box[1] + box[3]) / 2)
     write_scene(folder / "two.tif", picture(512, 8), (middle[0], middle[1], box[2], box[3]))
     assert PLACE.z == 14
-    Histories.folder, Histories.weights = folder, tiny_weights
-    Histories.truth = Truth(folder, tiny_weights, folder / "base.tif")
+    weights = folder / "weights"
+    save_network(random_network(replace(tiny(), finish="cartographic")), weights)
+    Histories.folder, Histories.weights = folder, weights
+    Histories.truth = Truth(folder, weights, folder / "base.tif")
     run_state_machine_as_test(
         Histories,
         settings=settings(

@@ -18,7 +18,7 @@ from mercantile import Tile
 from PIL import Image
 
 from tests.conftest import PLACE, SceneMaker
-from tests.support import wait_ready
+from tests.support import drawn, house, wait_ready
 from tilecascade.app.api.app import create_app
 from tilecascade.app.scenes.journal import review_journal
 from tilecascade.app.settings import DataDir, LayerSettings, Settings
@@ -63,19 +63,6 @@ def tiles(client: TestClient) -> dict[Tile, bytes]:
 
 def pixels(data: bytes) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(data)).convert("RGB")).astype(int)
-
-
-def house(x: float, y: float, pixels: int = 24) -> dict[str, Any]:
-    """A square house at a share of the place's width and height, so many pixels of z16 wide."""
-    left, top = (PLACE.x + x) * 1024, (PLACE.y + y) * 1024
-    (west, north), (east, south) = (
-        mercantile.ul(*(part / 256 for part in corner), 16) for corner in ((left, top), (left + pixels, top + pixels))
-    )
-    return dict(shapely.geometry.mapping(shapely.box(west, south, east, north)))
-
-
-def drawn(there: dict[str, Any]) -> dict[str, Any]:
-    return {"verdict": "redrawn", "layer": "building", "class": "building", "zoom": 16, "there": there}
 
 
 def test_a_house_that_was_missing_is_in_the_tiles_and_goes_with_its_review(client: TestClient) -> None:

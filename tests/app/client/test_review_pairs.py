@@ -9,9 +9,9 @@ import httpx
 import numpy as np
 from click.testing import CliRunner
 
-from tests.app.api.test_reviews import drawn, house
 from tests.conftest import picture, place_bounds, write_scene
 from tests.program import Server
+from tests.support import drawn, house
 from tilecascade.app.cli.main import main
 from tilecascade.model.data.labels import ANYTHING, READERS
 from tilecascade.model.data.pairs import read_pairs
