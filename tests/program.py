@@ -13,6 +13,9 @@ from pathlib import Path
 import httpx
 import pytest
 
+STOP_SECONDS = 10 * float(os.environ.get("TILECASCADE_CAMPAIGN_HEALTH", "10"))
+"""Longest that a server may take to end. A busy machine pauses for seconds; `make campaign` asks for ten."""
+
 TILECASCADE = [sys.executable, "-m", "tilecascade.app.cli"]
 
 
@@ -86,6 +89,14 @@ def ready(server: Server) -> Server:
         time.sleep(0.1)
     server.idle = memory(server)
     return server
+
+
+def stops_in_time(server: Server) -> None:
+    """The server has never used more memory than it may, and ends in time."""
+    assert memory(server, "VmHWM") < 1.5 * server.idle + (500 << 20)
+    began = time.monotonic()
+    assert server.stop() == 0
+    assert time.monotonic() - began < STOP_SECONDS
 
 
 def run_cli(*arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:

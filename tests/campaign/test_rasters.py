@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import httpx
@@ -19,8 +20,9 @@ import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
 
-from tests.campaign.rasters import LETTER, SECRET, Bait, corpus, edited, foreign_files
+from tests.campaign.rasters import LETTER, SECRET, Bait, corpus, edited, foreign_files, large, lies
 from tests.conftest import PLACE, picture, place_bounds, write_scene
+from tests.program import Server, ready, stops_in_time
 from tests.support import wait_ready
 from tilecascade.app.api.app import create_app
 from tilecascade.app.settings import LayerSettings, Settings
@@ -137,6 +139,26 @@ def test_no_raster_shows_a_foreign_byte_or_opens_a_connection(
     assert listener.connections == 0
     assert client.get("/scenes").json() == before
     assert client.get("/health").json()["state"] == "ready"
+
+
+def test_rasters_cost_a_running_server_no_more_memory_than_it_may_have(tmp_path: Path, tiny_weights: Path) -> None:
+    folder = tmp_path / "made"
+    folder.mkdir()
+    scene = write_scene(tmp_path / "scene.tif", picture(1024, 0), place_bounds())
+    env = {"TILECASCADE_API_KEY": KEY["X-API-Key"], "TILECASCADE_SCENE_SECONDS": "60"}
+    server = ready(Server(scene, tiny_weights, tmp_path / "data", env))
+    try:
+        for name, content in (*large(folder), *islice(lies(folder), 6)):
+            address = f"{server.url}/scenes?acquired=2099-01-01"
+            answer = httpx.post(address, content=content, headers=KEY, timeout=120)
+            assert answer.status_code == 201 or 400 <= answer.status_code < 500, (name, answer.text)
+            if answer.status_code == 201:
+                scene_address = f"{server.url}/scenes/{answer.json()['id']}"
+                assert httpx.delete(scene_address, headers=KEY, timeout=60).status_code == 200, name
+        stops_in_time(server)
+        assert "Traceback" not in server.log.read_text()
+    finally:
+        server.kill()
 
 
 def test_files_in_an_allowed_folder_may_not_name_others(

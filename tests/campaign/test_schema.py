@@ -11,7 +11,7 @@ import schemathesis
 from hypothesis import HealthCheck, given, settings
 
 from tests.conftest import SceneMaker
-from tests.program import Server
+from tests.program import Server, ready, stops_in_time
 
 EXAMPLES = max(20, int(os.environ.get("TILECASCADE_CAMPAIGN_REQUESTS", "0")) // 100)
 """Requests for each operation."""
@@ -27,7 +27,7 @@ def test_described_requests_get_answers(make_scene: SceneMaker, tiny_weights: Pa
         "TILECASCADE_REDIS_URL": "none",
         "TILECASCADE_INTERACTIVE_WAIT": "1",
     }
-    server = Server(make_scene(), tiny_weights, tmp_path / "data", env)
+    server = ready(Server(make_scene(), tiny_weights, tmp_path / "data", env))
     statuses: Counter[int] = Counter()
     try:
         schema = schemathesis.openapi.from_url(f"{server.url}/openapi.json")
@@ -54,5 +54,6 @@ def test_described_requests_get_answers(make_scene: SceneMaker, tiny_weights: Pa
             answered()
         print(f"{len(operations)} operations, statuses {dict(sorted(statuses.items()))}")
         assert "Traceback" not in server.log.read_text()
+        stops_in_time(server)
     finally:
-        assert server.stop() == 0
+        server.kill()

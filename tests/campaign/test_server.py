@@ -21,7 +21,7 @@ from mercantile import Tile
 from tests.campaign.rasters import sparse
 from tests.campaign.requests import Reply, request_of, send
 from tests.conftest import PLACE, SceneMaker
-from tests.program import Server, memory, ready
+from tests.program import Server, memory, ready, stops_in_time
 
 REQUESTS = int(os.environ.get("TILECASCADE_CAMPAIGN_REQUESTS", "500"))
 """Fuzz requests; `make campaign` sends a hundred thousand."""
@@ -29,9 +29,6 @@ REQUESTS = int(os.environ.get("TILECASCADE_CAMPAIGN_REQUESTS", "500"))
 HEALTH_SECONDS = float(os.environ.get("TILECASCADE_CAMPAIGN_HEALTH", "10"))
 """Longest that /health may take. A busy machine pauses for seconds, and a blocked event loop for far longer; `make
 campaign` asks for one second."""
-
-STOP_SECONDS = 10 * HEALTH_SECONDS
-"""Longest that the server may take to end: ten seconds in `make campaign`."""
 
 Begin = Callable[..., Server]
 
@@ -82,14 +79,6 @@ class Pulse:
     def slowest(self) -> float:
         """The 99.9th percentile of what was measured."""
         return sorted(self.times)[int(len(self.times) * 0.999)]
-
-
-def stops_in_time(server: Server) -> None:
-    """The server has never used more memory than it may, and ends in time."""
-    assert memory(server, "VmHWM") < 1.5 * server.idle + (500 << 20)
-    began = time.monotonic()
-    assert server.stop() == 0
-    assert time.monotonic() - began < STOP_SECONDS
 
 
 def address(server: Server) -> tuple[str, int]:
