@@ -100,6 +100,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def server(folder: Path) -> Iterator[Server]:
     running = Server(folder / "scene.tif", folder / "weights", folder / "tilecascade-data")
+    begin_again(running, folder)
     # what one block makes and another reads: they may run in different processes
     area = ["--bbox", "60.76,56.075,60.765,56.08", "--zooms", "14", "--out", folder / "area.mbtiles"]
     command = [folder / "programs" / "tilecascade", "export", *area, "--url", running.url]
@@ -108,23 +109,30 @@ def server(folder: Path) -> Iterator[Server]:
     running.stop()
 
 
+def key_of(folder: Path) -> dict[str, str]:
+    return {"X-API-Key": (folder / "tilecascade-data" / "api-key").read_text().strip()}
+
+
+def begin_again(server: Server, folder: Path) -> None:
+    """Two scenes and no review, whatever other blocks have done: the revision that an export names is the same."""
+    key = key_of(folder)
+    if len(httpx.get(server.url + "/scenes").json()["scenes"]) == 1:
+        added = httpx.post(server.url + "/scenes", content=(folder / "drone.tif").read_bytes(), headers=key, timeout=60)
+        assert added.status_code == 201, added.text
+    httpx.put(server.url + "/scenes/order", json={"ids": []}, headers=key, timeout=60).raise_for_status()
+    for review in httpx.get(server.url + "/reviews/map").json()["features"]:
+        httpx.delete(f"{server.url}/reviews/map/{review['id']}", headers=key, timeout=60).raise_for_status()
+
+
 COMMANDS = [pytest.param(block, id=f"{page}-{number}") for page, number, block in ALL if block[0].startswith(PROGRAMS)]
 
 
 @pytest.mark.parametrize("block", COMMANDS)
 def test_the_commands_work(block: list[str], server: Server, folder: Path) -> None:
+    begin_again(server, folder)
     scenes = httpx.get(server.url + "/scenes").json()["scenes"]
-    if len(scenes) == 1:
-        key = {"X-API-Key": (folder / "tilecascade-data" / "api-key").read_text().strip()}
-        added = httpx.post(server.url + "/scenes", content=(folder / "drone.tif").read_bytes(), headers=key, timeout=60)
-        assert added.status_code == 201, added.text
-        scenes = httpx.get(server.url + "/scenes").json()["scenes"]
     area = {"bbox": [60.76, 56.075, 60.765, 56.08], "zooms": [14, 14]}
-    key = {"X-API-Key": (folder / "tilecascade-data" / "api-key").read_text().strip()}
-    for review in httpx.get(server.url + "/reviews/map").json()[
-        "features"
-    ]:  # of another block; the revision is as before
-        httpx.delete(f"{server.url}/reviews/map/{review['id']}", headers=key, timeout=60).raise_for_status()
+    key = key_of(folder)
     job = httpx.post(server.url + "/jobs", json=area, headers=key).json()["id"]
     newest, oldest = scenes[0]["id"], scenes[-1]["id"]
     if shutil.which("curl") is None and any("curl" in line for line in block):
