@@ -28,8 +28,8 @@ SHAPES = {"building": shapely.Polygon, "road": shapely.LineString, "landcover": 
 MAX_POINTS = 5000
 """Points of one geometry."""
 
-MAX_REVIEWS = 100_000
-"""Reviews of one layer."""
+MAX_REVIEWS = 20_000
+"""Reviews of one layer: the file is written anew with each."""
 
 
 @router.get("/reviews/{layer}", operation_id="reviews")

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import shapely
+from numpy.typing import NDArray
 from shapely.geometry.base import BaseGeometry
 
 from tilecascade.app.errors import SettingsError
 from tilecascade.app.sources.source import digest
 from tilecascade.app.storage.atomic import write_atomically
-from tilecascade.app.tiles.geojson import LAYERS, Feature, pixels_of
+from tilecascade.app.tiles.geojson import LAYERS, Feature, degrees_of, pixels_of
 from tilecascade.model.cartography.objects import Theme
 from tilecascade.model.cartography.reviews import REACH, ReviewedObject
 from tilecascade.model.cascade import Window
@@ -53,7 +57,7 @@ class Review:
         """As of the objects."""
         return next(theme for theme, name in LAYERS.items() if name == self.layer)
 
-    @property
+    @cached_property
     def outline(self) -> BaseGeometry:
         """All that the review speaks of, in degrees."""
         return shapely.union_all([shapely.geometry.shape(each) for each in (self.seen, self.there) if each is not None])
@@ -107,13 +111,21 @@ class Reviews:
 
     def within(self, window: Window) -> list[ReviewedObject]:
         """Those that may change a window, in its pixels."""
-        near = shapely.box(0, 0, window.width, window.height).buffer(REACH)
+        around = window.grown(math.ceil(REACH))
+        box = shapely.box(around.left, around.top, around.left + around.width, around.top + around.height)
+        west, south, east, north = degrees_of(box, window.zoom).bounds
+        left, bottom, right, top = self._bounds.T
+        near = (left <= east) & (right >= west) & (bottom <= north) & (top >= south)
         found = []
-        for review in self.all:
+        for review in (self.all[i] for i in np.flatnonzero(near)):
             seen, there = (_pixels(each, window) for each in (review.seen, review.there))
-            if any(each is not None and each.intersects(near) for each in (seen, there)):
-                found.append(ReviewedObject(review.theme, review.kind, seen, there))
+            found.append(ReviewedObject(review.theme, review.kind, seen, there))
         return found
+
+    @cached_property
+    def _bounds(self) -> NDArray[np.float64]:
+        """West, south, east, north of every review, N x 4: a layer may have thousands, and a block a few."""
+        return np.array([review.outline.bounds for review in self.all], dtype=np.float64).reshape(-1, 4)
 
     def collection(self) -> dict[str, Any]:
         """A GeoJSON feature collection."""
