@@ -24,20 +24,22 @@ class MadeFrom(Generic[Item]):
     """One kind of things.
 
     journal: which the stored tiles were made from. today: those there are. changed: which differ between two sets.
-    affected: the tiles that these affect.
+    affected: the tiles that these affect. unwritten: what stored tiles were made from if there is no journal; None if
+    that is not known, because nothing is stored yet.
     """
 
     journal: Journal[Item]
     today: list[Item]
     changed: Callable[[Sequence[Item], Sequence[Item]], list[Item]]
     affected: Callable[[Sequence[Item]], AffectedTiles]
+    unwritten: Entry[Item] | None = None
 
     def outdated(self) -> AffectedTiles | None:
         """The tiles that may have been made from others than today's; None if none can be.
 
         Notes in the journal that their removal has begun. Raises ValueError if the journal cannot be read.
         """
-        entry = self.journal.read()
+        entry = self.journal.read() or self.unwritten
         if entry is None or (not entry.pending and entry.items == self.today):
             return None
         earlier = [entry.items, *entry.pending]
@@ -76,6 +78,7 @@ def made_from(data_dir: DataDir, layer: Layer) -> list[MadeFrom[Any]]:
         list(layer.reviews.all),
         changed_reviews,
         lambda some: redrawn_by(layer, some),
+        Entry([]),
     )
     if not isinstance(layer.imagery, SceneMosaic):
         return [reviews]

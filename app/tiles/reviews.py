@@ -111,6 +111,8 @@ class Reviews:
 
     def within(self, window: Window) -> list[ReviewedObject]:
         """Those that may change a window, in its pixels."""
+        if not self.all:
+            return []
         around = window.grown(math.ceil(REACH))
         box = shapely.box(around.left, around.top, around.left + around.width, around.top + around.height)
         west, south, east, north = degrees_of(box, window.zoom).bounds

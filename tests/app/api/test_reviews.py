@@ -138,6 +138,19 @@ def test_reviews_are_there_after_a_restart_and_a_change_cut_off_is_made_good(
         assert tiles(client) == plain
 
 
+def test_reviews_that_came_while_nothing_ran_are_in_tiles_that_were_stored_without_any(
+    settings: Settings, make_scene: SceneMaker
+) -> None:
+    """As after going back to weights that were served before the first review."""
+    scene = make_scene()
+    with serving(settings, scene) as client:
+        plain = tiles(client)
+    review = review_of({"properties": drawn(house(0.2, 0.2)), "geometry": house(0.2, 0.2)})
+    Reviews((review,)).write(DataDir(settings.data_dir).reviews("map"))
+    with serving(settings, scene) as client:
+        assert plain[Tile(4 * PLACE.x, 4 * PLACE.y, 16)] != tiles(client)[Tile(4 * PLACE.x, 4 * PLACE.y, 16)]
+
+
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
