@@ -6,10 +6,8 @@ let tracing = null;  // what is being drawn: its corners, its outline, and what 
 function buttons(found, zoom) {
   const box = document.createElement("p");
   box.className = "review";
-  const button = (name, title, act) => {
-    box.append(press(name, title, () => act().catch((error) => { box.textContent = error.message; })), " ");
-  };
-  const said = (verdict, there) => say({...common(found, zoom), verdict, ...(there ? {there} : {})}, box);
+  const button = (name, title, act) => box.append(press(name, title, act, box), " ");
+  const said = (verdict) => say({...common(found, zoom), verdict}, box);
   if (found) {
     button("Right", "It is there, as it is drawn", () => said("accepted"));
     button("Wrong", "There is no such thing", () => said("rejected"));
@@ -18,10 +16,11 @@ function buttons(found, zoom) {
   return box;
 }
 
-function press(textContent, title, act) {
+// A button, and what went wrong with it in the box that it is in.
+function press(textContent, title, act, box) {
   const button = Object.assign(document.createElement("button"), {textContent, title});
   // the button is gone when Leaflet asks whether the click was in a popup, so it would be one on the map
-  button.onclick = (event) => { event.stopPropagation(); act(); };
+  button.onclick = (event) => { event.stopPropagation(); act().catch((error) => { box.textContent = error.message; }); };
   return button;
 }
 
@@ -40,7 +39,7 @@ async function say(review, box) {
     await ask(`/reviews/${shown.name}/${kept.id}`, {method: "DELETE"});
     await renew();
     box.textContent = "taken back";
-  }));
+  }, box));
 }
 
 // ---- drawing: a click is a corner, a double click the last one
