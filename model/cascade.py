@@ -8,6 +8,7 @@ block), so the same tile always comes out of the same window, whatever was reque
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -21,6 +22,9 @@ from tilecascade.model.palette import LAND
 
 TILE_SIZE = 256
 """Edge of a map tile in pixels."""
+
+EQUATOR = 40_075_016.686
+"""Length of the equator in metres, as Web Mercator has it."""
 
 ENLARGE_MARGIN = 4
 """Reference pixels read beyond the window, so that the enlarging filter sees its whole support."""
@@ -36,6 +40,12 @@ neighbour, whose reference has the same ground from another window."""
 Scalar = TypeVar("Scalar", bound=np.generic)
 Pixels = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
+
+
+def metres_per_pixel(zoom: int, row: float) -> float:
+    """Size on the ground of a pixel in the middle of a row of tiles, true at its latitude."""
+    middle = math.pi * (1 - 2 * (row + 0.5) / 2**zoom)
+    return EQUATOR / (TILE_SIZE * 2**zoom * math.cosh(middle))
 
 
 def cut_pixels(image: NDArray[Scalar], margin: int) -> NDArray[Scalar]:

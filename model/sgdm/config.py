@@ -27,8 +27,8 @@ LATENT_STRIDE = 8
 class EncoderConfig:
     """MFEncoder (C2GM section 3.2.2) and SFAdapter (section 3.2.3).
 
-    imagery_branch: "conv" is the published residual branch; "efficientnet_lite0" a pretrained backbone with a
-        top-down path, which makes the network trainable on little data.
+    imagery_branch: "conv" is the published residual branch; "efficientnet_lite0" or "_lite2" a pretrained
+        backbone with a top-down path, which makes the network trainable on little data.
     reference: "spade" merges both branches by SPADE modulation (published default), "concat" drops the
         modulation, "none" drops the reference branch.
     norm: what SPADE normalises with: "batch" as published, "channel" per position (no statistics of the window).
@@ -39,7 +39,7 @@ class EncoderConfig:
         stays as it is. The network so knows how far to trust it.
     """
 
-    imagery_branch: Literal["conv", "efficientnet_lite0"] = "conv"
+    imagery_branch: Literal["conv", "efficientnet_lite0", "efficientnet_lite2"] = "conv"
     reference: Literal["spade", "concat", "none"] = "spade"
     norm: Literal["batch", "channel"] = "batch"
     backbone_levels: int = 5

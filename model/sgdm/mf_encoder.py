@@ -97,7 +97,7 @@ class ConvBranch(nn.Module):
 
 
 class BackboneBranch(nn.Module):
-    """EfficientNet-Lite0 (no squeeze-and-excite: all operations local) with a top-down path to strides 8, 4, 2.
+    """EfficientNet-Lite (no squeeze-and-excite: all operations local) with a top-down path to strides 8, 4, 2.
 
     Input in [-1, 1], as the backbone was trained. BatchNorm always uses its running statistics. `levels` says how deep
     the backbone goes: 4 ends at stride 16, 5 at stride 32.
@@ -109,7 +109,7 @@ class BackboneBranch(nn.Module):
         super().__init__()
         levels = config.backbone_levels
         self.backbone = timm.create_model(
-            "tf_efficientnet_lite0", features_only=True, pretrained=False, out_indices=tuple(range(levels))
+            f"tf_{config.imagery_branch}", features_only=True, pretrained=False, out_indices=tuple(range(levels))
         )
         self.backbone.blocks = self.backbone.blocks[: STAGES_OF_LEVELS[levels]]
         channels = self.backbone.feature_info.channels()  # strides 2, 4, 8, 16 (and 32)

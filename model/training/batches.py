@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,12 +12,12 @@ from torch import Tensor
 from tilecascade.model.data.labels import ANYTHING
 from tilecascade.model.palette import LAND
 from tilecascade.model.sgdm.scale_text import scale_text
-from tilecascade.model.training.colours import shown_colour
 from tilecascade.model.training.config import StageConfig
+from tilecascade.model.training.losses import shown_colour
 from tilecascade.model.training.objects import KINDS
 from tilecascade.model.training.samples import ROOT_ZOOM, SampleSource
 from tilecascade.model.training.tensor_augment import Augmenter
-from tilecascade.model.training.tile_bank import REACH, SPANS, UNKNOWN, Places, TileBank
+from tilecascade.model.training.tile_bank import REACH, SPANS, UNKNOWN, Places, TileBank, rotations, symmetries
 
 
 @dataclass(frozen=True)
@@ -74,19 +75,23 @@ class Batches:
         given &= bank.known[chosen, slot]
         texts = [scale_text(int(z), int(z - s) if g else None) for z, s, g in zip(zooms, span, given, strict=True)]
         moves = [2 * torch.randint(-REACH // 2, REACH // 2 + 1, (n,), generator=host) for _ in range(2)]
-        turns = torch.randint(0, 8, (n,), generator=host)
+        turns = symmetries(torch.randint(0, 8, (n,), generator=host))
+        turned = torch.rand(n, 1, 1, generator=host) < stage.rotated
+        angles, scales = ((torch.rand(n, generator=host) * 2 - 1) * most for most in (math.pi / 4, 0.1))
+        turns = torch.where(turned, rotations(angles, scales.exp()) @ turns, turns)
         device = self.device
         chosen, slot, given, own, turns, down, right = (x.to(device) for x in (chosen, slot, given, own, turns, *moves))
         places = bank.places(chosen, turns, down, right, stage.crop)
         imagery = change.imagery(self._imagery(places, change.uniform(n) < 0.5))
         valid = change.scene_edge(imagery) | (change.uniform(n, 1, 1, 1) >= 0.15)
+        valid &= (places.pixels[0] >= 0).unsqueeze(1)
         reference, known = self._reference(places, slot)
         reference, trusted = self._aged(reference, given & ~own, change)
         seen = known & valid & given.view(-1, 1, 1, 1)
         labels = torch.where(valid[:, 0], bank.labels[places.pixels].long(), ANYTHING)
         bits = bank.objects[places.cells]
         planes = torch.stack([(bits >> bit) & 1 for bit in range(len(KINDS))], 1).float()
-        planes = torch.where((bits == UNKNOWN).unsqueeze(1), torch.nan, planes)
+        planes = torch.where(((bits == UNKNOWN) | (places.cells[0] < 0)).unsqueeze(1), torch.nan, planes)
         return Drawn(
             ((2 * imagery - 1) * valid).contiguous(memory_format=torch.channels_last),
             ((2 * reference - 1) * seen).contiguous(memory_format=torch.channels_last),

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tilecascade.model.data.labels import LABEL_OF
 from tilecascade.model.data.pairs import Pixels
 from tilecascade.model.evaluation.likeness import Likeness
 from tilecascade.model.palette import COLOURS, PALETTE
@@ -22,17 +21,10 @@ from tilecascade.model.sgdm.network import SGDM
 from tilecascade.model.training.config import StageConfig
 from tilecascade.model.training.diffusion import Discriminator, verdict
 from tilecascade.model.training.feature_cache import EDGE, Crops, FeatureCache, crops, encode
-from tilecascade.model.training.losses import cell_loss, label_loss
+from tilecascade.model.training.losses import cell_loss, label_loss, shown_colour
 from tilecascade.model.training.perceive import perceiving
 from tilecascade.model.training.samples import SampleSource, collate
 from tilecascade.model.training.stages import frozen, grid, logged, mean_iou
-
-_ROAD = [name for name, _, _ in PALETTE].index("road")
-
-
-def shown_colour(labels: Tensor) -> Tensor:
-    """N x S x S labels -> palette colours: casings are road, other sets land."""
-    return torch.where(labels < len(PALETTE), labels, torch.where(labels == LABEL_OF["casing"], _ROAD, 0))
 
 
 def new_denoiser(network: SGDM, stage: StageConfig) -> ColourDenoiser:

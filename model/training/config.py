@@ -28,6 +28,9 @@ class StageConfig:
     outdated: probability that a reference that is marked as trusted contradicts the imagery, as a map of another day
         does; without such samples the network never looks whether it does.
     critic: weight of what the discriminator of the adversarial stage says; 0 leaves the losses of the refining stage.
+    rotated: probability that a sample is turned by any angle and enlarged or reduced by up to a tenth.
+    calibrated: each pixel weighs alike, and unmapped ground may cost what it will; otherwise see `losses.LABEL_WEIGHT`
+        and `perceive.CAP`.
     all_sources: sample from every source, not only from the first, whose style the network generates.
     objects: weight of the outlines, contacts and centrelines that the perceiving stage learns beside colours.
     path, amplitude: of the colours stage, see `ColourTask` and `DiffusionPath`. widths: channels of its U-Net, at
@@ -56,6 +59,8 @@ class StageConfig:
     outdated: float = 0.0
     critic: float = 1.0
     all_sources: bool = False
+    rotated: float = 0.0
+    calibrated: bool = False
     objects: float = 0.0
     path: Literal["noise", "bridge", "critic"] = "noise"
     amplitude: float = 1.0

@@ -16,57 +16,35 @@ from torch.nn import functional as F
 from tilecascade.model.data.labels import ANYTHING
 from tilecascade.model.data.pairs import Pixels
 from tilecascade.model.palette import COLOURS, PALETTE
-from tilecascade.model.sgdm.autoencoder import DRAFT_CHANNELS, FINE_STRIDE, kept
+from tilecascade.model.sgdm.autoencoder import FINE_STRIDE, kept
 from tilecascade.model.sgdm.colour_denoiser import Guess
 from tilecascade.model.sgdm.colour_sampler import DiffusionPath
 from tilecascade.model.sgdm.network import SGDM
-from tilecascade.model.sgdm.scale_text import scale_text
-from tilecascade.model.training.batches import Batches, Drawn, unit_images
+from tilecascade.model.training.batches import Drawn
 from tilecascade.model.training.colours import new_denoiser, noise_like
 from tilecascade.model.training.config import StageConfig
 from tilecascade.model.training.diffusion import Discriminator, verdict
 from tilecascade.model.training.losses import COLOUR, colour_loss
-from tilecascade.model.training.objects import KINDS
-from tilecascade.model.training.perceive import capped_loss, object_loss, perceiving
+from tilecascade.model.training.perceive import PerceiveTask, Seen, capped_loss
 from tilecascade.model.training.samples import SampleSource
-from tilecascade.model.training.stages import grid, groups_of, logged, mean_iou
-from tilecascade.model.training.tensor_augment import Augmenter
-from tilecascade.model.training.tile_bank import EDGE, SPANS
+from tilecascade.model.training.stages import grid, logged, mean_iou
 
 _SINGLE = len(PALETTE)
 
 
-class DrawTask:
-    """Encoder, prior, text tower, object heads and the denoiser of colours, with a critic if the stage asks for one."""
+class DrawTask(PerceiveTask):
+    """What perceives, and the denoiser of colours behind it, with a critic if the stage asks for one."""
 
     def __init__(self, network: SGDM, train: SampleSource, val: SampleSource, stage: StageConfig) -> None:
-        own: Any = perceiving(network)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)  # whatever stages ran before in this process
-            parts: dict[str, nn.Module] = {
-                "encoder": own.encoder,
-                "prior": own.prior,
-                "text": own.text,
-                "heads": nn.Conv2d(DRAFT_CHANNELS, len(KINDS), 1),
-                "seen": nn.Conv2d(network.config.encoder.widths[0], len(PALETTE), 1),
-                "denoiser": new_denoiser(network, stage),
-            }
-            if stage.critic:
-                parts["critic"] = Discriminator(48, 11)
-        nn.init.constant_(parts["heads"].bias, -3.0)  # type: ignore[arg-type]
-        self.batches = Batches(train, stage)
-        self.bank = self.batches.bank
-        self.device = torch.device(stage.device)
-        self.module: Any = (
-            nn.ModuleDict(parts).requires_grad_(True).to(self.device).to(memory_format=torch.channels_last)
-        )
-        self.stage = stage
+        super().__init__(network, train, val, stage)
         kind: Literal["noise", "bridge"] = "noise" if stage.path == "noise" else "bridge"
         self.path = DiffusionPath(kind, amplitude=stage.amplitude)
         self.colours = (torch.from_numpy(COLOURS).float().to(self.device) / 127.5 - 1).T[:, :, None, None]
-        self.above = {(p.zoom - span, p.x >> span, p.y >> span) for p in train.pairs for span in SPANS}
-        checked = [pair for pair in val.pairs if pair.zoom in (15, 16, 17)]
-        self.check = checked[:: max(1, len(checked) // 48)][:48]
+
+    def more(self, network: SGDM, stage: StageConfig) -> dict[str, nn.Module]:
+        """The denoiser and the critic."""
+        parts: dict[str, nn.Module] = {"denoiser": new_denoiser(network, stage)}
+        return parts | ({"critic": Discriminator(48, 11)} if stage.critic else {})
 
     def groups(self) -> list[dict[str, object]]:
         """The pretrained backbone learns more slowly, the critic faster."""
@@ -74,36 +52,18 @@ class DrawTask:
         known = {id(p) for p in critic}
         own = [
             {**group, "params": [p for p in group["params"] if id(p) not in known]}  # type: ignore[attr-defined]
-            for group in groups_of(self.module, self.stage.backbone_rate)
+            for group in super().groups()
         ]
         return [*own, *([{"params": critic, "scale": 2.0, "betas": (0.5, 0.99)}] if critic else [])]
 
-    def batch(self, rng: np.random.Generator) -> Drawn:
-        """Augmented samples, some of them with a reference."""
-        return self.batches.batch(rng)
-
-    def text(self, module: Any, texts: list[str]) -> Tensor:
-        """The scale texts, each encoded once."""
-        different = sorted(set(texts))
-        return module["text"](different)[[different.index(text) for text in texts]]
-
     def loss(self, batch: Drawn, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """Colours and objects of what the encoder sees; colours of what the denoiser draws."""
-        module = self.module
-        condition, fine = module["encoder"](batch.imagery, batch.reference, batch.trusted)
-        text = self.text(module, batch.texts)
-        logits, hidden = module["prior"](condition, fine, text)
-        seen = module["seen"]
-        parts = {"through": capped_loss(logits, batch.labels)}
-        parts["alone"] = capped_loss(seen(fine[:, : seen.in_channels]), batch.labels)
-        objects = object_loss(module["heads"](hidden), batch.objects)
-        total = parts["through"] + 0.3 * parts["alone"]
-        total = total + self.stage.objects * torch.stack(list(objects.values())).mean()
-        parts |= objects
+        found = self.perceived(self.module, batch)
+        total, parts = self.perception_loss(batch, found)
         exact = slice(batch.exact)
         images = torch.cat([batch.imagery, batch.reference, batch.trusted], dim=1)[exact]
-        guess = Guess(logits[exact], hidden[exact], images)
-        drawn, more = self.drawn(batch, guess, condition[exact], text[exact], generator)
+        guess = Guess(found.logits[exact], found.hidden[exact], images)
+        drawn, more = self.drawn(batch, guess, found.condition[exact], found.text[exact], generator)
         return total + drawn, logged(parts | more)
 
     def drawn(
@@ -153,71 +113,41 @@ class DrawTask:
         return self.stage.critic * (-0.1 * score + match) + hinge, parts
 
     @torch.no_grad()
-    def sampled(
-        self, module: Any, imagery: Tensor, reference: Tensor, texts: list[str], steps: int, seed: int = 1
-    ) -> tuple[Tensor, Tensor]:
+    def sampled(self, module: Any, seen: Seen, steps: int, seed: int = 1) -> tuple[Tensor, Tensor]:
         """Logits of single pixels after sampling, and the draft's at half resolution; the reference is generated."""
-        trusted = torch.zeros_like(imagery[:, :1])
         with torch.autocast(self.device.type, torch.bfloat16):
-            condition, fine = module["encoder"](imagery, reference, trusted)
-            text = self.text(module, texts)
-            logits, hidden = module["prior"](condition, fine, text)
+            found = self.perceived(module, seen)
             denoiser = module["denoiser"]
-            guess = Guess(logits, hidden, torch.cat([imagery, reference, trusted], 1))
-            features, draft = denoiser.features(condition), denoiser.mean(logits)
+            guess = Guess(found.logits, found.hidden, torch.cat([seen.imagery, seen.reference, seen.trusted], 1))
+            features, draft = denoiser.features(found.condition), denoiser.mean(found.logits)
 
             def one(state: Tensor, level: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-                found = denoiser(state, level, guess, text, features)
-                return denoiser.mean(found[0]), found
+                made = denoiser(state, level, guess, found.text, features)
+                return denoiser.mean(made[0]), made
 
             noise = noise_like(draft, torch.Generator().manual_seed(seed))
             last = self.path.sample(one, draft, noise, steps)
-            return denoiser.finest(*last, guess.images)[0].float(), logits.float()
+            return denoiser.finest(*last, guess.images)[0].float(), found.logits.float()
 
-    def pictures(self, module: Any, imagery: list[Pixels], reference: list[Pixels | None], zooms: list[int], steps: int
-                 ) -> tuple[Pixels, Pixels]:  # fmt: skip
+    def pictures(self, module: Any, seen: Seen, steps: int) -> tuple[Pixels, Pixels]:
         """Likeliest colours after sampling, and of the draft, each N x S x S x 3 uint8."""
-        blank = np.full((EDGE, EDGE, 3), 127.5)
-        seen, above = (
-            (torch.from_numpy(np.stack(images)).to(self.device).float() / 127.5 - 1)
-            .permute(0, 3, 1, 2)
-            .contiguous(memory_format=torch.channels_last)
-            for images in (imagery, [blank if image is None else image for image in reference])
-        )
-        texts = [scale_text(z, None if r is None else z - 1) for z, r in zip(zooms, reference, strict=True)]
-        logits, draft = self.sampled(module, seen, above, texts, steps)
+        logits, draft = self.sampled(module, seen, steps)
         colours = COLOURS.astype(np.uint8)
         rough = draft.argmax(1).repeat_interleave(2, 1).repeat_interleave(2, 2)
         return colours[logits.argmax(1).cpu().numpy()], colours[rough.cpu().numpy()]
 
-    def refresh(self, module: Any, step: int) -> None:
-        """Generate the cascade over the training pairs, coarse zooms first, under another light at each step."""
-        if not self.stage.self_reference:
-            return
-        source, change = self.bank, Augmenter(torch.Generator(self.device).manual_seed(step))
-        for zoom in sorted({pair.zoom for pair in source.pairs}):
-            numbers = [i for i, p in enumerate(source.pairs) if p.zoom == zoom and (zoom, p.x, p.y) in self.above]
-            found: dict[tuple[int, int, int], Pixels] = {}
-            for first in range(0, len(numbers), 64):
-                some = numbers[first : first + 64]
-                imagery = unit_images(source.imagery[some])
-                lit = (change.imagery(imagery) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
-                references = [
-                    source.references[i, len(SPANS)].cpu().numpy() if source.known[i, len(SPANS)] else None
-                    for i in some
-                ]
-                made, _ = self.pictures(module, list(lit), references, [zoom] * len(some), self.stage.sampled)
-                pairs = [source.pairs[i] for i in some]
-                found |= {(p.zoom, p.x, p.y): m for p, m in zip(pairs, made, strict=True)}
-            source.keep_generated(found)
+    def maps(self, module: Any, seen: Seen) -> Pixels:
+        """What finer zooms get for a reference: sampled maps."""
+        return self.pictures(module, seen, self.stage.sampled)[0]
 
     def validate(self, module: Any) -> tuple[dict[str, float], Pixels]:
         """IoU of drafts and of samples in 1, 2 and 4 steps from imagery alone."""
         scores: dict[str, float] = {}
         truth, imagery = np.stack([p.map for p in self.check]), [p.imagery for p in self.check]
         shown = [np.stack(imagery)]
+        seen = self.conditions(imagery, [None] * len(imagery), [p.zoom for p in self.check], False)
         for steps in (1, 2, 4):
-            made, rough = self.pictures(module, imagery, [None] * len(imagery), [p.zoom for p in self.check], steps)
+            made, rough = self.pictures(module, seen, steps)
             if steps == 1:
                 scores |= {f"draft_{key}": value for key, value in mean_iou(rough, truth).items()}
                 shown.append(rough)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tilecascade.model.data.labels import ALLOWED, ANYTHING
+from tilecascade.model.data.labels import ALLOWED, ANYTHING, LABEL_OF
 from tilecascade.model.palette import CLASS_OF_COLOUR, PALETTE
 
 _CLASS_WEIGHT = torch.where(torch.from_numpy(CLASS_OF_COLOUR) == 0, 0.7, 1.3).float()
@@ -14,6 +14,14 @@ _ALLOWED = torch.from_numpy(ALLOWED)
 LABEL_WEIGHT = (_ALLOWED * _CLASS_WEIGHT).sum(1) / _ALLOWED.sum(1)
 """Weight of each label: roads, buildings, water and vegetation weigh more than land; sets as their mean."""
 LABEL_WEIGHT[ANYTHING] = 0
+
+
+_ROAD = [name for name, _, _ in PALETTE].index("road")
+
+
+def shown_colour(labels: Tensor) -> Tensor:
+    """N x S x S labels -> palette colours: casings are road, other sets land."""
+    return torch.where(labels < len(PALETTE), labels, torch.where(labels == LABEL_OF["casing"], _ROAD, 0))
 
 
 def label_loss(logits: Tensor, labels: Tensor) -> Tensor:

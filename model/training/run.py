@@ -78,7 +78,7 @@ def train(
         if only is not None and stage.name != only:
             _load(network, config.out, stage.name)
             continue
-        if stage.self_reference and kind not in (ColourTask, DrawTask):  # which make their own
+        if stage.self_reference and kind not in (PerceiveTask, ColourTask, DrawTask):  # which make their own
             torch.set_num_threads(stage.threads)
             generate_references(network, data)
         average = run(kind(network, data, val, stage), stage, config.out, config.seed, on_checkpoint)

