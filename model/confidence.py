@@ -1,9 +1,9 @@
 """How far a generated tile can be trusted: its uncertainty, and what that has meant where the true map is known.
 
-The uncertainty of a pixel is the probability that two generated maps disagree about its class: maps whose colours are
-sampled from what is perceived there or, without the finish, generated with different noise and sampled from what the
-decoder holds possible. It is averaged over a
-neighbourhood, because an edge that lies three pixels off is no reason to distrust the edge alone. What a level of
+The uncertainty of a pixel of a map that is drawn of objects is how unlikely the drawn class is by what is perceived
+there, and none where a person has reviewed it. Without the finish it is the probability that two maps, generated with
+different noise and sampled from what the decoder holds possible, disagree about the pixel's class. It is averaged over
+a neighbourhood, because an edge that lies three pixels off is no reason to distrust the edge alone. What a level of
 uncertainty means depends on the class: water is seldom wrong, and woods that are certain to the network are often
 missing from the maps that it was trained and evaluated with.
 """

@@ -65,9 +65,9 @@ class GeneratedMap:
 class Uncertainty:
     """How far several generated maps of one block disagree (see `model.confidence`).
 
-    disagreement: size x size uint8, the chance that two of them have different classes at a pixel; 255 is certainty
-    that they do. classes: size x size uint8, the class that is most likely around each pixel (index into
-    `palette.CLASSES`).
+    disagreement: size x size uint8, the chance that two of them have different classes at a pixel or, with the finish,
+    that the class that is drawn is not there; 255 is certainty that it is so. classes: size x size uint8, the class
+    that is most likely around each pixel or drawn most around it (index into `palette.CLASSES`).
     """
 
     disagreement: NDArray[np.uint8]

@@ -21,6 +21,7 @@ from tilecascade.app.api import (
     imagery,
     jobs,
     ogc,
+    ogc_features,
     reviews,
     scenes,
     stac,
@@ -41,7 +42,10 @@ from tilecascade.app.settings import DataDir, LayerSettings, Settings
 from tilecascade.app.storage.keys import owner_secret
 from tilecascade.app.storage.usage import Usage
 
-ROUTES = (tiles, tile_events, tilejson, features, wmts, ogc, stac, imagery, scenes, reviews, jobs, health, viewer)
+ROUTES = (
+    tiles, tile_events, tilejson, features, wmts, ogc, ogc_features,
+    stac, imagery, scenes, reviews, jobs, health, viewer,
+)  # fmt: skip
 
 
 def create_app(

@@ -1,4 +1,5 @@
-"""`/ogc`: OGC API - Tiles, Part 1 (OGC 20-057): every layer is a collection with one tileset of map tiles."""
+"""`/ogc`: OGC API - Tiles, Part 1 (OGC 20-057): every layer is a collection with one tileset of map tiles and, with the
+finish, with features (`ogc_features`)."""
 
 from __future__ import annotations
 
@@ -32,6 +33,8 @@ CONFORMS_TO = (
     "http://www.opengis.net/spec/ogcapi-tiles-1/1.0/conf/geodata-tilesets",
     "http://www.opengis.net/spec/ogcapi-tiles-1/1.0/conf/png",
     "http://www.opengis.net/spec/ogcapi-tiles-1/1.0/conf/jpeg",
+    "http://www.opengis.net/spec/ogcapi-features-1/1.0/conf/core",
+    "http://www.opengis.net/spec/ogcapi-features-1/1.0/conf/geojson",
     "http://www.opengis.net/spec/tms/2.0/conf/tilematrixset",
     "http://www.opengis.net/spec/tms/2.0/conf/json-tilematrixset",
 )
@@ -147,6 +150,7 @@ def check_grid(id: str) -> None:
 def describe_collection(layer: Layer, base: str) -> Json:
     """A layer as a collection."""
     place = f"{base}/ogc/collections/{layer.name}"
+    items = [link(f"{place}/items", "items", "Its map objects", "application/geo+json")]
     return {
         "id": layer.name,
         "title": layer.name,
@@ -154,10 +158,12 @@ def describe_collection(layer: Layer, base: str) -> Json:
         "attribution": layer.attribution,
         "extent": {"spatial": {"bbox": [list(layer.imagery.bounds)], "crs": DEGREES}},
         "dataType": "map",
-        "crs": [CRS],
+        "itemType": "feature",
+        "crs": [DEGREES, CRS],
         "links": [
             link(place, "self", "This layer"),
             link(f"{place}/map/tiles", f"{RELATION}/tilesets-map", "Its tilesets"),
+            *(items if layer.finish != "none" else []),
         ],
     }
 

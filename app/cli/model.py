@@ -78,6 +78,25 @@ def evaluate_scene(
     asyncio.run(run_evaluation(settings, wanted))
 
 
+@evaluate.command("features")
+@click.argument("scenes", nargs=-1, required=True, type=PATH)
+@click.option("--truth", required=True, type=PATH, help="Folder of pairs: the ground truth.")
+@click.option("--split", required=True, help="Split of the manifest.")
+@click.option("--source", default="snezhinsk_osm", show_default=True, help="Source of the manifest.")
+@click.option("--zoom", default=17, show_default=True, type=click.IntRange(0, 22), help="Zoom of the objects.")
+@click.option("--out", required=True, type=PATH, help="Folder for the figures.")
+@click.option("--weights", type=PATH, help="Network to use instead of the shipped one.")
+def evaluate_features(
+    scenes: tuple[Path, ...], truth: Path, split: str, source: str, zoom: int, out: Path, weights: Path | None
+) -> None:
+    """Buildings and roads over GeoTIFF SCENES against ground truth, by how sure the network is of them."""
+    from tilecascade.app.tools.evaluate_features import run_feature_evaluation, table
+
+    settings = load_settings(weights=weights, data_dir=out / "data", redis_url="none")
+    result = asyncio.run(run_feature_evaluation(settings, scenes, truth, source, split, zoom, out))
+    click.echo(table(result))
+
+
 @evaluate.command("pairs")
 @click.argument("pairs", type=PATH)
 @click.option("--zooms", default="14-18", show_default=True, help="Zooms to compare.")

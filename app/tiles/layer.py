@@ -27,7 +27,7 @@ from tilecascade.model.sgdm.config import Finish
 from tilecascade.model.sgdm.scale_text import MAX_TABLE_ZOOM
 from tilecascade.model.style import FIRST_ROAD_ZOOM
 
-ALGORITHM = 9
+ALGORITHM = 10
 """Counts the changes of code that have changed pixels."""
 
 OVERVIEW_LEVELS = 3

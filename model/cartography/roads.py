@@ -19,7 +19,7 @@ from tilecascade.model.style import ORDER, ROAD_COLOUR, road_filling
 
 Point2 = tuple[float, ...]
 
-LIKELY = 0.2
+LIKELY = 0.15
 """Where a road is as likely, there may be one."""
 
 SMOOTH = 1.5
@@ -59,7 +59,7 @@ neighbouring window, does not matter."""
 STEADY = 60
 """Points of the shortest stretch of a line that has a class of its own."""
 
-SURE = 0.25
+SURE = 0.2
 """Mean likelihood along the centreline of a road that is shown."""
 
 WHITE = ORDER[:3]

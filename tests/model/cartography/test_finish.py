@@ -9,6 +9,7 @@ from pathlib import Path
 import mercantile
 import numpy as np
 import pytest
+import shapely
 from mercantile import Tile
 
 from tests.conftest import SceneMaker
@@ -19,10 +20,11 @@ from tilecascade.app.settings import DataDir, LayerSettings
 from tilecascade.app.sources.country import CountrySource
 from tilecascade.app.tiles.layer import ModelInfo, build_layer
 from tilecascade.app.tiles.resolver import TileResolver
+from tilecascade.model.cartography.reviews import ReviewedObject
 from tilecascade.model.cascade import Pixels, Window, WindowConfig
 from tilecascade.model.conditions import Conditions, Stage
 from tilecascade.model.evaluation.likeness import Likeness
-from tilecascade.model.palette import COLOURS
+from tilecascade.model.palette import CLASSES, COLOURS, classify
 from tilecascade.model.pipeline import CascadePipeline
 from tilecascade.model.sgdm.config import WEIGHTS_DIR, SGDMConfig, tiny
 from tilecascade.model.sgdm.network import load_network, random_network
@@ -66,6 +68,27 @@ def test_a_finished_map_has_the_colours_of_the_style(shipped: CascadePipeline) -
     pixels = drawn.pixels.reshape(-1, 1, 3).astype(int)
     exact = (np.abs(pixels - COLOURS[None].astype(int)).max(axis=2) == 0).any(axis=1)
     assert exact.mean() > 0.8, "but for smoothed edges"
+
+
+def test_confidence_is_of_what_is_drawn_and_a_review_is_certain(shipped: CascadePipeline) -> None:
+    stage, item = some_block(shipped)
+    stage = replace(stage, finish="cartographic")
+    (drawn,) = shipped(stage, [item])
+    (doubt,) = shipped.uncertainty(stage, [item])
+    assert doubt.disagreement.shape == doubt.classes.shape == (512, 512)
+    # far from edges the class is the drawn one
+    kinds = classify(drawn.pixels)
+    assert (doubt.classes == kinds).mean() > 0.85
+    edge = shipped.windows.encode
+    lake_shore = shapely.box(100, 100, 300, 300)
+    lake = ReviewedObject("cover", "water", None, lake_shore).shifted(edge, edge)
+    (reviewed,) = shipped.uncertainty(stage, [replace(item, reviews=(lake,))])
+    inside, outside = (slice(150, 250),) * 2, (slice(400, 500),) * 2
+    assert (reviewed.disagreement[inside] == 0).all()
+    assert (reviewed.classes[inside] == CLASSES.index("water")).all()
+    # little of the water that is drawn there was perceived
+    assert (doubt.classes[inside] == CLASSES.index("water")).mean() < 0.1
+    assert (reviewed.disagreement[outside] == doubt.disagreement[outside]).all()
 
 
 def test_a_network_without_a_palette_has_no_finish(tmp_path: Path, make_scene: SceneMaker) -> None:

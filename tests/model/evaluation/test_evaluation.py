@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import mercantile
@@ -34,6 +35,8 @@ from tilecascade.model.evaluation.report import (
 )
 from tilecascade.model.evaluation.teacher_forced import mismatched_imagery
 from tilecascade.model.palette import LAND, PALETTE, nearest_colour
+from tilecascade.model.sgdm.config import tiny
+from tilecascade.model.sgdm.network import random_network, save_network
 
 
 def scores(generated: np.ndarray, truth: np.ndarray) -> dict:
@@ -199,6 +202,22 @@ def test_the_command_compares_the_served_cascade(truth: Path, tmp_path: Path, ti
     assert low <= difference <= high
     if "features" in metrics:
         assert metrics["zooms"]["16"]["kid"] > 0
+
+
+def test_the_command_compares_objects(truth: Path, tmp_path: Path) -> None:
+    stem = tmp_path / "finished"
+    save_network(random_network(replace(tiny(), finish="cartographic"), 1), stem)
+    arguments = [str(truth), "--truth", str(tmp_path), "--split", "val", "--source", "s", "--weights", str(stem)]
+    out = tmp_path / "out"
+    result = run_cli("evaluate", "features", *arguments, "--zoom", "15", "--out", str(out))
+    assert result.returncode == 0, result.stderr
+    told = json.loads((out / "features.json").read_text())
+    assert told["tiles"] == 4
+    assert told["roads"]["true"] > 0
+    assert "found of the true ones" in result.stdout
+    nowhere = run_cli("evaluate", "features", *arguments, "--zoom", "18", "--out", str(out))
+    assert nowhere.returncode == 2
+    assert "no truth tile of zoom 18" in nowhere.stderr
 
 
 @pytest.mark.parametrize("span", [0, 1, 2])
