@@ -24,7 +24,7 @@ from pydantic import BaseModel, ByteSize, Field, ValidationError, field_validato
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from tilecascade.app.errors import SettingsError
-from tilecascade.model.sgdm.config import WEIGHTS_DIR, Finish
+from tilecascade.model.sgdm.config import WEIGHTS_DIR, Finish, stem_of
 from tilecascade.model.sgdm.scale_text import MAX_TABLE_ZOOM
 
 DEFAULT_ROOT_ZOOM = 14
@@ -131,7 +131,8 @@ class Settings(BaseSettings):
         default=None, description="TOML file of several layers; `tilecascade init` writes one"
     )
     weights: Path = Field(
-        default=WEIGHTS_DIR / "default", description="the network: a .safetensors with its .json beside it"
+        default=WEIGHTS_DIR / "default",
+        description="the network: a model folder, or a .safetensors with its .json beside it",
     )
     device: str = Field(default="auto", description="`cpu`, `cuda`, `cuda:1`; auto = a GPU if there is one")
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
@@ -199,6 +200,11 @@ class Settings(BaseSettings):
         default="127.0.0.1", description="address to listen on; 0.0.0.0 = all, see Security in Operations"
     )
     port: int = Field(default=8000, ge=0, le=65535, description="port to listen on")
+
+    @field_validator("weights")
+    @classmethod
+    def _weights(cls, value: Path) -> Path:
+        return stem_of(value)
 
     @field_validator("trusted_proxies")
     @classmethod

@@ -28,7 +28,6 @@ from tilecascade.model.palette import CLASSES, classify
 from tilecascade.model.sgdm.autoencoder import by_class
 from tilecascade.model.sgdm.layers import cut
 from tilecascade.model.sgdm.network import Perception
-from tilecascade.model.sgdm.scale_text import scale_text
 
 
 class MapDrawer:
@@ -105,7 +104,7 @@ class MapDrawer:
         key = stage.zoom, stage.reference_zoom
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             if key not in self._texts:
-                self._texts[key] = self.perception.text([scale_text(*key)])
+                self._texts[key] = self.perception.text([self.perception.text.of_scale(*key)])
             crop = self.windows.encode - self.windows.denoise
             logits = self.perception(*as_images(batch, self.device), self._texts[key].expand(len(batch), -1, -1), crop)
         less = self.windows.decode // CELL

@@ -23,7 +23,6 @@ from tilecascade.model.sgdm.layers import cut
 from tilecascade.model.sgdm.mf_encoder import BackboneBranch
 from tilecascade.model.sgdm.network import SGDM, Encoded
 from tilecascade.model.sgdm.sampler import Sampler
-from tilecascade.model.sgdm.scale_text import scale_text
 
 
 def noise_batch(stage: Stage, windows: Sequence[Window], phase: int, channels: int, device: torch.device) -> Tensor:
@@ -182,12 +181,12 @@ class CascadePipeline:
     def _context(self, stage: Stage) -> Tensor:
         key = (stage.zoom, stage.reference_zoom)
         if key not in self._contexts:
-            self._contexts[key] = self.network.text([scale_text(*key)])
+            self._contexts[key] = self.network.text([self.network.text.of_scale(*key)])
         return self._contexts[key]
 
     def _denoise(self, stage: Stage, windows: Sequence[Window], context: Tensor, features: list[Tensor]) -> Tensor:
         channels = self.network.config.autoencoder.latent_channels
-        latent = self.sampler.start(noise_batch(stage, windows, 0, channels, self.device))
+        latent, walk = self.sampler.start(noise_batch(stage, windows, 0, channels, self.device)), self.sampler.walk()
         for index, t in enumerate(self.sampler.steps):
             steps = torch.full((len(windows),), t, device=self.device)
             with self._precision():
@@ -195,7 +194,7 @@ class CascadePipeline:
             fresh = None
             if self.sampler.needs_step_noise:
                 fresh = noise_batch(stage, windows, index + 1, channels, self.device)
-            latent = self.sampler.step(latent, output, index, fresh)
+            latent = walk.step(latent, output, index, fresh)
         return latent
 
     def _decode(self, latent: Tensor, draft: Draft | None, ring: int) -> list[Pixels]:

@@ -11,6 +11,7 @@ import click
 
 from tilecascade.app.api.request_log import set_up
 from tilecascade.app.cli.model import calibrate, dataset, evaluate, train
+from tilecascade.app.cli.model_files import model
 from tilecascade.app.cli.options import DATA_DIR, layers_to_serve, parse_bbox, parse_zooms, renamed, server_options
 from tilecascade.app.cli.setup import doctor, info, init, keys
 from tilecascade.app.errors import SettingsError, TilecascadeError
@@ -46,7 +47,10 @@ def main() -> None:
 @click.option("--port", type=int, help="Port; 8000 unless given.")
 @click.option("--data-dir", type=click.Path(path_type=Path), help="Where all state is kept.")
 @click.option("--layers", "layers_file", type=click.Path(path_type=Path), help="TOML file describing several layers.")
-@click.option("--weights", type=click.Path(path_type=Path), help="Network to use instead of the shipped one.")
+@click.option(
+    "--model", "--weights", "weights", type=click.Path(path_type=Path),
+    help="Model folder, or .safetensors file with its .json beside it, instead of the shipped network.",
+)  # fmt: skip
 @click.option(
     "--workers", type=int, help="Processes that answer finished tiles, beside the one that generates; 1 unless given."
 )
@@ -250,5 +254,5 @@ def clean(data_dir: Path, older: float, dry_run: bool) -> None:
                 remove(old, DataDir(data_dir))
 
 
-for command in (init, doctor, info, keys, evaluate, calibrate, dataset, train):
+for command in (init, doctor, info, keys, evaluate, calibrate, dataset, train, model):
     main.add_command(command)

@@ -16,11 +16,21 @@ from tilecascade.model.cascade import WindowConfig
 WEIGHTS_DIR = Path(__file__).resolve().parent.parent / "weights"
 """Where the shipped networks lie."""
 
+STEM = "network"
+"""What the files of a model folder are called, before .safetensors and .json."""
+
 Finish = Literal["none", "cartographic"]
 """How a map is drawn: each pixel's likely colours, or objects that are made of them (see `model.cartography`)."""
 
 LATENT_STRIDE = 8
 """Pixels per latent cell along one axis (three halvings in the autoencoder)."""
+
+
+def stem_of(path: Path) -> Path:
+    """A model folder or a .safetensors file -> where its files are, without their suffixes."""
+    if path.is_dir():
+        return path / STEM
+    return path.with_suffix("") if path.suffix == ".safetensors" else path
 
 
 @dataclass(frozen=True)
@@ -76,6 +86,7 @@ class TextConfig:
 
     compact_vocabulary: keep only the tokens that occur in scale texts (a few hundred of 49,408).
     constant: read an empty text whatever the scale (for ablations).
+    profile: how a scale text is worded: "short", or "published" word for word (see `scale_text.PROFILES`).
     """
 
     open_clip_model: str | None = "ViT-H-14"
@@ -85,6 +96,7 @@ class TextConfig:
     context_length: int = 77
     compact_vocabulary: bool = False
     constant: bool = False
+    profile: Literal["short", "published"] = "short"
 
 
 @dataclass(frozen=True)
@@ -120,14 +132,15 @@ class DiffusionConfig:
 
     prediction: what the U-Net outputs: the noise (published) or the velocity sqrt(a) noise - sqrt(1 - a) clean
         (Salimans & Ho 2022), of which 0 means the best guess without looking at any condition.
-    sampler: "ddim" (eta 0) or "ddpm" (the published respaced ancestral one, here with step noise keyed by coordinates).
+    sampler: "ddim" (eta 0), "ddpm" (the published respaced ancestral one, here with step noise keyed by coordinates) or
+        "dpmpp" (DPM-Solver++, deterministic, as good in 10 to 20 steps).
     zero_snr: rescale the schedule so that the last step is pure noise. palette_prior: diffuse about a mean that the
         condition predicts (prior.py) instead of about zero. temperature: amplitude of the noise that sampling uses;
         below 1 it generates what is likely rather than what is possible.
     """
 
     prediction: Literal["epsilon", "velocity"] = "epsilon"
-    sampler: Literal["ddim", "ddpm"] = "ddpm"
+    sampler: Literal["ddim", "ddpm", "dpmpp"] = "ddpm"
     steps: int = 50
     zero_snr: bool = False
     palette_prior: bool = False
@@ -193,7 +206,7 @@ class SGDMConfig:
 
 def sd21() -> SGDMConfig:
     """The published sizes: 866 M U-Net, 53 M encoder and adapter, ViT-H-14 text tower, SD's autoencoder."""
-    return SGDMConfig(name="sd21")
+    return SGDMConfig(name="sd21", text=TextConfig(profile="published"))
 
 
 def default() -> SGDMConfig:

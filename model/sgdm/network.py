@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -95,6 +96,10 @@ class SGDM(nn.Module):
         return {name: sum(p.numel() for p in part.parameters()) for name, part in self.named_children()}
 
 
+CONFIG_KEY = "tilecascade"
+"""Where the configuration stands in the metadata of a model in one file."""
+
+
 def save_network(network: SGDM, stem: Path, half: bool = True) -> None:
     """Write `stem`.safetensors (float16 unless `half` is false) and `stem`.json beside it."""
     state = {
@@ -106,15 +111,53 @@ def save_network(network: SGDM, stem: Path, half: bool = True) -> None:
     stem.with_suffix(".json").write_text(json.dumps(network.config.to_dict(), indent=2) + "\n")
 
 
+def load_description(stem: Path) -> SGDMConfig:
+    """The configuration of what `save_network` wrote. Raises FileNotFoundError with a hint if it is not there."""
+    for suffix in (".safetensors", ".json"):
+        path = stem.with_suffix(suffix)
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"{path} is missing; give a model folder, or the path of a .safetensors file with its .json beside it"
+            )
+    return SGDMConfig.from_file(stem.with_suffix(".json"))
+
+
 def load_network(stem: Path) -> SGDM:
     """Read what `save_network` wrote; float32, eval mode. Raises FileNotFoundError with a hint if it is not there."""
-    weights, description = stem.with_suffix(".safetensors"), stem.with_suffix(".json")
-    for path in (weights, description):
-        if not path.is_file():
-            raise FileNotFoundError(f"{path} is missing; give the path of a .safetensors file with its .json beside it")
-    network = SGDM(SGDMConfig.from_file(description))
-    network.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in load_file(weights).items()})
+    network = SGDM(load_description(stem))
+    state = load_file(stem.with_suffix(".safetensors"))
+    network.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()})
     return network.eval()
+
+
+def pack_network(stem: Path, out: Path) -> None:
+    """Write a stored network as one .safetensors file with its configuration in it, tensor by tensor as stored.
+
+    Raises FileNotFoundError with a hint.
+    """
+    load_description(stem)
+    text = stem.with_suffix(".json").read_text()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    save_file(load_file(stem.with_suffix(".safetensors")), out, {CONFIG_KEY: text})
+
+
+def unpack_network(file: Path, stem: Path) -> bool:
+    """The inverse of `pack_network`. False if the file has no configuration of ours in it.
+
+    Raises ValueError for what is no whole .safetensors file.
+    """
+    try:
+        with safe_open(file, "pt") as opened:
+            text = (opened.metadata() or {}).get(CONFIG_KEY)
+    except SafetensorError as error:
+        raise ValueError(f"it is no complete .safetensors file: {error}") from None
+    if text is None:
+        return False
+    SGDMConfig.from_dict(json.loads(text))
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    save_file(load_file(file), stem.with_suffix(".safetensors"))
+    stem.with_suffix(".json").write_text(text)
+    return True
 
 
 def random_network(config: SGDMConfig, seed: int = 0) -> SGDM:

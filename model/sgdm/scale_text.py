@@ -51,3 +51,23 @@ def scale_text(zoom: int, reference_zoom: int | None) -> str:
         slots += [f"reference zoom level {reference_zoom}", f"{2 ** (zoom - reference_zoom)}X reference"]
     slots += [f"{resolution} m/pixel", f"scale 1:{scale}", example]
     return ", ".join(slots)
+
+
+def published_text(zoom: int, reference_zoom: int | None) -> str:
+    """The same word for word as the authors' released code has it; networks that they trained read this."""
+    if zoom not in ZOOM_TABLE:
+        raise ValueError(f"zoom {zoom} has no scale text; 0 to {MAX_TABLE_ZOOM} have")
+    resolution, scale, example = ZOOM_TABLE[zoom]
+    number = scale.replace("M", "000000").replace("k", "000")
+    slots = ["geographical map tile", f"tile zoom level {zoom}"]
+    if reference_zoom is not None:
+        slots += [
+            f"reference zoom level {reference_zoom}",
+            f"reference zoom scale {2 ** (zoom - reference_zoom)}X",
+        ]
+    slots += [f"map resolution {resolution}m/pixel", f"map scale 1:{number}"]
+    return ", ".join([*slots, f"examples of areas to represent: {example}"])
+
+
+PROFILES = {"short": scale_text, "published": published_text}
+"""How a scale text is worded, by the name that is kept with the weights."""

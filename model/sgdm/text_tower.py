@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import lru_cache
-from pathlib import Path
 
 import open_clip
 import torch
@@ -12,7 +10,7 @@ from open_clip.transformer import TextTransformer
 from torch import Tensor, nn
 
 from tilecascade.model.sgdm.config import TextConfig
-from tilecascade.model.sgdm.scale_text import ZOOM_TABLE, scale_text
+from tilecascade.model.sgdm.scale_text import PROFILES, ZOOM_TABLE, scale_text
 
 
 @lru_cache(maxsize=1)
@@ -70,20 +68,6 @@ class ScaleTextEncoder(nn.Module):
         x = tower.transformer(x, attn_mask=mask.to(x.dtype) if mask is not None else None)
         return tower.ln_final(x)
 
-    def load_tower(self, state: Mapping[str, Tensor]) -> None:
-        """Take this tower's tensors out of an open_clip state dict (names as open_clip's).
-
-        Raises KeyError naming the first tensor that is missing.
-        """
-        own = self.tower.state_dict()
-        self.tower.load_state_dict({key: own[key] if key == "attn_mask" else state[key] for key in own})
-
-    def load_open_clip(self, path: Path) -> None:
-        """Load a local open_clip checkpoint of `config.open_clip_model` (for ViT-H-14: laion2b_s32b_b79k).
-
-        Raises ValueError if the file lacks the tower's weights.
-        """
-        try:
-            self.load_tower(open_clip.factory.load_state_dict(str(path)))
-        except KeyError as missing:
-            raise ValueError(f"{path} is not a checkpoint of {self.config.open_clip_model}: no {missing}") from None
+    def of_scale(self, zoom: int, reference_zoom: int | None) -> str:
+        """The scale text of a tile as this tower was trained with it. Raises ValueError outside z0 to z22."""
+        return PROFILES[self.config.profile](zoom, reference_zoom)

@@ -118,10 +118,11 @@ def sample_latents(parts: Any, sampler: Sampler, batch: Batch, generator: torch.
     mean = draft.mean
     features = parts["adapter"](condition)
     x = sampler.start(torch.randn(mean.shape, generator=generator))
+    walk = sampler.walk()
     for index, t in enumerate(sampler.steps):
         output = parts["unet"](x, torch.full((x.shape[0],), t), context, features)
         fresh = torch.randn(mean.shape, generator=generator) if sampler.needs_step_noise else None
-        x = sampler.step(x, output, index, fresh)
+        x = walk.step(x, output, index, fresh)
     return mean + parts["prior"].scale.view(1, -1, 1, 1) * x, draft
 
 

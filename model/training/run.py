@@ -69,10 +69,10 @@ def train(
     nn.init.zeros_(network.unet.unet.conv_out.bias)
     if config.backbone is not None:
         load_backbone(network.encoder.imagery, config.backbone)
-    if config.init is not None:
-        _start_from(network, config.init)
+    known = _start_from(network, config.init) if config.init is not None else set()
     data, val = SampleSource(config, "train"), SampleSource(config, "val")
-    fit_encoder(network, data)
+    if "autoencoder.basis" not in known:  # a U-Net and a decoder fit the latents that they were trained with
+        fit_encoder(network, data)
     for stage in config.stages:
         kind, parts = TASKS[stage.name]
         if only is not None and stage.name != only:
@@ -102,8 +102,8 @@ def _network_config(config: TrainConfig) -> SGDMConfig:
         raise ValueError(f"preset {config.preset!r} cannot be changed so: {error}") from None
 
 
-def _start_from(network: SGDM, stem: Path) -> None:
-    """Take what fits from another network. Raises ValueError if nothing does."""
+def _start_from(network: SGDM, stem: Path) -> set[str]:
+    """Take what fits from another network; the names of it. Raises ValueError if nothing does."""
     path = stem.with_suffix(".safetensors")
     if not path.is_file():
         raise ValueError(f"init {path} does not exist")
@@ -115,6 +115,7 @@ def _start_from(network: SGDM, stem: Path) -> None:
     if not fitting:
         raise ValueError(f"no tensor of {path} fits preset {network.config.name!r}")
     network.load_state_dict(fitting, strict=False)
+    return set(fitting)
 
 
 def _owner(network: SGDM, stage: str) -> nn.Module:

@@ -39,6 +39,7 @@ OTHER = re.compile(r"GET |\[|<script|L\.|new |map\.|from |# Caddyfile|app/ |the 
 """How blocks begin that are no commands."""
 
 LONG = {"serve": "tests start the server in many ways", "train": "tests/model/training trains tiny networks"}
+LONG |= {"model": "tests/model/sgdm/test_importing.py imports, exports and describes models"}
 LONG |= {"evaluate": "tests/model/evaluation evaluates", "calibrate": "tests/app/tiles calibrates"}
 
 

@@ -177,6 +177,9 @@ def test_a_run_can_start_from_another_network(pairs_dir: Path, tmp_path: Path) -
     settings = config(pairs_dir, tmp_path / "out", 0, init=tmp_path / "other")
     started = load_network(train(settings))
     assert torch.allclose(started.encoder.merge.weight, other.encoder.merge.weight, atol=1e-3)
+    # the latents are those that its U-Net and decoder were trained with
+    basis, before = started.state_dict()["autoencoder.basis"], other.state_dict()["autoencoder.basis"]
+    assert torch.allclose(basis, before, atol=1e-3)
     with pytest.raises(ValueError, match="does not exist"):
         train(replace(settings, init=tmp_path / "nothing"))
     save_file({"stranger": torch.zeros(1)}, tmp_path / "stranger.safetensors")
