@@ -78,6 +78,11 @@ class LayerSettings(BaseModel, extra="forbid"):
     country: int | None = Field(
         default=None, ge=0, lt=2**32, description="instead of scenes: the seed of a fictional country"
     )
+    painted_zoom: int | None = Field(
+        default=None, ge=1, le=MAX_TABLE_ZOOM,
+        description="zoom to which imagery is painted beyond its own resolution, by diffusion: of a sketch, or of a "
+        "satellite's overview. it is invented, and changes with the seed",
+    )  # fmt: skip
     root_zoom: int = Field(
         default=DEFAULT_ROOT_ZOOM,
         ge=0,
@@ -116,6 +121,8 @@ class LayerSettings(BaseModel, extra="forbid"):
             )
         if bool(self.scenes) == (self.country is not None):
             raise ValueError("give scenes, or the seed of a country, and not both")
+        if self.painted_zoom is not None and self.country is not None:
+            raise ValueError("painted_zoom is for scenes; the country has imagery of every zoom")
         return self
 
 

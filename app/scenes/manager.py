@@ -53,7 +53,7 @@ class SceneManager:
 
     def build(self, wanted: LayerSettings, model: ModelInfo) -> Layer:
         """A layer with its scenes as configured and as changed since. Raises SceneError or SettingsError."""
-        if wanted.country is not None:
+        if wanted.country is not None or wanted.painted_zoom is not None:
             return build_layer(wanted, model, self._data_dir)
         configured = configured_scenes(wanted)
         scenes = SceneSet.read(self._data_dir.scene_set(wanted.name)).verified()
@@ -108,7 +108,12 @@ class SceneManager:
             old = store.layer
             known = self._scenes.get(old.name)
             if known is None or not isinstance(old.imagery, SceneMosaic):
-                raise SceneError(f"layer {old.name} shows the fictional country; start the server with a scene instead")
+                what = (
+                    "the fictional country"
+                    if known is None and old.imagery.id.startswith("country")
+                    else "painted imagery"
+                )
+                raise SceneError(f"layer {old.name} shows {what}; start the server with other scenes instead")
             changed = change(known.set)
             scenes = changed.effective(known.configured)
             if not scenes:

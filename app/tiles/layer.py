@@ -16,6 +16,7 @@ from tilecascade.app.settings import DataDir, LayerSettings
 from tilecascade.app.sources.base_map import BaseMapTiles, open_base_map
 from tilecascade.app.sources.country import CountrySource
 from tilecascade.app.sources.mosaic import SceneMosaic, newest_first
+from tilecascade.app.sources.painted import PaintedSource
 from tilecascade.app.sources.scene import Scene, open_scene
 from tilecascade.app.sources.source import Source, digest
 from tilecascade.app.tiles.formats import MAX_ZOOM, PLAIN, Variant
@@ -207,6 +208,8 @@ def build_layer(
         imagery = CountrySource(settings.country)
     else:
         imagery = SceneMosaic(configured_scenes(settings) if scenes is None else scenes)
+        if settings.painted_zoom is not None:
+            imagery = PaintedSource(imagery, settings.painted_zoom, settings.seed)
     max_zoom = settings.max_zoom if settings.max_zoom is not None else min(imagery.native_zoom, MAX_TABLE_ZOOM)
     root = settings.root_zoom
     if max_zoom < root:
