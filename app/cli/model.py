@@ -181,14 +181,20 @@ def dataset() -> None:
 @dataset.command()
 @click.option("--seed", "seeds", multiple=True, type=click.IntRange(0, 2**32 - 1), help="Country; repeatable.")
 @click.option("--count", default=200, show_default=True, type=click.IntRange(1), help="Pairs of each country.")
+@click.option("--zooms", help="A-B, each as often; 14-18, the middle ones more often, unless given.")
 @click.option("--split", default="train", show_default=True, help="Split to list them under.")
 @click.option("--out", required=True, type=PATH, help="Folder; manifest.csv is appended to.")
-def country(seeds: tuple[int, ...], count: int, split: str, out: Path) -> None:
+def country(seeds: tuple[int, ...], count: int, zooms: str | None, split: str, out: Path) -> None:
     """Render pairs of imagery and map of fictional countries."""
-    from tilecascade.model.world.pairs import write_pairs
+    from tilecascade.model.world.features import PLACE
+    from tilecascade.model.world.pairs import ZOOMS, write_pairs
 
+    wanted = [] if zooms is None else list(parse_zooms(zooms))
+    if wanted and not PLACE[2] < wanted[-1]:
+        raise SettingsError(f"a country is one tile of zoom {PLACE[2]}; give finer zooms than {zooms}")
+    shares = {zoom: 1 / len(wanted) for zoom in wanted} or ZOOMS
     for seed in seeds or (1,):
-        write_pairs(out, seed, count, split)
+        write_pairs(out, seed, count, split, shares)
 
 
 @dataset.command()
@@ -266,7 +272,8 @@ def train(config: Path, stage: str | None) -> None:
     """Train a network as CONFIG (TOML) says. Interrupted runs go on where they stopped."""
     try:
         from tilecascade.model.training.baselines import train_baselines
-        from tilecascade.model.training.config import BASELINE_PRESET, read_config
+        from tilecascade.model.training.config import BASELINE_PRESET, IMAGERY_PRESET, read_config
+        from tilecascade.model.training.octaves import train_octaves
         from tilecascade.model.training.run import train as run_training
     except ImportError as error:
         raise SettingsError(f"training needs the extra packages: pip install 'tilecascade[train]' ({error})") from None
@@ -276,6 +283,8 @@ def train(config: Path, stage: str | None) -> None:
         parsed = read_config(config)
         if parsed.preset == BASELINE_PRESET:
             click.echo(f"baselines: {train_baselines(parsed)}")
+        elif parsed.preset == IMAGERY_PRESET:
+            click.echo(f"network: {train_octaves(parsed)}.safetensors")
         else:
             click.echo(f"network: {run_training(parsed, stage)}.safetensors")
     except ValueError as error:

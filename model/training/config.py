@@ -16,6 +16,12 @@ BASELINE_PRESET = "baselines"
 """The preset whose stages are the networks of `evaluation.baselines`."""
 
 
+IMAGERY_PRESET = "imagery"
+"""The preset whose stages train the network of imagery."""
+
+IMAGERY_STAGES = ("octaves", "octave_steps")
+
+
 @dataclass(frozen=True)
 class StageConfig:
     """One stage of a run.
@@ -141,7 +147,7 @@ def read_config(path: Path) -> TrainConfig:
     for source in config.data:
         if source.reading not in READERS:
             raise ValueError(f"{path}: reading is one of {', '.join(READERS)}, not {source.reading!r}")
-    known = tuple(BASELINES) if config.preset == BASELINE_PRESET else STAGES
+    known = {BASELINE_PRESET: tuple(BASELINES), IMAGERY_PRESET: IMAGERY_STAGES}.get(config.preset, STAGES)
     unknown = [stage.name for stage in config.stages if stage.name not in known]
     if unknown or not config.stages:
         raise ValueError(f"{path}: stages are {', '.join(known)}; got {', '.join(unknown) or 'none'}")

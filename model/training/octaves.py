@@ -10,6 +10,7 @@ import copy
 import csv
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,11 +21,13 @@ from torch.nn import functional as F
 
 from tilecascade.model.cascade import metres_per_pixel
 from tilecascade.model.data.pairs import Pixels
-from tilecascade.model.imagery.network import DEVIATION, OctaveNet, sample
+from tilecascade.model.imagery.network import DEVIATION, OctaveConfig, OctaveNet, sample
 from tilecascade.model.imagery.octave import join, split
+from tilecascade.model.imagery.painter import save_octaves
 from tilecascade.model.training.batches import unit_images
 from tilecascade.model.training.config import StageConfig, TrainConfig
 from tilecascade.model.training.diffusion import Discriminator, verdict
+from tilecascade.model.training.loop import run
 from tilecascade.model.training.stages import grid, logged
 from tilecascade.model.training.tensor_augment import Augmenter, blur
 
@@ -47,7 +50,8 @@ class Octaves:
 
 
 def read_images(config: TrainConfig, split_name: str) -> tuple[list[Pixels], list[float], list[float]]:
-    """The imagery of all sources, its metres per pixel and its weights; no source of a single zoom is enlarged."""
+    """The imagery of all sources, and of each source's coarsest zoom the same reduced where four tiles make one; its
+    metres per pixel and its weights."""
     images, metres, weights = [], [], []
     for source in config.data:
         rows = [
@@ -61,7 +65,36 @@ def read_images(config: TrainConfig, split_name: str) -> tuple[list[Pixels], lis
             place = int(row["zoom"]), int(row["y"] or 0)
             metres.append(float(row.get("gsd_m") or metres_per_pixel(*place)))
             weights.append(source.share / len(rows))
+        for image, size in _reduced(rows, source.pairs) if split_name == "train" else []:
+            images.append(image)
+            metres.append(size)
+            weights.append(source.share / len(rows))
     return images, metres, weights
+
+
+def _reduced(rows: list[dict[str, str]], folder: Path) -> list[tuple[Pixels, float]]:
+    """Imagery of the two zooms above a source's coarsest one, with its metres per pixel."""
+    placed = [row for row in rows if row["x"]]
+    zoom = min((int(row["zoom"]) for row in placed), default=0)
+    here = {
+        (int(row["x"]), int(row["y"])): np.asarray(Image.open(folder / row["rs"]).convert("RGB"))
+        for row in placed
+        if int(row["zoom"]) == zoom
+    }
+    found = []
+    for _ in range(2):
+        above: dict[tuple[int, int], Pixels] = {}
+        for x, y in {(x >> 1, y >> 1) for x, y in here}:
+            below = [[here.get((2 * x + i, 2 * y + j)) for i in (0, 1)] for j in (0, 1)]
+            known = [[tile for tile in row if tile is not None] for row in below]
+            if all(len(row) == 2 for row in known):
+                whole = Image.fromarray(np.concatenate([np.concatenate(row, axis=1) for row in known]))
+                above[x, y] = np.asarray(whole.reduce(2))
+        zoom, here = zoom - 1, above
+        found += [
+            (image, metres_per_pixel(zoom, y)) for (_, y), image in sorted(above.items(), key=lambda each: each[0])
+        ]
+    return found
 
 
 class OctaveTask:
@@ -222,3 +255,16 @@ class OctaveStepsTask(OctaveTask):
             for detail in (made, batch.detail)
         )
         return verdict(self.module["critic"], fake, real)
+
+
+def train_octaves(config: TrainConfig, shape: OctaveConfig | None = None) -> Path:
+    """Run the stages of a configuration of the network of imagery; returns the stem of the network."""
+    torch.manual_seed(config.seed)
+    net = OctaveNet(shape or OctaveConfig())
+    for stage in config.stages:
+        task = (OctaveStepsTask if stage.name == "octave_steps" else OctaveTask)(net, config, stage)
+        average = run(task, stage, config.out, config.seed)
+        net.load_state_dict(average["net"].state_dict())
+        net = net.to("cpu")
+    save_octaves(net, config.out / "imagery")
+    return config.out / "imagery"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -29,20 +29,20 @@ LOOKS = 50
 
 
 def look_of(seed: int, tile: Tile) -> Look:
-    """One look for each z12 tile: neighbours were photographed on the same day."""
-    levels = tile.z - 12
+    """One look for each z12 tile: neighbours were photographed on the same day. Coarser tiles have one each."""
+    levels = max(0, tile.z - 12)
     return any_look(generator(seed, LOOKS, tile.x >> levels, tile.y >> levels))
 
 
-def choose(seed: int, count: int) -> Iterator[Tile]:
-    """Tiles in and around settlements, larger ones more often; one in five anywhere."""
+def choose(seed: int, count: int, shares: Mapping[int, float] = ZOOMS) -> Iterator[Tile]:
+    """Tiles in and around settlements, larger ones more often; one in five anywhere. shares: of each zoom."""
     rng = generator(seed, LOOKS, count)
     towns = places(seed)
     weights = np.array([place.radius**1.2 for place in towns])
     weights /= weights.sum()
     seen: set[Tile] = set()
     while len(seen) < count:
-        zoom = int(rng.choice(list(ZOOMS), p=list(ZOOMS.values())))
+        zoom = int(rng.choice(list(shares), p=list(shares.values())))
         place = towns[int(rng.choice(len(towns), p=weights))]
         spot = np.array([place.x, place.y]) + rng.normal(0, 0.55 * place.radius, 2)
         if rng.random() < 0.2:
@@ -55,7 +55,7 @@ def choose(seed: int, count: int) -> Iterator[Tile]:
             yield tile
 
 
-def write_pairs(out: Path, seed: int, count: int, split: str = "train") -> None:
+def write_pairs(out: Path, seed: int, count: int, split: str = "train", shares: Mapping[int, float] = ZOOMS) -> None:
     """Write `count` pairs of country `seed` below `out` and list them in manifest.csv, after what is there."""
     folder = out / SOURCE / split
     folder.mkdir(parents=True, exist_ok=True)
@@ -65,7 +65,7 @@ def write_pairs(out: Path, seed: int, count: int, split: str = "train") -> None:
         writer = csv.writer(lines)
         if fresh:
             writer.writerow(COLUMNS)
-        for tile in tqdm(choose(seed, count), total=count, unit="pair", desc=f"country {seed}"):
+        for tile in tqdm(choose(seed, count, shares), total=count, unit="pair", desc=f"country {seed}"):
             above = Tile(tile.x >> 1, tile.y >> 1, tile.z - 1)
             names = {
                 "rs": _name(seed, tile, "rs"),
