@@ -13,6 +13,7 @@ from tilecascade.app.scenes.made_from import journal_of_reviews, journal_of_scen
 from tilecascade.app.scenes.scene_set import SceneSet
 from tilecascade.app.settings import DataDir, LayerSettings
 from tilecascade.app.sources.mosaic import SceneMosaic
+from tilecascade.app.sources.painted import PaintedSource
 from tilecascade.app.sources.scene import Scene
 from tilecascade.app.storage.publication import Publication
 from tilecascade.app.tiles.invalidation import AffectedTiles, affected_by, changed_scenes
@@ -108,11 +109,7 @@ class SceneManager:
             old = store.layer
             known = self._scenes.get(old.name)
             if known is None or not isinstance(old.imagery, SceneMosaic):
-                what = (
-                    "the fictional country"
-                    if known is None and old.imagery.id.startswith("country")
-                    else "painted imagery"
-                )
+                what = "painted imagery" if isinstance(old.imagery, PaintedSource) else "the fictional country"
                 raise SceneError(f"layer {old.name} shows {what}; start the server with other scenes instead")
             changed = change(known.set)
             scenes = changed.effective(known.configured)

@@ -24,7 +24,7 @@ class PaintedSource:
         self.scenes = scenes
         self.bounds, self.center = scenes.bounds, scenes.center
         self.native_zoom = max(zoom, scenes.native_zoom)
-        self.attribution = scenes.attribution
+        self.attribution = f"{scenes.attribution} (detail painted)".strip()
         self.id = digest((scenes.id, f"painted {VERSION} {zoom} {seed}"))
         painter = OctavePainter(load_octaves(WEIGHTS_DIR / "imagery"), seed, choose_dtype("auto", "cpu"))
         self._cascade = ImageryCascade(self._top, scenes.native_zoom, painter)

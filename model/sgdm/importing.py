@@ -190,8 +190,8 @@ def import_diffusers(folder: Path) -> Imported:
 
     Raises ValueError with a sentence.
     """
-    told = {part: _description(folder / part) for part in ("unet", "vae", "text_encoder")}
-    published, unet, text = sd21(), told["unet"], told["text_encoder"]
+    described = {part: _description(folder / part) for part in ("unet", "vae", "text_encoder")}
+    published, unet, text = sd21(), described["unet"], described["text_encoder"]
     widths = tuple(unet.get("block_out_channels", ()))
     if len(widths) != 4 or unet.get("in_channels") != 4:
         raise ValueError(f"{folder / 'unet'} is not the U-Net of Stable Diffusion 2.1: {widths}, 4 latent channels")
@@ -202,7 +202,7 @@ def import_diffusers(folder: Path) -> Imported:
     config = replace(
         published,
         unet=replace(published.unet, widths=widths, head_dim=head, context_dim=unet.get("cross_attention_dim", 0)),
-        autoencoder=replace(published.autoencoder, widths=tuple(told["vae"].get("block_out_channels", ()))),
+        autoencoder=replace(published.autoencoder, widths=tuple(described["vae"].get("block_out_channels", ()))),
         text=replace(
             published.text,
             width=text.get("hidden_size", 0),

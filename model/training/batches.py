@@ -22,9 +22,11 @@ from tilecascade.model.training.tile_bank import REACH, SPANS, UNKNOWN, Places, 
 
 @dataclass(frozen=True)
 class Drawn:
-    """One batch on the device. Images are N x 3 x S x S in [-1, 1], 0 where unknown; labels N x S x S; objects as in
-    `samples.Batch`. shown: N x S x S, the palette colour that each pixel shows. exact: how many samples, the first, are
-    of the default style and tell that."""
+    """One batch on the device. Images are N x 3 x S x S in [-1, 1], 0 where unknown; labels N x S x S.
+
+    objects: N x len(KINDS) x S/2 x S/2 of `objects.object_planes`, NaN where a map does not tell. shown: N x S x S, the
+    palette colour that each pixel shows. exact: how many samples, the first, are of the default style and tell that.
+    """
 
     imagery: Tensor
     reference: Tensor

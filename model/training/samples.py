@@ -27,7 +27,7 @@ from tilecascade.model.training.augment import (
     to_unit,
 )
 from tilecascade.model.training.config import StageConfig, TrainConfig
-from tilecascade.model.training.objects import KINDS, Planes, halved, object_planes
+from tilecascade.model.training.objects import Planes, object_planes
 
 ROOT_ZOOM = 14
 """No reference is ever given at this zoom: the default layer's cascade begins here."""
@@ -38,8 +38,7 @@ class Batch:
     """Tensors of one step. Images are N x 3 x S x S in [-1, 1]; conditions are 0 where unknown.
 
     trusted: N x 1 x S x S, 1 where the reference is a true map as it is, 0 where it was generated or degraded.
-    zooms: N. objects: N x len(KINDS) x S/2 x S/2 of `objects.object_planes`, NaN where a map does not tell; only if the
-    stage asks for them.
+    zooms: N.
     labels: N x S x S indices into `labels.ALLOWED`; anything is allowed where the imagery is missing.
     """
 
@@ -50,7 +49,6 @@ class Batch:
     labels: Tensor
     texts: list[str]
     zooms: Tensor
-    objects: Tensor | None = None
 
 
 class SampleSource:
@@ -146,7 +144,6 @@ class SampleSource:
         imagery = imagery_colours(crop(pair.imagery if seen is None else seen), rng)
         if rng.random() < 0.2:
             imagery = cast_shadows(imagery, rng)
-        planes = self.objects(pair) if stage.objects else None
         return Sample(
             imagery,
             valid,
@@ -156,7 +153,6 @@ class SampleSource:
             text,
             pair.zoom,
             pair.reading,
-            None if planes is None else crop(planes.transpose(1, 2, 0)).transpose(2, 0, 1),
         )
 
     def plain(self, pair: Pair, with_reference: bool, generated: bool = False) -> Sample:
@@ -173,7 +169,6 @@ class SampleSource:
             text,
             pair.zoom,
             pair.reading,
-            self.objects(pair),
         )
 
     def relit(self, pair: Pair, rng: np.random.Generator) -> Sample:
@@ -215,7 +210,6 @@ class Sample:
     text: str
     zoom: int
     reading: str
-    objects: Planes | None = None
 
 
 def collate(samples: list[Sample]) -> Batch:
@@ -225,13 +219,6 @@ def collate(samples: list[Sample]) -> Batch:
     reference = np.stack([blank if s.reference is None else to_unit(s.reference) * s.valid for s in samples])
     trusted = np.stack([(s.trusted * s.valid).astype(np.float32)[None] for s in samples])
     labels = np.stack([np.where(s.valid, READERS[s.reading](s.map), ANYTHING).astype(np.int64) for s in samples])
-    size = imagery.shape[-1] // 2
-    untold = np.full((len(KINDS), size, size), np.nan, dtype=np.float32)
-    objects = None
-    if any(s.objects is not None for s in samples):
-        objects = torch.from_numpy(
-            np.stack([untold if s.objects is None else halved(s.objects).astype(np.float32) for s in samples])
-        )
     return Batch(
         torch.from_numpy(imagery).contiguous(memory_format=torch.channels_last),
         torch.from_numpy(reference).contiguous(memory_format=torch.channels_last),
@@ -240,5 +227,4 @@ def collate(samples: list[Sample]) -> Batch:
         torch.from_numpy(labels),
         [s.text for s in samples],
         torch.tensor([s.zoom for s in samples]),
-        objects,
     )
