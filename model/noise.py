@@ -4,12 +4,20 @@ A counter-based generator (Philox 4x32-10, Salmon et al. 2011) turns every coord
 any state, so overlapping windows read identical noise, any window costs its own area, and requests may come in any
 order. The bits become a normal variate by summing eight 16-bit integers (Irwin-Hall): exact integer arithmetic and
 one float multiplication, hence the same bytes on every platform. Its tails end at 4.9 standard deviations.
+
+On a processor numpy makes it (torch takes 1.5 times as long there); on another device torch makes it in place, so that
+nothing is copied to the device.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
+
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 _M0, _M1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
 _W0, _W1 = 0x9E3779B9, 0xBB67AE85
@@ -21,7 +29,12 @@ _SCALE = np.float32(1.0 / (65536.0 * np.sqrt(8.0 / 12.0)))
 CHUNK = 1 << 15
 """Values made at once."""
 
+MEAN = 262140
+"""Of the sum of eight 16-bit integers, each 32767.5 in the mean."""
+
 Words = NDArray[np.uint64]
+Corner = tuple[int, int]
+"""Left and top of a window, in global latent coordinates."""
 
 
 def philox(counter: tuple[Words, Words, Words, Words], key: tuple[int, int]) -> tuple[Words, Words, Words, Words]:
@@ -63,6 +76,43 @@ def noise_window(
         for word in philox(counter, key):
             total += word & _16
             total += word >> np.uint64(16)
-        # the mean of a 16-bit integer is 32767.5: eight of them make 262140
-        part[:] = (total.astype(np.int64) - 262140).astype(np.float32) * _SCALE
+        part[:] = (total.astype(np.int64) - MEAN).astype(np.float32) * _SCALE
     return noise
+
+
+def noise_on_device(
+    seed: int,
+    zoom: int,
+    corners: Sequence[Corner],
+    width: int,
+    height: int,
+    channels: int,
+    device: torch.device,
+    phase: int = 0,
+) -> Tensor:
+    """The noise of several windows of one size, N x channels x height x width float32, bit by bit `noise_window`'s.
+
+    As many parameters as `noise_window` has, because it is the same field.
+    """
+    low = 0xFFFFFFFF
+    arange = partial(torch.arange, dtype=torch.int64, device=device)
+    places = torch.tensor(corners, dtype=torch.int64, device=device)
+    shape = (len(corners), channels, height, width)
+    columns = (places[:, :1] + arange(width)) % (32 << zoom)
+    rows = (places[:, 1:] + arange(height)) & low
+    layers = arange(channels) + ((zoom << 8) | (phase << 16))
+    c0, c1 = columns[:, None, None, :].expand(shape), rows[:, None, :, None].expand(shape)
+    c2, c3 = layers[None, :, None, None].expand(shape), torch.zeros(shape, dtype=torch.int64, device=device)
+    k0, k1 = seed & low, (seed >> 32) & low
+    for _ in range(10):
+        # the product of two 32-bit words may pass the sign bit of int64: its bits are right all the same
+        p0, p1 = c0 * int(_M0), c2 * int(_M1)
+        c0 = (p1 >> 32).bitwise_and_(low).bitwise_xor_(c1).bitwise_xor_(k0)
+        c2 = (p0 >> 32).bitwise_and_(low).bitwise_xor_(c3).bitwise_xor_(k1)
+        c1, c3 = p1.bitwise_and_(low), p0.bitwise_and_(low)
+        k0, k1 = (k0 + _W0) & low, (k1 + _W1) & low
+    total = torch.full(shape, -MEAN, dtype=torch.int64, device=device)
+    for word in (c0, c1, c2, c3):
+        total += word >> 16
+        total += word.bitwise_and_(0xFFFF)
+    return total.float() * float(_SCALE)

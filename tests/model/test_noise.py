@@ -1,10 +1,11 @@
 """Noise is a function of coordinates."""
 
 import numpy as np
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tilecascade.model.noise import noise_window, philox
+from tilecascade.model.noise import noise_on_device, noise_window, philox
 
 
 def test_philox_known_answers() -> None:
@@ -61,6 +62,17 @@ def test_noise_is_standard_normal_and_uncorrelated() -> None:
     assert abs((a[:, 1:] * a[:, :-1]).mean()) < 0.01
     assert abs((a[:, :, 1:] * a[:, :, :-1]).mean()) < 0.01
     assert abs((a[1:] * a[:-1]).mean()) < 0.01
+
+
+def test_noise_of_a_device_is_that_of_numpy() -> None:
+    """A million values: at the poles, on both sides of the antimeridian, and with every bit of a seed set."""
+    for seed, zoom, phase in [(0, 0, 0), (2**64 - 1, 20, 50), (2**63 + 5, 14, 1), (7, 22, 255)]:
+        world = 32 << zoom
+        corners = [(-40, -40), (world - 30, 5), (world // 2, -(1 << 31)), (12_345 % world, (1 << 32) - 20)]
+        there = noise_on_device(seed, zoom, corners, 72, 56, 16, torch.device("cpu"), phase)
+        here = [noise_window(seed, zoom, left, top, 72, 56, 16, phase) for left, top in corners]
+        assert (there.numpy() == np.stack(here)).all()
+        assert there.numel() > 250_000
 
 
 def test_the_same_bytes_for_ever() -> None:
