@@ -33,6 +33,9 @@ MERGE_REACH = 48
 """Pixels from which merging imagery and reference takes what it needs: two or three convolutions at each of the strides
 2, 4 and 8 (42)."""
 
+BLENDED_MARGIN = 224
+"""How far windows of 256 px that meet a block reach beyond it, at most (208), as a multiple of 32."""
+
 RING = 32
 """Pixels around a block that are kept for references: of twice as many, at 2X, a finer block sees enough to join its
 neighbour, whose reference has the same ground from another window."""
@@ -60,14 +63,19 @@ class WindowConfig:
     encode: conditions are read and encoded so far (a multiple of 32). denoise: latents are denoised so far (a
     multiple of
         32, at most encode). decode: latents are decoded so far and the rest cut off (a multiple of 8, at most denoise).
-    blend: the latents of neighbouring windows are blended over twice `denoise`, for networks that look at the whole
-        window (self-attention, GroupNorm) whatever the halo. Costs nine windows for a block by itself.
+    blend: instead of all that, windows of 256 px are generated on a lattice of their own and blended (see
+        `model.blending`), for networks that look at the whole window (self-attention, GroupNorm) whatever the halo.
     """
 
     encode: int = 64
     denoise: int = 64
     decode: int = 64
     blend: bool = True
+
+    @property
+    def margin(self) -> int:
+        """Pixels beyond a block that its conditions are read for."""
+        return BLENDED_MARGIN if self.blend else self.encode
 
     @property
     def ring(self) -> int:
@@ -81,7 +89,7 @@ class WindowConfig:
     @property
     def without_reference(self) -> int:
         """Pixels at a window's edge where nothing depends on the reference: only the imagery is seen so far."""
-        return max(0, self.encode - self.denoise - MERGE_REACH)
+        return 0 if self.blend else max(0, self.encode - self.denoise - MERGE_REACH)
 
 
 @dataclass(frozen=True)
@@ -195,13 +203,9 @@ class Ladder:
         levels = 0 if reference is None else tile.z - reference
         return Block(tile.z, tile.x >> levels, tile.y >> levels, levels)
 
-    def margin(self, block: Block) -> int:
-        """Pixels beyond a block that its conditions are read for. Blending needs the neighbouring windows as well."""
-        return self.windows.encode + (block.edge * TILE_SIZE if self.windows.blend else 0)
-
     def window(self, block: Block) -> Window:
         """What conditions are read for to make `block`."""
-        return block.footprint().grown(self.margin(block))
+        return block.footprint().grown(self.windows.margin)
 
     def field(self, block: Block) -> Window:
         """What is generated of a block: its tiles and the ring around them."""

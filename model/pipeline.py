@@ -1,4 +1,4 @@
-"""From conditions to map pixels: check -> encode conditions -> denoise -> blend -> decode."""
+"""From conditions to map pixels: check -> encode conditions -> denoise -> decode -> blend."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tilecascade.model.blending import WindowCache, blend
+from tilecascade.model.blending import WindowKey, WindowPool, blend, windows_over
 from tilecascade.model.cascade import Pixels, Window, cut_pixels
 from tilecascade.model.conditions import Conditions, Stage, as_images
 from tilecascade.model.confidence import SAMPLES
 from tilecascade.model.drawing import MapDrawer
 from tilecascade.model.generated import Drawing, GeneratedMap, Uncertainty, pixels_of, uncertainties
 from tilecascade.model.noise import noise_on_device, noise_window
+from tilecascade.model.palette import LAND
 from tilecascade.model.sgdm.autoencoder import Draft, PaletteAutoencoder
 from tilecascade.model.sgdm.config import LATENT_STRIDE
 from tilecascade.model.sgdm.layers import cut
@@ -62,7 +63,7 @@ class CascadePipeline:
         self.device = torch.device(device)
         self.dtype = dtype
         self._contexts: dict[tuple[int, int | None], Tensor] = {}
-        self._latent_cache = WindowCache()
+        self._pool = WindowPool()
         self.drawer: MapDrawer | None = None
         if network.perception is not None and not self.windows.blend:
             self.drawer = MapDrawer(network.perception, self.windows, self.device, dtype)
@@ -82,11 +83,10 @@ class CascadePipeline:
         if self.drawer is not None and stage.finish != "none":
             return self.drawer(stage, batch)
         if self.windows.blend:
-            # without a draft, because a draft belongs to one window and only latents are blended
-            latent, draft = torch.stack([self._blended(stage, item, len(batch)) for item in batch]), None
+            fields = self._blended(stage, batch)
         else:
             latent, draft = self._latents(stage, batch)
-        fields = self._decode(latent, draft, stage.ring)
+            fields = self._decode(latent, draft, stage.ring)
         return [GeneratedMap(field, partial(_inner, field, stage.ring)) for field in fields]
 
     @torch.inference_mode()
@@ -101,12 +101,12 @@ class CascadePipeline:
         autoencoder = self.network.autoencoder
         encoded, context = self._condition(stage, batch)
         draft = encoded.draft
-        if draft is None or not isinstance(autoencoder, PaletteAutoencoder):
+        if draft is None or self.windows.blend or not isinstance(autoencoder, PaletteAutoencoder):
             raise ValueError(f"preset {self.network.config.name!r} has no palette, so its uncertainty is not known")
         shares, generated = [], torch.zeros(())
         for sample in range(samples):
             noise = replace(stage, seed=stage.seed + sample)
-            latent = self._denoise(noise, self._denoised_windows(batch), context, encoded.features)
+            latent = self._denoise(noise, self._denoised(batch), context, encoded.features)
             with self._precision():
                 logits, keep = autoencoder.decode_logits(self.network.latent(latent, draft), draft)
             share, generated = autoencoder.class_shares(logits, keep, draft.images)
@@ -126,7 +126,7 @@ class CascadePipeline:
             raise ValueError(f"preset {self.network.config.name!r} has no palette to make map objects of")
         if not 0 <= stage.ring <= self.windows.denoise:
             raise ValueError(f"a ring of {stage.ring} pixels is not denoised; at most {self.windows.denoise} are")
-        wanted = stage.size + 2 * (self.windows.encode + (stage.size if self.windows.blend else 0))
+        wanted = stage.size + 2 * self.windows.margin
         for item in batch:
             if item.imagery.shape != (wanted, wanted, 3) or item.imagery.dtype != np.uint8:
                 raise ValueError(f"imagery must be {wanted} x {wanted} x 3 uint8, not {item.imagery.shape}")
@@ -135,45 +135,51 @@ class CascadePipeline:
             if item.window.left % 32 or item.window.top % 32:
                 raise ValueError(f"{item.window} is not on the lattice of 32 pixels")
 
-    def _blended(self, stage: Stage, item: Conditions, count: int) -> Tensor:
-        """The latent of one block, C x h x w with `denoise` around it, blended from the nine windows about it."""
-        size, halo = stage.size, self.windows.encode
-        top, left = item.window.top + halo, item.window.left + halo
-        latents: dict[tuple[int, int], Tensor] = {}
-        missing: list[tuple[tuple[int, int], Window]] = []
-        for row in (-1, 0, 1):
-            for column in (-1, 0, 1):
-                cell = Window(stage.zoom, left + (column + 1) * size, top + (row + 1) * size, size, size)
-                kept = self._latent_cache.get((stage, cell))
-                if kept is None:
-                    missing.append(((column, row), cell))
-                else:
-                    latents[column, row] = kept
-        for first in range(0, len(missing), count):
-            some = missing[first : first + count]
-            windows = [item.cut(cell.grown(halo)) for _, cell in some]
-            made, _ = self._latents(stage, windows + [windows[0]] * (count - len(some)))
-            for (place, cell), latent in zip(some, made, strict=False):
-                latents[place] = latent
-                self._latent_cache.put((stage, cell), latent)
-        return blend(latents, size // LATENT_STRIDE, self.windows.denoise // LATENT_STRIDE)
+    @property
+    def windows_generated(self) -> int:
+        """Windows that have been generated to be blended."""
+        return self._pool.made
+
+    def _blended(self, stage: Stage, batch: Sequence[Conditions]) -> list[Pixels]:
+        """The pixels of blocks, blended from the windows that meet any of them, each of which is generated once.
+
+        Windows are generated as many at once as there are blocks in a batch; the last ones are padded.
+        """
+        places = [item.window.grown(-self.windows.margin) for item in batch]
+        seen = {window: item for place, item in zip(places, batch, strict=True) for window in windows_over(place)}
+
+        def make(keys: Sequence[WindowKey]) -> Sequence[Pixels]:
+            windows = [window for *_, window in keys]
+            padded = windows + windows[:1] * (len(batch) - len(windows))
+            latent, draft = self._latents(stage, [seen[window].cut(window) for window in padded])
+            return self._decode(latent, draft, 0)[: len(windows)]
+
+        keys = [(stage.reference_zoom, stage.seed, stage.fields, window) for window in seen]
+        images = self._pool.get(keys, make, len(batch))
+        by_window = {window: image for (*_, window), image in images.items()}
+        return [blend(place, by_window) for place in places]
 
     def _latents(self, stage: Stage, batch: Sequence[Conditions]) -> tuple[Tensor, Draft | None]:
-        """Windows that reach `encode` beyond their cell -> latents, N x C x h x w, and drafts, that reach `denoise`
-        beyond it."""
+        """Conditions -> latents, N x C x h x w, and drafts, as far as is denoised."""
         encoded, context = self._condition(stage, batch)
-        sample = self._denoise(stage, self._denoised_windows(batch), context, encoded.features)
+        sample = self._denoise(stage, self._denoised(batch), context, encoded.features)
         return self.network.latent(sample, encoded.draft), encoded.draft
 
     def _condition(self, stage: Stage, batch: Sequence[Conditions]) -> tuple[Encoded, Tensor]:
-        """What the conditions say, `denoise` around each cell, and the scale text."""
+        """What the conditions say, as far as is denoised, and the scale text."""
         context = self._context(stage).expand(len(batch), -1, -1)
+        images = as_images(batch, self.device, LAND if self.network.config.encoder.blank_reference else None)
         with self._precision():
-            crop = self.windows.encode - self.windows.denoise
-            return self.network.condition(*as_images(batch, self.device), context, crop), context
+            return self.network.condition(*images, context, self._context_pixels), context
 
-    def _denoised_windows(self, batch: Sequence[Conditions]) -> list[Window]:
-        return [item.window.grown(self.windows.denoise - self.windows.encode) for item in batch]
+    def _denoised(self, batch: Sequence[Conditions]) -> list[Window]:
+        """The windows that are denoised."""
+        return [item.window.grown(-self._context_pixels) for item in batch]
+
+    @property
+    def _context_pixels(self) -> int:
+        """How far conditions are seen beyond what is denoised."""
+        return 0 if self.windows.blend else self.windows.encode - self.windows.denoise
 
     def _precision(self) -> torch.autocast:
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
@@ -198,12 +204,12 @@ class CascadePipeline:
         return latent
 
     def _decode(self, latent: Tensor, draft: Draft | None, ring: int) -> list[Pixels]:
-        """Latents and drafts that reach `denoise` beyond the block -> the pixels of the block and its ring."""
-        around = min(self.windows.denoise, self.windows.decode + ring)
-        beyond = self.windows.denoise - around
-        if beyond:
-            latent = cut(latent, beyond // LATENT_STRIDE)
-            draft = None if draft is None else draft.cut(beyond)
+        """Latents and drafts as far as is denoised -> the pixels of each block and its ring, or of each window."""
+        beyond = 0 if self.windows.blend else self.windows.denoise
+        around = min(beyond, self.windows.decode + ring)
+        if beyond > around:
+            latent = cut(latent, (beyond - around) // LATENT_STRIDE)
+            draft = None if draft is None else draft.cut(beyond - around)
         with self._precision():
             image = self.network.autoencoder.decode(latent.contiguous(memory_format=torch.channels_last), draft)
         if around > ring:

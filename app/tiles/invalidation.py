@@ -118,7 +118,7 @@ class AffectedTiles:
         zoom = near.zoom
         some = self._ladder.block(Tile(0, 0, zoom))
         size, blocks = some.edge * TILE_SIZE, (1 << zoom) // some.edge
-        near = near.grown(self._ladder.margin(some) + size)
+        near = near.grown(self._ladder.windows.margin + size)
         first, last = near.left // size, (near.left + near.width) // size
         if not wrap:
             first, last = max(first, 0), min(last, blocks - 1)

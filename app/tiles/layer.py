@@ -22,6 +22,7 @@ from tilecascade.app.sources.source import Source, digest
 from tilecascade.app.tiles.formats import MAX_ZOOM, PLAIN, Variant
 from tilecascade.app.tiles.layer_info import NOTICE, LayerInfo
 from tilecascade.app.tiles.reviews import Reviews
+from tilecascade.model.blending import STARTS
 from tilecascade.model.cartography.finish import libraries
 from tilecascade.model.cascade import Block, Ladder, WindowConfig
 from tilecascade.model.sgdm.config import Finish
@@ -97,7 +98,7 @@ class Layer:
             "imagery": "scenes" if isinstance(self.imagery, SceneMosaic) else self.imagery.id,
             "root_zoom": self.ladder.root,
             "span": self.ladder.span,
-            "windows": asdict(self.ladder.windows),
+            "windows": STARTS if self.ladder.windows.blend else asdict(self.ladder.windows),
             "seed": self.seed,
             "style": STYLE,
             "finish": libraries() if self.finish == "cartographic" else self.finish,

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tilecascade.app.errors import SettingsError
+from tilecascade.model.blending import SIDE
 from tilecascade.model.sgdm.config import STEM, stem_of
 from tilecascade.model.sgdm.importing import import_diffusers, import_published
 from tilecascade.model.sgdm.network import (
@@ -103,7 +104,7 @@ def describe(model: Path) -> str:
         + ", ".join(f"{name} {count / 1e6:.1f}" for name, count in counts.items()),
         f"sampler    {diffusion.sampler}, {diffusion.steps} steps, {diffusion.prediction}",
         f"text       {config.text.profile} scale text, {config.text.layers} layers of {config.text.width}",
-        f"windows    {windows.encode} px beyond a block are encoded, {windows.denoise} denoised",
+        f"windows    {f'of {SIDE} px, blended' if windows.blend else f'a block with {windows.encode} px around it'}",
         f"finish     {config.finish}",
         f"confidence {'calibrated' if config.calibration else 'not calibrated'}",
     ]

@@ -139,7 +139,7 @@ async def shift_test(resolver: TileResolver, engine: Any, mosaic: Mosaic) -> dic
             box = (slice(top, top + size), slice(left, left + size))
             if mosaic.colours[box].shape[:2] != (size, size) or not mosaic.known[box].any():
                 continue
-            window = footprint.grown(ladder.margin(block))
+            window = footprint.grown(ladder.windows.margin)
             references = await neighbouring_fields(resolver, window)
             prepare = partial(read_conditions, resolver.layer, window, references)
             stage = replace(resolver.generator.stage(block), fields=f"{resolver.layer.version} shifted", ring=0)

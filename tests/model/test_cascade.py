@@ -71,7 +71,7 @@ def test_the_chain_rises_from_the_root(case: tuple[Ladder, Tile]) -> None:
 def test_windows_lie_on_the_lattice_and_hold_their_block(case: tuple[Ladder, Tile]) -> None:
     ladder, tile = case
     window = ladder.window(ladder.block(tile))
-    reach = ladder.windows.encode
+    reach = ladder.windows.margin
     assert window.left % 32 == window.top % 32 == window.width % 32 == 0
     assert window.left + reach <= tile.x * 256
     assert window.left + window.width >= tile.x * 256 + 256 + reach
@@ -88,7 +88,7 @@ def test_the_reference_window_is_the_same_ground(case: tuple[Ladder, Tile]) -> N
     assert (reference.left + ENLARGE_MARGIN) * factor == window.left
     assert (reference.height - 2 * ENLARGE_MARGIN) * factor == window.height
     needed = ladder.reference_blocks(block)
-    assert len(needed) == len(set(needed)) <= (25 if ladder.windows.blend else 1)
+    assert len(needed) == len(set(needed)) <= (9 if ladder.windows.blend else 1)
     for other in needed:
         assert other.zoom == reference.zoom
     assert ladder.block(Tile(block.column, block.row, reference.zoom)) in needed
