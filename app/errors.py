@@ -28,6 +28,10 @@ class SceneTooLargeError(SceneError):
     """A scene of more bytes than the server accepts."""
 
 
+class ModelError(TilecascadeError):
+    """A file that is no network that could generate here."""
+
+
 class ImageryUnavailableError(TilecascadeError):
     """A scene's file is gone, damaged, or another one than was added, so nothing that needs it can be generated."""
 

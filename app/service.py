@@ -6,12 +6,10 @@ import asyncio
 import logging
 import os
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-
-import torch
 
 from tilecascade.app.errors import NotFoundError, NotReadyError, SettingsError, TilecascadeError
 from tilecascade.app.jobs.runner import Jobs
@@ -21,24 +19,33 @@ from tilecascade.app.settings import DataDir, LayerSettings, Settings
 from tilecascade.app.sources.mosaic import SceneMosaic
 from tilecascade.app.sources.scene import Scene
 from tilecascade.app.storage.caches import Caches
+from tilecascade.app.storage.models import ModelShelf
 from tilecascade.app.storage.ownership import Ownership
 from tilecascade.app.storage.publication import Publication
 from tilecascade.app.storage.versions import old_versions, remove
 from tilecascade.app.tiles.generator import BlockGenerator
-from tilecascade.app.tiles.layer import Layer, ModelInfo
+from tilecascade.app.tiles.layer import Layer, layer_with_model
+from tilecascade.app.tiles.loaded_model import LoadedModel, load_model
 from tilecascade.app.tiles.lookahead import BackgroundTiles
 from tilecascade.app.tiles.resolver import TileResolver
 from tilecascade.app.tiles.reviews import Reviews
 from tilecascade.app.tiles.store import TileStore
-from tilecascade.model.engine import GenerationEngine, LocalEngine
-from tilecascade.model.engine.device import choose_device, choose_dtype, runtime_fingerprint
-from tilecascade.model.pipeline import CascadePipeline
-from tilecascade.model.sgdm.network import load_network, weights_hash
+from tilecascade.model.engine import GenerationEngine
 
 log = logging.getLogger(__name__)
 
-MAX_CONCURRENCY = 8
-"""Blocks generated side by side on a CPU unless `threads` says otherwise: each takes up to half a GB."""
+RETIRE_SECONDS = 2.0
+"""How long a model that has been replaced may still be asked."""
+
+
+def clean_disk(caches: Caches, data_dir: DataDir, settings: Settings) -> None:
+    """Look over the tile directory, and remove versions whose time is over."""
+    kept, removed = caches.disk.scan()
+    log.info("tile directory: %d tiles, %d broken or left-over files removed", kept, removed)
+    for old in old_versions(data_dir.tiles):
+        if old.age >= settings.old_versions_days:
+            remove(old, data_dir)
+            log.info("removed an old version: %s", old)
 
 
 class Service:
@@ -53,9 +60,12 @@ class Service:
         self.state = "starting"
         self.problem: str | None = None
         self.resolvers: dict[str, TileResolver] = {}
-        self.engine: GenerationEngine | None = None
-        self.device = "cpu"
+        self.model: LoadedModel | None = None
+        self.shelf = ModelShelf(settings, self.data_dir)
         self._layer_settings = layers
+        self._changing = asyncio.Lock()
+        self._tasks: set[asyncio.Future[None]] = set()
+        self._loop = asyncio.get_running_loop()
         self._executor = ThreadPoolExecutor(max(4, os.cpu_count() or 1), thread_name_prefix="worker")
         try:
             self.data_dir.tiles.mkdir(parents=True, exist_ok=True)
@@ -123,50 +133,84 @@ class Service:
 
     def _load(self) -> None:
         """Load the model, open the scenes, check the tile directory. Raises SettingsError or SceneError."""
-        model = self._load_model()
-        layers = [self._scenes.build(wanted, model) for wanted in self._layer_settings]
-        assert self.engine is not None
+        choice = self.shelf.choice()
+        self.model = model = self._load_model(Path(choice.stem), choice.batch)
+        layers = [self._scenes.build(wanted, model.info) for wanted in self._layer_settings]
         for layer in layers:
-            store = TileStore(layer, self.caches, self._executor)
-            self._scenes.catch_up(store)
-            self.resolvers[layer.name] = TileResolver(store, BlockGenerator(store, self.caches.leases, self.engine))
-            log.info(
-                "layer %s: version %s, zooms %d to %d", layer.name, layer.version, layer.ladder.root, layer.max_zoom
-            )
+            self.resolvers[layer.name] = self._resolver_of(layer, model)
         self._publication.inform_workers(layers)
-        threading.Thread(target=self._clean_disk, name="clean", daemon=True).start()
+        threading.Thread(target=clean_disk, args=(self.caches, self.data_dir, self.settings), daemon=True).start()
 
-    def _load_model(self) -> ModelInfo:
-        settings = self.settings
+    def _load_model(self, stem: Path, batch: int) -> LoadedModel:
+        def too_large() -> None:
+            self._loop.call_soon_threadsafe(self._use_smaller_batch)
+
+        return load_model(self.settings, stem, batch, too_large)
+
+    def _resolver_of(self, layer: Layer, model: LoadedModel, before: TileResolver | None = None) -> TileResolver:
+        """What serves a layer, once tiles of other scenes are gone; before: what has served it until now. May block."""
+        store = TileStore(layer, self.caches, self._executor, before.store.finished if before else None)
+        self._scenes.catch_up(store)
+        log.info("layer %s: version %s, zooms %d to %d", layer.name, layer.version, layer.ladder.root, layer.max_zoom)
+        generator = BlockGenerator(store, self.caches.leases, model.engine)
+        return TileResolver(store, generator, before.store if before else None)
+
+    async def use_model(self, stem: Path, batch: int = 0) -> None:
+        """Generate with another network, or with batches of another size, from now on: each layer has another version.
+
+        Tiles of the version before are shown until they are generated anew. What is being generated is finished.
+        Raises SettingsError, and all stays as it was.
+        """
+        async with self._changing:
+            old = self.model
+            assert old is not None
+            if stem == old.stem and batch in (0, old.batch):
+                return
+            model = await asyncio.to_thread(self._load_model, stem, batch)
+            try:
+                named = zip(self._layer_settings, self.resolvers.values(), strict=True)
+                layers = [layer_with_model(resolver.layer, wanted, model.info) for wanted, resolver in named]
+                await asyncio.to_thread(self.shelf.choose, stem, batch)
+            except TilecascadeError:
+                await asyncio.to_thread(model.engine.close)
+                raise
+            before = dict(self.resolvers)
+            after = {
+                layer.name: await asyncio.to_thread(self._resolver_of, layer, model, before[layer.name])
+                for layer in layers
+            }
+            self.model = model
+            self.resolvers |= after
+            self._publication.inform_workers(layers)
+            self._scenes.go_on(lambda: self.layers)
+        for name, resolver in after.items():
+            before[name].replace_by(resolver)
+            self.background.warm(resolver, self.settings.warm_tiles)
+        self._keep(self._retire(old, list(before.values())))
+
+    def _use_smaller_batch(self) -> None:
+        """A batch does not fit into the device's memory: go on with half of it."""
+        if self.model is not None:
+            self._keep(self.use_model(self.model.stem, self.model.batch // 2))
+
+    def _keep(self, work: Coroutine[None, None, None]) -> None:
+        """Do something in the background."""
+        self._tasks.add(task := asyncio.ensure_future(work))
+        task.add_done_callback(self._tasks.discard)
+
+    async def _retire(self, model: LoadedModel, resolvers: list[TileResolver]) -> None:
+        """Stop a model that nobody uses any more, when what it has begun is finished."""
         try:
-            self.device = device = choose_device(settings.device)
-            network = load_network(settings.weights)
-        except (FileNotFoundError, ValueError, RuntimeError) as error:
-            raise SettingsError(f"weights or device: {str(error).splitlines()[0]}") from None
-        batch = settings.batch_blocks or (8 if device.startswith("cuda") else 1)
-        dtype = choose_dtype(settings.dtype, device)
-        concurrency = settings.threads or min(MAX_CONCURRENCY, os.cpu_count() or 1)
-        if torch.device(device).type != "cpu":
-            concurrency = 1
-        pipeline = CascadePipeline(network, device, dtype)
-        self.engine = LocalEngine(pipeline, batch, concurrency, pipeline.uncertainty)
-        fingerprint = runtime_fingerprint(device, dtype, batch)
-        return ModelInfo(
-            weights_hash(settings.weights),
-            fingerprint,
-            network.config.windows,
-            network.config.calibration,
-            pipeline.has_palette,
-            network.config.finish,
-        )
+            await asyncio.sleep(RETIRE_SECONDS)  # requests that have just come may still ask it
+            for resolver in resolvers:
+                await resolver.drain()
+        finally:
+            await asyncio.shield(asyncio.to_thread(model.engine.close, True))
 
-    def _clean_disk(self) -> None:
-        kept, removed = self.caches.disk.scan()
-        log.info("tile directory: %d tiles, %d broken or left-over files removed", kept, removed)
-        for old in old_versions(self.data_dir.tiles):
-            if old.age >= self.settings.old_versions_days:
-                remove(old, self.data_dir)
-                log.info("removed an old version: %s", old)
+    @property
+    def engine(self) -> GenerationEngine | None:
+        """What generates now; None while the server starts."""
+        return self.model.engine if self.model else None
 
     @property
     def layers(self) -> list[Layer]:
@@ -184,14 +228,19 @@ class Service:
 
     async def change_scenes(self, layer: str | None, change: Callable[[SceneSet], SceneSet]) -> Layer:
         """Change the scenes of a layer. See `SceneManager.change`."""
-        resolver = self.resolver(layer)
-        changed = await self._scenes.change(resolver.store, lambda: self.layers, change)
+        async with self._changing:
+            resolver = self.resolver(layer)
+            resolver.previous = None  # it would go on showing what is removed
+            changed = await self._scenes.change(resolver.store, lambda: self.layers, change)
         self.background.warm(resolver, self.settings.warm_tiles)
         return changed
 
     async def review(self, layer: str | None, change: Callable[[Reviews], Reviews]) -> Layer:
         """Change the reviews of a layer. See `SceneManager.review`."""
-        return await self._scenes.review(self.resolver(layer).store, lambda: self.layers, change)
+        async with self._changing:
+            resolver = self.resolver(layer)
+            resolver.previous = None
+            return await self._scenes.review(resolver.store, lambda: self.layers, change)
 
     def forget_scene(self, scene: Scene) -> None:
         """Delete a scene's file unless a layer still has it. May block."""
@@ -200,23 +249,15 @@ class Service:
     def health(self) -> dict[str, object]:
         """State for `/health`: starting, ready, degraded (a cache or a scene's file cannot be used, or is slow) or
         failed. Asks Redis and the disk, so it may block."""
-        store = self.caches.store
-        store.check()
-        unavailable, slow = store.unavailable, dict(store.slow)
-        problems = [self.problem] if self.problem else []
-        problems += [
-            f"the {name} cache is slow: it has not answered for {seconds:.1f} s; finished tiles come from memory"
-            for name, seconds in slow.items()
-        ]
+        caches, problems = self.caches.state()
+        problems += [self.problem] if self.problem else []
         for layer in self.layers:
             if isinstance(layer.imagery, SceneMosaic):
                 problems += layer.imagery.problems()
+        degraded = self.state == "ready" and (problems or "unavailable" in caches.values())
         answer: dict[str, object] = {
-            "state": "degraded" if self.state == "ready" and (unavailable or problems) else self.state,
-            "caches": {
-                tier.name: "unavailable" if tier.name in unavailable else "slow" if tier.name in slow else "ok"
-                for tier in store.tiers
-            },
+            "state": "degraded" if degraded else self.state,
+            "caches": caches,
             "layers": sorted(self.resolvers),
         }
         if problems:
@@ -227,6 +268,10 @@ class Service:
         self._scenes.close()
         self.background.close()
         await self.jobs.close()
+        for task in list(self._tasks):
+            task.cancel()
+            with suppress(asyncio.CancelledError, Exception):
+                await task
         if self.engine is not None:
             await asyncio.to_thread(self.engine.close, True)
         for resolver in self.resolvers.values():

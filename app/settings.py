@@ -39,7 +39,7 @@ class DataDir:
     tiles: finished tiles, which web servers may read. scenes: uploaded scenes. layers: what each layer's scenes and
     tiles are. jobs: prefetch jobs. leases: locks between processes. base_maps: tiles fetched from a base map's server.
     api_key: the owner's key, if the server has made one up; keys: the hashes of all others. usage: what these
-    have used today. audit: every change.
+    have used today. audit: every change. models: networks that were given to the server; model: which is in use.
     """
 
     def __init__(self, root: Path) -> None:
@@ -52,6 +52,8 @@ class DataDir:
         self.keys = root / "keys.json"
         self.usage = root / "usage.json"
         self.audit = root / "audit.jsonl"
+        self.models = root / "models"
+        self.model = root / "model.json"
 
     def scene_set(self, layer: str) -> Path:
         """What was changed about a layer's scenes since the configuration."""

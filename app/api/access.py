@@ -24,12 +24,15 @@ from tilecascade.app.settings import DataDir, Settings
 from tilecascade.app.storage.audit import AuditLog
 from tilecascade.app.storage.keys import Key, KeyRing
 
-ROLE_OF_CHANGE = {"/jobs": "prefetch", "/scenes": "scenes", "/reviews": "review"}
+ROLE_OF_CHANGE = {"/jobs": "prefetch", "/scenes": "scenes", "/reviews": "review", "/model": "admin"}
 """The role that a change below a path needs. Elsewhere there is nothing to change (a test compares this with the
 routes), so that a POST gets 405 or 404."""
 
 OPEN = ("/health", "/static/")
 """Paths that never need a key: monitoring, and files that are the same on every server."""
+
+UPLOADS = ("/scenes", "/model")
+"""Paths that take a file as their body."""
 
 SAFE = ("GET", "HEAD", "OPTIONS")
 COOKIE = "tilecascade_key"
@@ -137,9 +140,9 @@ class Access:
     def _limit_of(self, scope: Scope) -> tuple[int, str]:
         """How many bytes the body may have, and what to say of more."""
         is_json = Headers(scope=scope).get("content-type", "").startswith("application/json")
-        if scope["method"] == "POST" and self.path(scope) == "/scenes" and not is_json:
+        if scope["method"] == "POST" and self.path(scope) in UPLOADS and not is_json:
             limit = self._settings.upload_bytes
-            return limit, f"a scene may have {limit} bytes here (TILECASCADE_UPLOAD_BYTES)"
+            return limit, f"a file may have {limit} bytes here (TILECASCADE_UPLOAD_BYTES)"
         return JSON_BYTES, f"the body of this request may have {JSON_BYTES} bytes"
 
     def _remembering(self, scope: Scope, secret: str, send: Send) -> Send:

@@ -20,6 +20,7 @@ from tilecascade.app.api import (
     health,
     imagery,
     jobs,
+    model,
     ogc,
     ogc_features,
     reviews,
@@ -44,7 +45,7 @@ from tilecascade.app.storage.usage import Usage
 
 ROUTES = (
     tiles, tile_events, tilejson, features, wmts, ogc, ogc_features,
-    stac, imagery, scenes, reviews, jobs, health, viewer,
+    stac, imagery, scenes, reviews, jobs, model, health, viewer,
 )  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from tilecascade.app.errors import (
     ClientLeftError,
     ForbiddenError,
     ImageryUnavailableError,
+    ModelError,
     NeedsConfirmationError,
     NotFoundError,
     NoTileError,
@@ -25,7 +26,7 @@ from tilecascade.app.errors import (
     StorageError,
     TooLargeError,
 )
-from tilecascade.model.engine import EngineClosedError, QueueFullError
+from tilecascade.model.engine import EngineClosedError, OutOfMemoryError, QueueFullError
 
 STATUS: dict[type[Exception], int] = {
     BadRequestError: 400,
@@ -40,6 +41,7 @@ STATUS: dict[type[Exception], int] = {
     SceneTooLargeError: 413,
     TooLargeError: 413,
     SceneError: 422,
+    ModelError: 422,
     PurgeError: 503,
     BaseMapError: 503,
     ImageryUnavailableError: 503,
@@ -47,6 +49,7 @@ STATUS: dict[type[Exception], int] = {
     ClientLeftError: 499,
     EngineClosedError: 503,
     QueueFullError: 503,
+    OutOfMemoryError: 503,
     RateLimitedError: 429,
 }
 """The status of each error. The first class that fits counts, so subclasses stand before their base class."""

@@ -72,10 +72,10 @@ class ServiceCollector(Collector):
         yield SummaryMetricFamily(
             "tilecascade_conditions_seconds", "Reading a block's conditions.", state.prepared, state.prepare_seconds
         )
-        if service.device.startswith("cuda"):
+        if service.model is not None and service.model.device.startswith("cuda"):
             import torch
 
-            used = torch.cuda.memory_allocated(service.device)
+            used = torch.cuda.memory_allocated(service.model.device)
             yield GaugeMetricFamily("tilecascade_device_memory_bytes", "Allocated on the device.", used)
 
 

@@ -66,6 +66,21 @@ class ScenesAnswer(BaseModel):
     scenes: list[SceneAnswer]
 
 
+class ModelAnswer(BaseModel):
+    """The network that generates.
+
+    id: of its weights and configuration. before: the id of the one that `POST /model/back` returns to; none without.
+    versions: of each layer, by name.
+    """
+
+    id: str
+    name: str
+    device: str
+    batch: int
+    before: str | None
+    versions: dict[str, str]
+
+
 class NamedScene(BaseModel, extra="forbid"):
     """A scene that is named instead of uploaded: by one of path, url and stac."""
 

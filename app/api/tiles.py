@@ -25,7 +25,7 @@ from tilecascade.app.tiles.formats import CONFIDENCE, MAX_ZOOM, MEDIA_TYPES, PLA
 from tilecascade.app.tiles.resolver import TileResolver
 from tilecascade.app.tiles.store import GENERATED, FoundTile
 from tilecascade.model.cascade import enlarge_part, tile_window
-from tilecascade.model.engine import Priority, QueueFullError
+from tilecascade.model.engine import BatchTooLargeError, EngineClosedError, Priority, QueueFullError
 
 router = APIRouter(tags=["tiles"])
 
@@ -171,8 +171,9 @@ async def confidence_tile(context: ContextDep, layer: str, z: str, x: str, y: st
 async def answer(context: TileContext, layer: str | None, place: tuple[Tile, Variant], query: TileQuery) -> Response:
     """Answer a request for one tile, and measure how long it took."""
     began, state = time.perf_counter(), "error"
+    wanted = TileRequest(context, context.service.resolver(layer), *place, query)
     try:
-        response = await respond(TileRequest(context, context.service.resolver(layer), *place, query))
+        response = await respond_once_more(wanted)
         state = response.headers.get("x-tile-state", "later")
     except NoTileError:
         if query.missing == "404":
@@ -183,6 +184,15 @@ async def answer(context: TileContext, layer: str | None, place: tuple[Tile, Var
         context.metrics.answered(state, seconds)
     response.headers["Server-Timing"] = f"total;dur={seconds * 1000:.1f}"
     return response
+
+
+async def respond_once_more(wanted: TileRequest) -> Response:
+    """The answer to a request for one tile, asked of the network that takes over if the present one cannot go on."""
+    while True:
+        try:
+            return await respond(wanted)
+        except (BatchTooLargeError, EngineClosedError) as error:
+            wanted.resolver = await wanted.resolver.successor(error)
 
 
 async def respond(wanted: TileRequest) -> Response:
@@ -262,13 +272,18 @@ def finished(wanted: TileRequest, found: FoundTile) -> Response:
 
 
 async def placeholder(wanted: TileRequest) -> Response:
-    """What stands in for a tile that is not finished: its nearest finished ancestor, enlarged, or a preview of its
-    imagery.
+    """What stands in for a tile that is not finished: what the network before has made of it, its nearest finished
+    ancestor, enlarged, or a preview of its imagery.
 
     Never stored. Raises NoTileError where there is no imagery.
     """
     tile, form = wanted.tile, wanted.variant.format
     headers = wanted.describe("placeholder", "miss")
+    briefly = {"Cache-Control": f"max-age={PLACEHOLDER_AGE}, must-revalidate"}
+    earlier = await wanted.resolver.previous_tile(tile, wanted.variant)
+    if earlier is not None:
+        headers = earlier[0].info.describe(tile, wanted.variant, "placeholder", "miss")
+        return Response(earlier[1], media_type=MEDIA_TYPES[form], headers=headers | briefly)
     nearest = await wanted.resolver.nearest_ancestor(tile)
     if nearest is not None:
         ancestor, data = nearest
@@ -282,5 +297,4 @@ async def placeholder(wanted: TileRequest) -> Response:
     if wanted.variant.scale == 2:
         pixels, known = image.double(pixels), known.repeat(2, 0).repeat(2, 1)
     body = image.encode(pixels[..., :3], known, {"Comment": "placeholder"}, form)
-    headers["Cache-Control"] = f"max-age={PLACEHOLDER_AGE}, must-revalidate"
-    return Response(body, media_type=MEDIA_TYPES[form], headers=headers)
+    return Response(body, media_type=MEDIA_TYPES[form], headers=headers | briefly)

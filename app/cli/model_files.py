@@ -1,4 +1,4 @@
-"""Commands for model files: import, export, info."""
+"""Commands for models: import, export, info, use."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ from pathlib import Path
 from typing import Literal
 
 import click
+
+from tilecascade.app.cli.options import server_options
+from tilecascade.app.errors import SettingsError
 
 PATH = click.Path(path_type=Path)
 
@@ -58,3 +61,22 @@ def info(folder: Path) -> None:
     from tilecascade.app.tools.model_files import describe
 
     click.echo(describe(folder))
+
+
+@model.command()
+@click.argument("folder", type=PATH, required=False)
+@click.option("--back", is_flag=True, help="The model that was in use before.")
+@server_options
+def use(folder: Path | None, back: bool, url: str, data_dir: Path) -> None:
+    """Have a running server generate with the model in FOLDER, without stopping it.
+
+    Each layer has another version then. Tiles of the one before are shown until they are generated anew, and are all
+    there again after `--back`. The choice outlasts a restart with the same --model.
+    """
+    from tilecascade.app.client.connection import Key
+    from tilecascade.app.client.models import ModelClient
+
+    if (folder is None) != back:
+        raise SettingsError("give the folder of a model or --back, and not both")
+    client = ModelClient(url, Key(data_dir))
+    click.echo(client.back() if folder is None else client.use(folder))

@@ -25,7 +25,7 @@ from tilecascade.app.jobs.job import ENDED, Job, Order, read_job
 from tilecascade.app.storage.atomic import write_atomically
 from tilecascade.app.tiles.resolver import TileResolver
 from tilecascade.app.tiles.store import GENERATED
-from tilecascade.model.engine import EngineClosedError, Priority, QueueFullError
+from tilecascade.model.engine import BatchTooLargeError, EngineClosedError, Priority, QueueFullError
 
 log = logging.getLogger(__name__)
 
@@ -128,32 +128,33 @@ class Jobs:
 
     async def _run(self, job: Job) -> None:
         """Go over the area until a pass ends with the imagery that it began with."""
-        resolver = self._resolver(job.order.layer)
         saving = asyncio.create_task(self._save(job))
         try:
             while job.state == "running":
-                revision = resolver.layer.revision
+                revision = self._resolver(job.order.layer).layer.revision
                 job.finished = job.without_imagery = job.failed = 0
                 job.problems = []
                 for zoom in range(job.order.zooms[0], job.order.zooms[1] + 1):  # parents before children
                     job.zoom = zoom
                     tiles, pace = job.order.area.tiles(zoom), Pace(job.order.rate)
-                    await asyncio.gather(*(self._work(job, resolver, tiles, pace) for _ in range(MAX_PARALLEL)))
-                if job.state == "running" and resolver.layer.revision == revision:
+                    await asyncio.gather(*(self._work(job, tiles, pace) for _ in range(MAX_PARALLEL)))
+                if job.state == "running" and self._resolver(job.order.layer).layer.revision == revision:
                     job.state = "done"
         finally:
             saving.cancel()
 
-    async def _work(self, job: Job, resolver: TileResolver, tiles: Iterator[Tile], pace: Pace) -> None:
+    async def _work(self, job: Job, tiles: Iterator[Tile], pace: Pace) -> None:
         for tile in tiles:
             if job.state != "running":
                 return
-            await self._finish_tile(job, resolver, tile, pace)
+            await self._finish_tile(job, tile, pace)
             await self._notify()
 
-    async def _finish_tile(self, job: Job, resolver: TileResolver, tile: Tile, pace: Pace) -> None:
+    async def _finish_tile(self, job: Job, tile: Tile, pace: Pace) -> None:
         """See to it that one tile is finished, or count why it cannot be."""
         while True:
+            # which is another one when another network has been chosen
+            resolver = self._resolver(job.order.layer)
             try:
                 began = resolver.store.clock.now
                 found = await resolver.store.lookup(tile)
@@ -168,7 +169,7 @@ class Jobs:
             except NoTileError:
                 job.without_imagery += 1
                 return
-            except (QueueFullError, EngineClosedError):
+            except (QueueFullError, EngineClosedError, BatchTooLargeError):
                 await asyncio.sleep(1)
             except (BaseMapError, ImageryUnavailableError) as error:
                 return self._count_failure(job, tile, str(error))

@@ -128,9 +128,9 @@ async def save(chunks: AsyncIterator[bytes], target: Path, limit: int) -> None:
             async for chunk in chunks:
                 size += len(chunk)
                 if size > limit:
-                    raise SceneTooLargeError(f"a scene may have {limit} bytes here (TILECASCADE_UPLOAD_BYTES)")
+                    raise SceneTooLargeError(f"a file may have {limit} bytes here (TILECASCADE_UPLOAD_BYTES)")
                 await asyncio.to_thread(file.write, chunk)
     except OSError as error:
-        raise StorageError(f"the scene cannot be kept: {reason(error)}") from None
+        raise StorageError(f"the file cannot be kept: {reason(error)}") from None
     if not size:
         raise SceneError("the request has no file in its body")

@@ -197,6 +197,8 @@ class SceneManager:
             return
         for kind in made_from(self._data_dir, layer):
             await asyncio.to_thread(kind.settle)
+        if all(layer is not served for served in layers()):
+            return  # another version of the layer is served by now
         await asyncio.to_thread(self._publication.publish, layer)
         self._publication.inform_workers(layers())
 

@@ -41,6 +41,21 @@ class Caches:
         self.store = TieredStore(tiers)
         self.leases = BestEffort(leases)
 
+    def state(self) -> tuple[dict[str, str], list[str]]:
+        """Each cache's state: ok, slow or unavailable; and sentences about slow ones. Asks all, so it may block."""
+        store = self.store
+        store.check()
+        unavailable, slow = store.unavailable, dict(store.slow)
+        problems = [
+            f"the {name} cache is slow: it has not answered for {seconds:.1f} s; finished tiles come from memory"
+            for name, seconds in slow.items()
+        ]
+        states = {
+            tier.name: "unavailable" if tier.name in unavailable else "slow" if tier.name in slow else "ok"
+            for tier in store.tiers
+        }
+        return states, problems
+
     def close(self) -> None:
         """Stop the embedded Redis, if there is one."""
         if self._embedded is not None:

@@ -3,6 +3,9 @@ other."""
 
 from __future__ import annotations
 
+import asyncio
+from contextlib import suppress
+
 import mercantile
 from mercantile import Tile
 
@@ -15,17 +18,26 @@ from tilecascade.app.tiles.layer import Layer
 from tilecascade.app.tiles.overviews import Overviews
 from tilecascade.app.tiles.store import FoundTile, TileStore
 from tilecascade.app.tiles.variants import make_variant
-from tilecascade.model.engine import Priority
+from tilecascade.model.engine import BatchTooLargeError, Priority
+
+SUCCESSOR_SECONDS = 120.0
+"""How long a tile waits for another network to be loaded when the present one cannot go on."""
 
 PLACEHOLDER_LEVELS = 2
 """Zooms up to which an ancestor, enlarged, tells more than a preview of the imagery: farther up it is a blur."""
 
 
 class TileResolver:
-    """Finds or makes the tiles of one layer. Its coroutines belong to one event loop."""
+    """Finds or makes the tiles of one layer. Its coroutines belong to one event loop.
 
-    def __init__(self, store: TileStore, generator: BlockGenerator) -> None:
+    previous: the tiles of the version before, of another network, which are shown until they are generated anew.
+    """
+
+    def __init__(self, store: TileStore, generator: BlockGenerator, previous: TileStore | None = None) -> None:
         self.store = store
+        self.previous = previous
+        self._replaced = asyncio.Event()
+        self._successor: TileResolver | None = None
         self.generator = generator
         self.confidence = ConfidenceTiles(generator)
         self.features = FeatureSource(generator)
@@ -69,6 +81,27 @@ class TileResolver:
             if found is not None:
                 return ancestor, found.data
         return None
+
+    async def previous_tile(self, tile: Tile, variant: Variant) -> tuple[Layer, bytes] | None:
+        """What the version before shows of a tile, if it is stored, and that version of the layer."""
+        if self.previous is None:
+            return None
+        layer, found = self.previous.layer, await self.previous.lookup(tile, variant)
+        return None if found is None else (layer, found.data)
+
+    def replace_by(self, successor: TileResolver) -> None:
+        """From now on another resolver serves the layer, with another network."""
+        self._successor = successor
+        self._replaced.set()
+
+    async def successor(self, error: Exception) -> TileResolver:
+        """What serves the layer instead; waited for if a smaller batch is to come. Raises `error` if nothing does."""
+        if isinstance(error, BatchTooLargeError):
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._replaced.wait(), SUCCESSOR_SECONDS)
+        if self._successor is None:
+            raise error
+        return self._successor
 
     async def drain(self) -> None:
         """Wait for the work under way."""

@@ -44,12 +44,14 @@ class TileStore:
     finished: tells whoever listens which tiles have been kept.
     """
 
-    def __init__(self, layer: Layer, caches: Caches, executor: ThreadPoolExecutor) -> None:
+    def __init__(
+        self, layer: Layer, caches: Caches, executor: ThreadPoolExecutor, finished: Announcements | None = None
+    ) -> None:
         self.layer = layer
         self._caches = caches
         caches.revisions[layer.folder] = layer.revision
         self.clock = InvalidationClock()
-        self.finished = Announcements()
+        self.finished = finished or Announcements()
         self._tiers = caches.store
         self._executor = executor
 

@@ -21,6 +21,7 @@ from tilecascade.model.sgdm.network import (
     load_network,
     pack_network,
     save_network,
+    stored_values,
     unpack_network,
     weights_hash,
 )
@@ -96,12 +97,14 @@ def describe(model: Path) -> str:
     network: SGDM = _tried(lambda: load_network(stem))
     counts = network.parameter_counts()
     size = stem.with_suffix(".safetensors").stat().st_size
+    values = stored_values(stem)
     diffusion, windows = config.diffusion, config.windows
     lines = [
         f"model      {config.name}, id {weights_hash(stem)}",
         f"files      {stem}.safetensors ({size / 1e6:.1f} MB), {stem}.json",
         f"parameters {sum(counts.values()) / 1e6:.1f} M: "
         + ", ".join(f"{name} {count / 1e6:.1f}" for name, count in counts.items()),
+        f"memory     {values * 4 / 1e9:.2f} GB of weights as float32, {values * 2 / 1e9:.2f} GB as bfloat16",
         f"sampler    {diffusion.sampler}, {diffusion.steps} steps, {diffusion.prediction}",
         f"text       {config.text.profile} scale text, {config.text.layers} layers of {config.text.width}",
         f"windows    {f'of {SIDE} px, blended' if windows.blend else f'a block with {windows.encode} px around it'}",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 
+import psutil
 import torch
 
 
@@ -22,14 +23,28 @@ def choose_device(wanted: str) -> str:
     return wanted
 
 
+AMPERE = (8, 0)
+"""The first graphics processors that compute bfloat16 natively; older ones emulate it, slower than float32."""
+
+
 def choose_dtype(wanted: str, device: str) -> torch.dtype:
     """The type of matrix products for a setting: "auto" is bfloat16 where the device computes it natively."""
     if wanted == "auto":
-        # the processor may have the instructions while ATEN_CPU_CAPABILITY keeps torch from using them
-        wide = torch.backends.cpu.get_cpu_capability().startswith("AVX512")
-        native = device.startswith("cuda") or (wide and torch.cpu._is_avx512_bf16_supported())
+        if device.startswith("cuda"):
+            native = torch.cuda.get_device_capability(device) >= AMPERE
+        else:
+            # the processor may have the instructions while ATEN_CPU_CAPABILITY keeps torch from using them
+            wide = torch.backends.cpu.get_cpu_capability().startswith("AVX512")
+            native = wide and torch.cpu._is_avx512_bf16_supported()
         return torch.bfloat16 if native else torch.float32
     return torch.bfloat16 if wanted == "bfloat16" else torch.float32
+
+
+def free_memory(device: str) -> int:
+    """Bytes that can be had on a device now."""
+    if device.startswith("cuda"):
+        return int(torch.cuda.mem_get_info(device)[0])
+    return int(psutil.virtual_memory().available)
 
 
 INSTRUCTIONS = ("vnni", "avx512_bf16", "amx_tile", "amx_fp16")

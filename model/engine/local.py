@@ -14,12 +14,21 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 
 from tilecascade.model.conditions import Conditions, Stage
-from tilecascade.model.engine.protocol import Declined, EngineClosedError, EngineState, Generated, Prepare
+from tilecascade.model.engine.protocol import (
+    BatchTooLargeError,
+    Declined,
+    EngineClosedError,
+    EngineState,
+    Generated,
+    OutOfMemoryError,
+    Prepare,
+)
 from tilecascade.model.engine.queue import FairQueue, Priority
 from tilecascade.model.generated import GeneratedMap, Uncertainty
 
@@ -27,9 +36,6 @@ log = logging.getLogger(__name__)
 
 Generate = Callable[[Stage, Sequence[Conditions]], list[GeneratedMap]]
 MeasureUncertainty = Callable[[Stage, Sequence[Conditions]], list[Uncertainty]]
-
-PREPARERS = 2
-"""Threads that read conditions ahead of the device, at least; there is one for every four batches in flight."""
 
 
 @dataclass(eq=False)
@@ -59,7 +65,10 @@ class LocalEngine:
     """A GenerationEngine in this process. See `GenerationEngine` for its methods.
 
     generate: usually a `CascadePipeline`; uncertainty: its `uncertainty`. concurrency: batches in flight at once, each
-    in a thread of its own; it is halved when memory runs out.
+    in a thread of its own; it is halved when memory runs out. readers: threads that read conditions. on_too_large:
+    called once, in a thread of the engine, when a batch by itself does not fit and could be smaller: then nothing is
+    generated any more, and whatever is asked for raises BatchTooLargeError. A batch of one block that does not fit
+    raises OutOfMemoryError each time.
     """
 
     def __init__(
@@ -68,11 +77,15 @@ class LocalEngine:
         batch_size: int = 1,
         concurrency: int = 1,
         uncertainty: MeasureUncertainty = _no_uncertainty,
+        on_too_large: Callable[[], None] = lambda: None,
+        readers: int = 2,
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, not {batch_size}")
         self._generate, self._uncertainty = generate, uncertainty
         self._batch_size = batch_size
+        self._on_too_large = on_too_large
+        self._too_large = False
         self._ahead = batch_size * (concurrency + 1)
         self._waiting: FairQueue[_Job] = FairQueue()
         self._ready: FairQueue[_Job] = FairQueue(dict.fromkeys(Priority, 1 << 30))
@@ -87,7 +100,7 @@ class LocalEngine:
         self.seconds = self.prepare_seconds = 0.0
         self._threads = [
             threading.Thread(target=target, name=name, daemon=True)
-            for target, name in [(self._prepare_loop, "prepare")] * max(PREPARERS, concurrency // 4)
+            for target, name in [(self._prepare_loop, "prepare")] * readers
             + [(self._generate_loop, "engine")] * concurrency
         ]
         for thread in self._threads:
@@ -223,17 +236,11 @@ class LocalEngine:
         run, stage = batch[0].run, batch[0].stage
         conditions = [job.conditions for job in batch if job.conditions is not None]
         padded = conditions + [conditions[0]] * (self._batch_size - len(batch))
-        concurrency = self.concurrency
         try:
-            try:
-                outputs = run(stage, padded)
-            except Exception as error:
-                if not out_of_memory(error):
-                    raise
-                self._wait_for_memory(concurrency)
-                outputs = run(stage, padded)
+            outputs = self._run_in_memory(partial(run, stage, padded))
         except Exception as error:
-            log.exception("generating %s failed", stage)
+            if not isinstance(error, OutOfMemoryError):
+                log.exception("generating %s failed", stage)
             for job in batch:
                 job.future.set_exception(error)
             return
@@ -242,11 +249,42 @@ class LocalEngine:
         for job, item, output in zip(batch, conditions, outputs, strict=False):
             job.future.set_result(Generated(output, item))
 
+    def _run_in_memory(self, work: Callable[[], list[Any]]) -> list[Any]:
+        """Run a batch; once more without others beside it if memory runs out. Raises OutOfMemoryError."""
+        while not self._too_large:
+            concurrency = self.concurrency
+            try:
+                return work()
+            except Exception as error:
+                if not out_of_memory(error):
+                    raise
+                reason = str(error).strip().splitlines()[:1] or ["no memory"]
+            alone = concurrency == 1
+            self._wait_for_memory(concurrency)
+            if alone:
+                try:
+                    return work()
+                except Exception as error:
+                    if not out_of_memory(error):
+                        raise
+                if self._batch_size == 1:
+                    log.error("out of memory with a single block on the device: %s", reason[0])
+                    raise OutOfMemoryError("the device has too little memory for one block; try again later")
+                self._give_up_batch(reason[0])
+        raise BatchTooLargeError(f"a batch of {self._batch_size} blocks does not fit into the device's memory")
+
+    def _give_up_batch(self, reason: str) -> None:
+        with self._wake:
+            first, self._too_large = not self._too_large, True
+        if first:
+            log.warning("out of memory with %d blocks at once: %s", self._batch_size, reason)
+            self._on_too_large()
+
     def _wait_for_memory(self, concurrency: int) -> None:
         """Halve the concurrency, unless another batch has done so meanwhile, and wait until this batch may run."""
         with self._wake:
-            if self.concurrency == concurrency:
-                self.concurrency = max(1, concurrency // 2)
+            if self.concurrency == concurrency > 1:
+                self.concurrency = concurrency // 2
                 log.warning("out of memory: from now on %d batch(es) at once; trying again", self.concurrency)
             self._running -= 1
             self._wake.notify_all()

@@ -37,6 +37,15 @@ class EngineClosedError(RuntimeError):
     """The engine accepts no more work."""
 
 
+class OutOfMemoryError(RuntimeError):
+    """The device has too little memory for what was to be generated."""
+
+
+class BatchTooLargeError(OutOfMemoryError):
+    """A whole batch does not fit into the device's memory: an engine with a smaller one is needed. Its tiles may have
+    other bytes, so it is another version of the layer."""
+
+
 @dataclass(frozen=True)
 class EngineState:
     """What an engine has done and what waits for it.

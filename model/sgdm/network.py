@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -128,6 +129,15 @@ def load_network(stem: Path) -> SGDM:
     state = load_file(stem.with_suffix(".safetensors"))
     network.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()})
     return network.eval()
+
+
+def stored_values(stem: Path) -> int:
+    """How many values the weights have, read without loading them. Raises ValueError for a damaged file."""
+    try:
+        with safe_open(stem.with_suffix(".safetensors"), "pt") as file:
+            return sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
+    except SafetensorError as error:
+        raise ValueError(f"{stem.with_suffix('.safetensors')} is no complete .safetensors file: {error}") from None
 
 
 def pack_network(stem: Path, out: Path) -> None:

@@ -12,7 +12,15 @@ import torch
 from tests.conftest import PLACE, picture
 from tilecascade.model.cascade import Ladder, Pixels
 from tilecascade.model.conditions import Conditions, Stage
-from tilecascade.model.engine import Declined, EngineClosedError, LocalEngine, Priority, QueueFullError
+from tilecascade.model.engine import (
+    BatchTooLargeError,
+    Declined,
+    EngineClosedError,
+    LocalEngine,
+    OutOfMemoryError,
+    Priority,
+    QueueFullError,
+)
 from tilecascade.model.engine.protocol import Prepare
 from tilecascade.model.engine.queue import FairQueue
 from tilecascade.model.pipeline import CascadePipeline
@@ -158,22 +166,37 @@ def test_an_error_fails_only_its_batch_and_one_in_preparing_only_its_window() ->
     engine.close()
 
 
-def test_without_memory_it_tries_once_more_with_less_concurrency_and_then_fails_only_that_batch() -> None:
+def test_without_memory_it_goes_on_with_less_concurrency_and_then_fails_only_that_block() -> None:
     stage, item = conditions(0)
     missing = RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
-    for errors, works in ((1, True), (2, False)):
+    for errors, concurrency in ((1, 2), (2, 1), (3, 1), (4, 1)):
         generate = Recorder([missing] * errors)
         generate.go.set()
         engine = LocalEngine(generate, concurrency=4)
         first = engine.submit(stage, prepare(item))
-        if works:
+        if errors < 4:
             assert first.result(5) is not None
         else:
-            with pytest.raises(RuntimeError, match="allocate"):
+            with pytest.raises(OutOfMemoryError, match="one block"):
                 first.result(5)
-        assert engine.concurrency == 2
+        assert engine.concurrency == concurrency
         assert engine.submit(stage, prepare(item)).result(5) is not None
         engine.close()
+
+
+def test_a_batch_that_does_not_fit_is_never_tried_again() -> None:
+    stage, item = conditions(0)
+    generate, told = Recorder([MemoryError()] * 100), threading.Event()
+    generate.go.set()
+    engine = LocalEngine(generate, batch_size=4, on_too_large=told.set)
+    with pytest.raises(BatchTooLargeError, match="4 blocks"):
+        engine.submit(stage, prepare(item)).result(5)
+    assert told.wait(5)
+    assert len(generate.calls) == 2
+    with pytest.raises(BatchTooLargeError):
+        engine.submit(stage, prepare(item)).result(5)
+    assert len(generate.calls) == 2
+    engine.close()
 
 
 def test_batches_that_run_out_of_memory_together_go_on_one_after_the_other() -> None:

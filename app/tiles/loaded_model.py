@@ -1,0 +1,75 @@
+"""A network on the device, and the engine that generates with it."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from tilecascade.app.errors import SettingsError
+from tilecascade.app.settings import Settings
+from tilecascade.app.tiles.layer import ModelInfo
+from tilecascade.model.engine import LocalEngine
+from tilecascade.model.engine.device import choose_device, choose_dtype, free_memory, runtime_fingerprint
+from tilecascade.model.pipeline import CascadePipeline
+from tilecascade.model.sgdm.network import load_description, load_network, stored_values, weights_hash
+
+log = logging.getLogger(__name__)
+
+MAX_CONCURRENCY = 8
+"""Blocks generated side by side on a CPU unless `threads` says otherwise: each takes up to half a GB."""
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """stem: where its files are. batch: blocks generated at once; it is part of `info.runtime`, because the bytes of a
+    tile depend on it."""
+
+    stem: Path
+    info: ModelInfo
+    engine: LocalEngine
+    device: str
+    batch: int
+
+
+def load_model(
+    settings: Settings, stem: Path, batch: int = 0, on_too_large: Callable[[], None] = lambda: None
+) -> LoadedModel:
+    """Load a network and start an engine. batch: instead of what the settings say. on_too_large: see `LocalEngine`.
+
+    Raises SettingsError with one sentence, before the weights are read if they do not fit into memory.
+    """
+    try:
+        device = choose_device(settings.device)
+        load_description(stem)
+        needed, free = 4 * stored_values(stem), free_memory(device)
+        if needed > free:
+            raise ValueError(
+                f"the weights in {stem} take {needed / 1e9:.1f} GB, and {device} has {free / 1e9:.1f} GB free"
+            )
+        network = load_network(stem)
+    except (FileNotFoundError, ValueError, TypeError, KeyError, RuntimeError) as error:
+        reason = (str(error).strip().splitlines() or ["they cannot be read"])[0]
+        raise SettingsError(f"weights or device: {reason}") from None
+    on_gpu = device.startswith("cuda")
+    batch = batch or settings.batch_blocks or (8 if on_gpu else 1)
+    dtype = choose_dtype(settings.dtype, device)
+    cores = os.cpu_count() or 1
+    concurrency = 1 if torch.device(device).type != "cpu" else settings.threads or min(MAX_CONCURRENCY, cores)
+    pipeline = CascadePipeline(network, device, dtype)
+    readers = max(2, cores // 2) if on_gpu else max(2, concurrency // 4)
+    engine = LocalEngine(pipeline, batch, concurrency, pipeline.uncertainty, on_too_large, readers)
+    info = ModelInfo(
+        weights_hash(stem),
+        runtime_fingerprint(device, dtype, batch),
+        network.config.windows,
+        network.config.calibration,
+        pipeline.has_palette,
+        network.config.finish,
+    )
+    log.info("model %s (%s): %d blocks at once on %s, %s", info.hash, network.config.name, batch, device, dtype)
+    return LoadedModel(stem, info, engine, device, batch)
