@@ -6,6 +6,8 @@ else is land.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -47,26 +49,51 @@ LAND = PALETTE[0][1]
 """What a map shows where nothing is mapped; also the stated background in formats without transparency."""
 
 
-def _lookup() -> NDArray[np.uint8]:
-    """Nearest palette index for every RGB value at 6 bits a channel (64 x 64 x 64 uint8)."""
-    axis = np.arange(64, dtype=np.int32) * 4 + 2
-    grid = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), axis=-1).reshape(-1, 3)
-    best = np.zeros(len(grid), dtype=np.uint8)
-    distance = np.full(len(grid), np.iinfo(np.int32).max, dtype=np.int32)
-    for index, colour in enumerate(COLOURS):
-        here = ((grid - colour) ** 2).sum(axis=1, dtype=np.int32)
-        closer = here < distance
-        best[closer], distance[closer] = index, here[closer]
-    return best.reshape(64, 64, 64)
+class Palette:
+    """Colours of a map style, each of a class, and which of them is nearest to any other.
+
+    colours: P x 3 int32. classes: P indices into CLASSES.
+    """
+
+    def __init__(self, colours: NDArray[np.int32], classes: NDArray[np.uint8]) -> None:
+        self.colours, self.classes = colours, classes
+        axis = np.arange(64, dtype=np.int32) * 4 + 2
+        grid = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), axis=-1).reshape(-1, 3)
+        best = np.zeros(len(grid), dtype=np.uint8)
+        distance = np.full(len(grid), np.iinfo(np.int32).max, dtype=np.int32)
+        for index, colour in enumerate(colours):
+            here = ((grid - colour) ** 2).sum(axis=1, dtype=np.int32)
+            closer = here < distance
+            best[closer], distance[closer] = index, here[closer]
+        # by RGB at 6 bits a channel
+        self._nearest = best.reshape(64, 64, 64)
+
+    def nearest(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Index of the nearest colour: ... x 3 uint8 -> ... uint8 (exact to 6 bits a channel)."""
+        six = image >> 2
+        return self._nearest[six[..., 0], six[..., 1], six[..., 2]]
 
 
-_NEAREST = _lookup()
+DEFAULT = Palette(COLOURS, CLASS_OF_COLOUR)
+"""The default style's."""
+
+
+def palette_of(colours: Sequence[Sequence[int]]) -> Palette:
+    """A style's own colours, as many as PALETTE has; the default palette for none.
+
+    The classes are those of the nearest default colours. Raises ValueError for another number of colours.
+    """
+    if not colours:
+        return DEFAULT
+    if len(colours) != len(PALETTE):
+        raise ValueError(f"a style has {len(PALETTE)} colours, not {len(colours)}")
+    values = np.array(colours, dtype=np.int32)
+    return Palette(values, CLASS_OF_COLOUR[nearest_colour(values.astype(np.uint8))])
 
 
 def nearest_colour(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Index into PALETTE of the nearest colour: ... x 3 uint8 -> ... uint8 (exact to 6 bits a channel)."""
-    six = image >> 2
-    return _NEAREST[six[..., 0], six[..., 1], six[..., 2]]
+    return DEFAULT.nearest(image)
 
 
 def classify(image: NDArray[np.uint8]) -> NDArray[np.uint8]:

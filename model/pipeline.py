@@ -20,7 +20,7 @@ from tilecascade.model.noise import noise_on_device, noise_window
 from tilecascade.model.palette import LAND
 from tilecascade.model.sgdm.autoencoder import Draft, PaletteAutoencoder
 from tilecascade.model.sgdm.config import LATENT_STRIDE
-from tilecascade.model.sgdm.layers import cut
+from tilecascade.model.sgdm.layers import cut, store_products_as
 from tilecascade.model.sgdm.mf_encoder import BackboneBranch
 from tilecascade.model.sgdm.network import SGDM, Encoded
 from tilecascade.model.sgdm.sampler import Sampler
@@ -57,12 +57,17 @@ class CascadePipeline:
         for part in list(network.eval().modules()):
             if isinstance(part, BackboneBranch):
                 part.fold()
+        if dtype != torch.float32:
+            for name, part in network.named_children():
+                if name not in ("text", "perception"):  # which are read outside autocast, in part
+                    store_products_as(part, dtype)
         self.network = network.to(device).to(memory_format=torch.channels_last).eval()
         self.windows = network.config.windows
         self.sampler = Sampler(network.config.diffusion)
         self.device = torch.device(device)
         self.dtype = dtype
         self._contexts: dict[tuple[int, int | None], Tensor] = {}
+        self._nothing: Tensor | None = None
         self._pool = WindowPool()
         self.drawer: MapDrawer | None = None
         if network.perception is not None and not self.windows.blend:
@@ -190,6 +195,12 @@ class CascadePipeline:
             self._contexts[key] = self.network.text([self.network.text.of_scale(*key)])
         return self._contexts[key]
 
+    def _empty(self, count: int) -> Tensor:
+        """The embedding of an empty text, for guidance."""
+        if self._nothing is None:
+            self._nothing = self.network.text([""])
+        return self._nothing.expand(count, -1, -1)
+
     def _denoise(self, stage: Stage, windows: Sequence[Window], context: Tensor, features: list[Tensor]) -> Tensor:
         channels = self.network.config.autoencoder.latent_channels
         latent, walk = self.sampler.start(noise_batch(stage, windows, 0, channels, self.device)), self.sampler.walk()
@@ -197,6 +208,9 @@ class CascadePipeline:
             steps = torch.full((len(windows),), t, device=self.device)
             with self._precision():
                 output = self.network.unet(latent, steps, context, features).float()
+                if self.sampler.config.guidance != 1:
+                    plain = self.network.unet(latent, steps, self._empty(len(windows)), features).float()
+                    output = plain + self.sampler.config.guidance * (output - plain)
             fresh = None
             if self.sampler.needs_step_noise:
                 fresh = noise_batch(stage, windows, index + 1, channels, self.device)

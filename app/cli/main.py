@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tilecascade.app.api.request_log import set_up
-from tilecascade.app.cli.model import calibrate, dataset, evaluate, train
+from tilecascade.app.cli.model import calibrate, dataset, evaluate, finetune, train
 from tilecascade.app.cli.model_files import model
 from tilecascade.app.cli.options import DATA_DIR, layers_to_serve, parse_bbox, parse_zooms, renamed, server_options
 from tilecascade.app.cli.setup import doctor, info, init, keys
@@ -254,5 +254,5 @@ def clean(data_dir: Path, older: float, dry_run: bool) -> None:
                 remove(old, DataDir(data_dir))
 
 
-for command in (init, doctor, info, keys, evaluate, calibrate, dataset, train, model):
+for command in (init, doctor, info, keys, evaluate, calibrate, dataset, train, finetune, model):
     main.add_command(command)

@@ -272,8 +272,9 @@ def train(config: Path, stage: str | None) -> None:
     """Train a network as CONFIG (TOML) says. Interrupted runs go on where they stopped."""
     try:
         from tilecascade.model.training.baselines import train_baselines
-        from tilecascade.model.training.config import BASELINE_PRESET, IMAGERY_PRESET, read_config
+        from tilecascade.model.training.config import BASELINE_PRESET, IMAGERY_PRESET, PUBLISHED_PRESET, read_config
         from tilecascade.model.training.octaves import train_octaves
+        from tilecascade.model.training.published import train_published
         from tilecascade.model.training.run import train as run_training
     except ImportError as error:
         raise SettingsError(f"training needs the extra packages: pip install 'tilecascade[train]' ({error})") from None
@@ -285,7 +286,46 @@ def train(config: Path, stage: str | None) -> None:
             click.echo(f"baselines: {train_baselines(parsed)}")
         elif parsed.preset == IMAGERY_PRESET:
             click.echo(f"network: {train_octaves(parsed)}.safetensors")
+        elif parsed.preset == PUBLISHED_PRESET:
+            click.echo(f"network: {train_published(parsed)}.safetensors")
         else:
             click.echo(f"network: {run_training(parsed, stage)}.safetensors")
     except ValueError as error:
+        raise SettingsError(str(error)) from None
+
+
+@click.command()
+@click.option("--scene", type=PATH, help="GeoTIFF, or a folder z/x/y.png.")
+@click.option("--map", "map_source", type=PATH, help="Map of some of it: GeoTIFF, .mbtiles, or a folder z/x/y.png.")
+@click.option("--zooms", default="14-17", show_default=True, help="Zooms to cut --scene and --map at.")
+@click.option("--val-share", default=0.15, show_default=True, type=click.FloatRange(0.01, 0.9), help="Held-out areas.")
+@click.option("--pairs", type=PATH, help="Folder of pairs, instead of --scene and --map.")
+@click.option("--source", default="own", show_default=True, help="Source in the manifest of --pairs.")
+@click.option("--minutes", default=30.0, show_default=True, type=click.FloatRange(0.1, 10000), help="To train.")
+@click.option("--weights", type=PATH, help="Model to begin with; the shipped one unless given.")
+@click.option("--out", required=True, type=PATH, help="Model folder to write.")
+def finetune(
+    scene: Path | None, map_source: Path | None, zooms: str, val_share: float, pairs: Path | None, source: str,
+    minutes: float, weights: Path | None, out: Path,
+) -> None:  # fmt: skip
+    """Teach the network another area and another map style, one after the other cut, train, measure.
+
+    The style's colours are learned from the map. Run it again to go on where it was interrupted. Then: tilecascade
+    serve --model OUT, or for a running server tilecascade model use OUT.
+    """
+    try:
+        from tilecascade.app.tools.finetune import FineTuning, cut_pairs
+        from tilecascade.app.tools.finetune import finetune as run
+    except ImportError as error:
+        raise SettingsError(f"training needs the extra packages: pip install 'tilecascade[train]' ({error})") from None
+    if (pairs is None) == (scene is None) or (scene is None) != (map_source is None):
+        raise SettingsError("give --scene and --map, or --pairs")
+    if (out / "network.safetensors").is_file():
+        raise SettingsError(f"{out} holds a model already; choose another folder for --out")
+    try:
+        if scene is not None and map_source is not None:
+            pairs, source = cut_pairs(scene, map_source, parse_zooms(zooms), val_share, out), "own"
+        assert pairs is not None
+        run(FineTuning(pairs, source, load_settings(weights=weights).weights, minutes, out))
+    except (ValueError, FileNotFoundError) as error:
         raise SettingsError(str(error)) from None

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 from pathlib import Path
 
 import mercantile
@@ -20,8 +21,10 @@ from PIL import Image
 from tqdm import tqdm
 
 from tilecascade.app.errors import SceneError
+from tilecascade.app.sources.base_map import ArchiveMap
 from tilecascade.app.sources.mosaic import SceneMosaic
 from tilecascade.app.sources.scene import open_scene
+from tilecascade.app.storage.archives import ARCHIVES
 from tilecascade.model.cascade import TILE_SIZE, Mask, Pixels, enlarge_part, tile_window
 from tilecascade.model.data.pairs import read_image
 from tilecascade.model.data.standardize import images_below, nested, standardize
@@ -42,17 +45,34 @@ class TileFolder:
         for suffix in SUFFIXES:
             path = self.root / str(tile.z) / str(tile.x) / f"{tile.y}{suffix}"
             if path.is_file():
-                image = read_image(path)
-                if image.shape != (TILE_SIZE, TILE_SIZE, 3):
-                    image = np.asarray(Image.fromarray(image).resize((TILE_SIZE, TILE_SIZE), Image.Resampling.BOX))
-                return image, np.ones((TILE_SIZE, TILE_SIZE), dtype=np.bool_)
+                return as_tile(read_image(path))
         return None
+
+    def has(self, tile: Tile) -> bool:
+        """Whether there is such a tile."""
+        return any((self.root / str(tile.z) / str(tile.x) / f"{tile.y}{suffix}").is_file() for suffix in SUFFIXES)
 
     def tiles(self, zoom: int) -> set[Tile]:
         """All tiles of a zoom."""
         found = (self.root / str(zoom)).glob("*/*")
         names = [(p.parent.name, p.stem) for p in found if p.suffix in SUFFIXES]
         return {Tile(int(x), int(y), zoom) for x, y in names if x.isdigit() and y.isdigit()}
+
+
+class Archive:
+    """Tiles in an .mbtiles or .pmtiles file."""
+
+    def __init__(self, path: Path) -> None:
+        self._map = ArchiveMap(path)
+
+    def has(self, tile: Tile) -> bool:
+        """Whether there is such a tile."""
+        return self._map.get(tile) is not None
+
+    def tile(self, tile: Tile) -> tuple[Pixels, Mask] | None:
+        """256 x 256 x 3 and where it is known; None if there is no such tile."""
+        data = self._map.get(tile)
+        return None if data is None else as_tile(read_image(io.BytesIO(data)))
 
 
 class Raster:
@@ -67,9 +87,20 @@ class Raster:
             return None
         return self.imagery.read(tile_window(tile))
 
+    def has(self, tile: Tile) -> bool:
+        """Whether anything of the tile is known."""
+        return self.imagery.covers(tile)
+
     def tiles(self, zoom: int) -> set[Tile]:
         """All tiles of a zoom that may have pixels."""
         return set(mercantile.tiles(*self.imagery.bounds, zooms=[zoom]))
+
+
+def as_tile(image: Pixels) -> tuple[Pixels, Mask]:
+    """A whole tile at the size of tiles."""
+    if image.shape != (TILE_SIZE, TILE_SIZE, 3):
+        image = np.asarray(Image.fromarray(image).resize((TILE_SIZE, TILE_SIZE), Image.Resampling.BOX))
+    return image, np.ones((TILE_SIZE, TILE_SIZE), dtype=np.bool_)
 
 
 def open_source(path: Path) -> TileFolder | Raster:
@@ -91,8 +122,9 @@ def split_of(tile: Tile, val_share: float) -> str:
 
 def build(imagery: Path, map_source: Path, zooms: range, out: Path, source: str, val_share: float) -> dict[str, int]:
     """Write the dataset; returns the number of pairs by split. Raises SceneError with a sentence."""
-    seen, maps = open_source(imagery), open_source(map_source)
-    tiles = sorted(t for z in zooms for t in seen.tiles(z) & maps.tiles(z) if z >= AREA_ZOOM)
+    seen = open_source(imagery)
+    maps = Archive(map_source) if map_source.suffix in ARCHIVES else open_source(map_source)
+    tiles = sorted(t for z in zooms for t in seen.tiles(z) if z >= AREA_ZOOM and maps.has(t))
     names: dict[str, list[str]] = {"train": [], "val": []}
     rows = []
     for tile in tqdm(tiles, unit="tile"):

@@ -9,6 +9,7 @@ import csv
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,7 +42,7 @@ class Pair:
         return self.split, self.x >> levels, self.y >> levels
 
 
-def read_image(path: Path) -> Pixels:
+def read_image(path: Path | IO[bytes]) -> Pixels:
     """An RGB image file as H x W x 3 uint8."""
     with Image.open(path) as image:
         return np.asarray(image.convert("RGB"))

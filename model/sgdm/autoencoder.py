@@ -18,7 +18,7 @@ from diffusers import AutoencoderKL
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tilecascade.model.palette import CLASS_OF_COLOUR, CLASSES, COLOURS, PALETTE, nearest_colour
+from tilecascade.model.palette import CLASS_OF_COLOUR, CLASSES, DEFAULT, PALETTE, Palette, palette_of
 from tilecascade.model.sgdm.config import LATENT_STRIDE, AutoencoderConfig
 from tilecascade.model.sgdm.layers import cut
 
@@ -49,14 +49,14 @@ class KLAutoencoder(nn.Module):
         return self.vae.decode(latent / self.scale, return_dict=False)[0]
 
 
-def colour_embedding() -> Tensor:
+def colour_embedding(palette: Palette = DEFAULT) -> Tensor:
     """P x 8: each palette colour's class as one-hot, and its RGB in [-1, 1].
 
     Of RGB alone, uncertainty between forest and building would be a third colour; of the class alone, shades would be
     lost.
     """
-    classes = torch.eye(len(CLASSES))[torch.from_numpy(CLASS_OF_COLOUR).long()]
-    return torch.cat([classes, torch.from_numpy(COLOURS).float() / 127.5 - 1], dim=1)
+    classes = torch.eye(len(CLASSES))[torch.from_numpy(palette.classes).long()]
+    return torch.cat([classes, torch.from_numpy(palette.colours).float() / 127.5 - 1], dim=1)
 
 
 def by_class(shares: Tensor) -> Tensor:
@@ -231,8 +231,9 @@ class PaletteAutoencoder(nn.Module):
         self.register_buffer("contrast", amounts[self.contrasted].view(-1, 1, 1), persistent=False)
         bell = torch.exp(-(torch.arange(-RADIUS, RADIUS + 1) ** 2) / (2 * AROUND**2))
         self.register_buffer("around", (bell / bell.sum()).view(1, 1, 1, -1), persistent=False)
-        self.register_buffer("embedding", colour_embedding(), persistent=False)
-        self.register_buffer("colours", torch.from_numpy(COLOURS).float() / 127.5 - 1, persistent=False)
+        self.palette = palette_of(config.palette)
+        self.register_buffer("embedding", colour_embedding(self.palette), persistent=False)
+        self.register_buffer("colours", torch.from_numpy(self.palette.colours).float() / 127.5 - 1, persistent=False)
         depth = self.embedding.shape[1]
         channels, values = config.latent_channels, depth * LATENT_STRIDE**2
         self.register_buffer("basis", torch.eye(values)[:channels].clone())
@@ -263,7 +264,7 @@ class PaletteAutoencoder(nn.Module):
     def encode(self, image: Tensor) -> Tensor:
         """N x 3 x H x W in [-1, 1] -> N x C x H/8 x W/8, by each pixel's nearest palette colour."""
         pixels = ((image.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
-        palette = torch.from_numpy(nearest_colour(pixels).astype(np.int64)).to(image.device)
+        palette = torch.from_numpy(self.palette.nearest(pixels).astype(np.int64)).to(image.device)
         return self.encode_embedded(self.embed(palette).to(image.dtype))
 
     def encode_embedded(self, embedded: Tensor) -> Tensor:

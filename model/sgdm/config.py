@@ -116,6 +116,7 @@ class AutoencoderConfig:
     trusted_contrast: the part of the contrast that is left where the reference is trusted and less is uncertain
         (validation PSNR_Y above the enlarged parent at z16, z17: 1.82, 1.53 dB at 1; 1.86, 1.63 at 0.5; 1.63, 1.63 at
         0, which the decoder has not been trained with).
+    palette: RGB of the colours of another map style than the default one, as many; none for the default one.
     """
 
     kind: Literal["kl", "palette"] = "kl"
@@ -127,6 +128,7 @@ class AutoencoderConfig:
     building_contrast: float = 4.0
     road_contrast: float = 2.4
     trusted_contrast: float = 0.5
+    palette: tuple[tuple[int, int, int], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -140,6 +142,8 @@ class DiffusionConfig:
     zero_snr: rescale the schedule so that the last step is pure noise. palette_prior: diffuse about a mean that the
         condition predicts (prior.py) instead of about zero. temperature: amplitude of the noise that sampling uses;
         below 1 it generates what is likely rather than what is possible.
+    guidance: how many times the difference that the scale text makes is taken (classifier-free guidance); other than 1
+        only for networks that were trained with some texts empty, and at twice the cost.
     """
 
     prediction: Literal["epsilon", "velocity"] = "epsilon"
@@ -148,6 +152,7 @@ class DiffusionConfig:
     zero_snr: bool = False
     palette_prior: bool = False
     temperature: float = 1.0
+    guidance: float = 1.0
 
     def __post_init__(self) -> None:
         if self.prediction not in ("epsilon", "velocity"):
@@ -192,9 +197,7 @@ class SGDMConfig:
             "windows": WindowConfig,
         }
         built = {
-            key: kind(
-                **{RENAMED.get(k, k): tuple(v) if isinstance(v, list) else v for k, v in data.get(key, {}).items()}
-            )
+            key: kind(**{RENAMED.get(k, k): _without_lists(v) for k, v in data.get(key, {}).items()})
             for key, kind in parts.items()
         }
         calibration = tuple(tuple(row) for row in data.get("calibration", ()))
@@ -205,6 +208,11 @@ class SGDMConfig:
     def from_file(cls, path: Path) -> SGDMConfig:
         """Read the JSON written beside a weights file."""
         return cls.from_dict(json.loads(path.read_text()))
+
+
+def _without_lists(value: Any) -> Any:
+    """Lists as tuples, which JSON does not know."""
+    return tuple(_without_lists(each) for each in value) if isinstance(value, list) else value
 
 
 def sd21() -> SGDMConfig:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from tilecascade.model.data.labels import READERS
 from tilecascade.model.evaluation.baselines import BASELINES
 
-STAGES = ("condition", "autoencoder", "refine", "perceive", "draw", "colours", "diffusion", "adversarial")
+STAGES = ("condition", "autoencoder", "refine", "perceive", "draw", "colours", "diffusion", "adversarial", "style")
 
 BASELINE_PRESET = "baselines"
 """The preset whose stages are the networks of `evaluation.baselines`."""
@@ -20,6 +20,9 @@ IMAGERY_PRESET = "imagery"
 """The preset whose stages train the network of imagery."""
 
 IMAGERY_STAGES = ("octaves", "octave_steps")
+
+PUBLISHED_PRESET = "published"
+"""The preset of the published recipe, which goes on from an imported model: its stage is `published`."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,8 @@ class StageConfig:
         strides 4, 8, 16 and 32. variants: augmented variants of every pair whose features it caches in the folder
         `cache`.
     device: what the stage runs on ("cpu" or "cuda"). sampled: steps of the sampler that makes the references of the
-        drawing stage.
+        drawing stage. lora, checkpointing: of the published stage: ranks of LoRA (0: the projections themselves are
+    trained), and whether activations are computed again instead of kept, for less memory.
     """
 
     name: str
@@ -75,6 +79,8 @@ class StageConfig:
     cache: str = ""
     device: str = "cpu"
     sampled: int = 2
+    lora: int = 0
+    checkpointing: bool = False
 
 
 @dataclass(frozen=True)
@@ -95,7 +101,8 @@ class TrainConfig:
     """The whole run. `out` receives checkpoints, logs, grids and the network. The first source of `data` has the style
     that is learned, and validates. backbone: ImageNet weights of the imagery branch. init: a network whose tensors of
     the same name and shape are the start. spans: levels between a tile and its reference, each as likely as it occurs
-    here; none: no references. encoder, text: fields of the preset's EncoderConfig and TextConfig to change."""
+    here; none: no references. encoder, text: fields of the preset's EncoderConfig and TextConfig to change. palette: of
+    `AutoencoderConfig`."""
 
     preset: str
     data: tuple[DataConfig, ...]
@@ -107,6 +114,7 @@ class TrainConfig:
     encoder: dict[str, Any] = field(default_factory=dict)
     text: dict[str, Any] = field(default_factory=dict)
     zoom_weights: dict[int, float] = field(default_factory=dict)
+    palette: tuple[tuple[int, int, int], ...] = ()
     stages: tuple[StageConfig, ...] = ()
 
 
@@ -147,7 +155,11 @@ def read_config(path: Path) -> TrainConfig:
     for source in config.data:
         if source.reading not in READERS:
             raise ValueError(f"{path}: reading is one of {', '.join(READERS)}, not {source.reading!r}")
-    known = {BASELINE_PRESET: tuple(BASELINES), IMAGERY_PRESET: IMAGERY_STAGES}.get(config.preset, STAGES)
+    known = {
+        BASELINE_PRESET: tuple(BASELINES),
+        IMAGERY_PRESET: IMAGERY_STAGES,
+        PUBLISHED_PRESET: ("published",),
+    }.get(config.preset, STAGES)
     unknown = [stage.name for stage in config.stages if stage.name not in known]
     if unknown or not config.stages:
         raise ValueError(f"{path}: stages are {', '.join(known)}; got {', '.join(unknown) or 'none'}")

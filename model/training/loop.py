@@ -7,6 +7,7 @@ A run can be stopped at any moment and started again with the same command: each
 from __future__ import annotations
 
 import copy
+import dataclasses
 import functools
 import json
 import math
@@ -26,6 +27,7 @@ from tqdm import tqdm
 
 from tilecascade.model.data.pairs import Pixels
 from tilecascade.model.training.config import StageConfig
+from tilecascade.model.training.processes import Processes
 
 
 class Task(Protocol):
@@ -115,6 +117,7 @@ def run(
     on_checkpoint: called with the step when its checkpoint is written. One function, so that what a step takes from
     the steps before it is in sight.
     """
+    processes = Processes(stage.device)
     torch.set_num_threads(stage.threads)
     out.mkdir(parents=True, exist_ok=True)
     checkpoint = out / f"{stage.name}.ckpt"
@@ -131,9 +134,12 @@ def run(
     stage_seed = zlib.crc32(stage.name.encode())
 
     def load(step: int) -> Any:
-        return task.batch(np.random.default_rng([seed, stage_seed, step]))
+        own = [processes.rank] if processes.rank else []
+        return task.batch(np.random.default_rng([seed, stage_seed, step, *own]))
 
     def keep(step: int) -> None:
+        if not processes.first:
+            return
         _save(
             checkpoint,
             {
@@ -141,6 +147,7 @@ def run(
                 "average": average.state_dict(),
                 "optimizer": optimizer.state_dict(),
                 "step": step,
+                "stage": dataclasses.asdict(stage),
             },
         )
         on_checkpoint(step)
@@ -162,20 +169,25 @@ def run(
         for step in tqdm(range(start, stage.steps), initial=start, total=stage.steps, desc=stage.name, mininterval=5):
             assert pending is not None
             batch = pending.result()
-            pending = ahead.submit(load, step + 1)
+            due = (step + 1) % stage.checkpoint_every == 0 or step + 1 == stage.steps
+            if not due:  # else what a task makes of its own weights comes first
+                pending = ahead.submit(load, step + 1)
             for group, scale in zip(optimizer.param_groups, scales, strict=True):
                 group["lr"] = stage.rate * scale * rate_factor(stage, step)
-            generator = torch.Generator().manual_seed(seed * 1_000_003 + stage_seed + step)
+            generator = torch.Generator().manual_seed(seed * 1_000_003 + stage_seed + step + (processes.rank << 40))
             with torch.autocast(stage.device, torch.bfloat16, enabled=stage.bfloat16):
                 loss, logged = task.loss(batch, generator)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
+            processes.average_gradients(task.module)
             norm = nn.utils.clip_grad_norm_(task.module.parameters(), 1.0)
             optimizer.step()
             update_average(average, task.module, stage.ema, step)
-            if step % 20 == 0:
+            if step % 20 == 0 and processes.first:
                 told = {name: round(float(value), 5) for name, value in logged.items()}
                 write({"step": step, "loss": round(float(loss.detach()), 5), "norm": round(float(norm), 4), **told})
-            if (step + 1) % stage.checkpoint_every == 0 or step + 1 == stage.steps:
+            if due:
                 keep(step + 1)
+                pending = ahead.submit(load, step + 1)
+    processes.wait()
     return average

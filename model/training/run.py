@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from tilecascade.model.palette import nearest_colour
 from tilecascade.model.sgdm.autoencoder import PaletteAutoencoder
 from tilecascade.model.sgdm.config import PRESETS, SGDMConfig
 from tilecascade.model.sgdm.network import SGDM, save_network
@@ -29,6 +29,7 @@ from tilecascade.model.training.stages import (
     generate_references,
     load_backbone,
 )
+from tilecascade.model.training.style import PARTS, StyleTask
 
 TASKS: dict[str, tuple[Callable[..., Task], tuple[str, ...]]] = {
     "condition": (ConditionTask, ("encoder", "prior", "text")),
@@ -38,6 +39,7 @@ TASKS: dict[str, tuple[Callable[..., Task], tuple[str, ...]]] = {
     "draw": (DrawTask, ("encoder", "prior", "text")),
     "colours": (ColourTask, ()),
     "diffusion": (DiffusionTask, ("adapter", "unet")),
+    "style": (StyleTask, PARTS),
     "adversarial": (AdversarialTask, ("adapter", "unet", "autoencoder")),
 }
 """What trains in each stage, and which parts of the network that changes. The denoiser of colours is no part of a
@@ -48,17 +50,12 @@ def fit_encoder(network: SGDM, source: SampleSource) -> None:
     """Take the linear encoder's basis from the training maps. The same maps give the same basis: no checkpoint."""
     if isinstance(network.autoencoder, PaletteAutoencoder):
         maps = (pair.map for pair in source.pairs[: source.first] if pair.zoom > ROOT_ZOOM)
-        network.autoencoder.fit(torch.from_numpy(nearest_colour(image).astype(np.int64)) for image in maps)
+        nearest = network.autoencoder.palette.nearest
+        network.autoencoder.fit(torch.from_numpy(nearest(image).astype(np.int64)) for image in maps)
 
 
-def train(
-    config: TrainConfig, only: str | None = None, on_checkpoint: Callable[[int], None] = lambda step: None
-) -> Path:
-    """Run every stage (or only the one named), each from its checkpoint if there is one.
-
-    on_checkpoint: see `loop.run`. A stage loads the results of the stages before it from `config.out`. Returns the
-    stem of the network written after the diffusion stage. Raises ValueError for a configuration that cannot be trained.
-    """
+def start_network(config: TrainConfig) -> SGDM:
+    """The network that a run begins with. Raises ValueError for a configuration that cannot be trained."""
     torch.manual_seed(config.seed)
     if config.preset not in PRESETS:
         raise ValueError(f"unknown preset {config.preset!r}; there are {', '.join(PRESETS)}")
@@ -69,9 +66,31 @@ def train(
     nn.init.zeros_(network.unet.unet.conv_out.bias)
     if config.backbone is not None:
         load_backbone(network.encoder.imagery, config.backbone)
-    known = _start_from(network, config.init) if config.init is not None else set()
+    if config.init is not None:
+        _start_from(network, config.init)
+    return network
+
+
+def _has_basis(stem: Path, network: SGDM) -> bool:
+    """Whether a stored network has latents of its own, like this network's."""
+    name, own = "autoencoder.basis", network.state_dict()
+    with safe_open(stem.with_suffix(".safetensors"), "pt") as file:
+        there = name in own and name in file.keys()  # noqa: SIM118
+        return there and file.get_slice(name).get_shape() == list(own[name].shape)
+
+
+def train(
+    config: TrainConfig, only: str | None = None, on_checkpoint: Callable[[int], None] = lambda step: None
+) -> Path:
+    """Run every stage (or only the one named), each from its checkpoint if there is one.
+
+    on_checkpoint: see `loop.run`. A stage loads the results of the stages before it from `config.out`. Returns the
+    stem of the network written after the diffusion stage. Raises ValueError for a configuration that cannot be trained.
+    """
+    network = start_network(config)
     data, val = SampleSource(config, "train"), SampleSource(config, "val")
-    if "autoencoder.basis" not in known:  # a U-Net and a decoder fit the latents that they were trained with
+    # a U-Net and a decoder fit the latents that they were trained with, of their palette
+    if config.init is None or config.palette or not _has_basis(config.init, network):
         fit_encoder(network, data)
     for stage in config.stages:
         kind, parts = TASKS[stage.name]
@@ -92,8 +111,11 @@ def _network_config(config: TrainConfig) -> SGDMConfig:
     preset = PRESETS[config.preset]()
     # what no stage trains and no network gives would be random
     trained = any(stage.name in ("perceive", "draw") for stage in config.stages)
-    perception = preset.perception and (config.init is not None or trained)
+    perception = preset.perception and not config.palette and (config.init is not None or trained)
     preset = replace(preset, perception=perception, finish=preset.finish if perception else "none")
+    if config.palette:  # contrast is between classes of the default style
+        style = replace(preset.autoencoder, building_contrast=0.0, road_contrast=0.0, palette=config.palette)
+        preset = replace(preset, autoencoder=style)
     try:
         return replace(
             preset, encoder=replace(preset.encoder, **config.encoder), text=replace(preset.text, **config.text)
@@ -102,20 +124,24 @@ def _network_config(config: TrainConfig) -> SGDMConfig:
         raise ValueError(f"preset {config.preset!r} cannot be changed so: {error}") from None
 
 
-def _start_from(network: SGDM, stem: Path) -> set[str]:
-    """Take what fits from another network; the names of it. Raises ValueError if nothing does."""
+def _start_from(network: SGDM, stem: Path) -> None:
+    """Take what fits from another network. Raises ValueError if nothing does."""
     path = stem.with_suffix(".safetensors")
     if not path.is_file():
         raise ValueError(f"init {path} does not exist")
     own = network.state_dict()
     given = load_file(path)
-    if not any(key.startswith("perception.") for key in given):
+    if network.perception is None:
+        # which has seen more imagery than the network's own encoder
+        given |= {key.removeprefix("perception."): v for key, v in given.items() if key.startswith("perception.")}
+    elif not any(key.startswith("perception.") for key in given):
         given |= {f"perception.{key}": value for key, value in given.items()}
+    if network.config.autoencoder.palette:
+        given = {key: value for key, value in given.items() if not key.startswith("unet.unet.conv_out.")}
     fitting = {k: v.to(own[k].dtype) for k, v in given.items() if k in own and v.shape == own[k].shape}
     if not fitting:
         raise ValueError(f"no tensor of {path} fits preset {network.config.name!r}")
     network.load_state_dict(fitting, strict=False)
-    return set(fitting)
 
 
 def _owner(network: SGDM, stage: str) -> nn.Module:

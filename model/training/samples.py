@@ -16,6 +16,7 @@ from tilecascade.model.cascade import enlarge_part
 from tilecascade.model.data.alignment import estimate_offsets, offset_of, shift
 from tilecascade.model.data.labels import ANYTHING, READERS
 from tilecascade.model.data.pairs import Pair, Pixels, read_pairs
+from tilecascade.model.palette import DEFAULT, Palette, palette_of
 from tilecascade.model.sgdm.scale_text import scale_text
 from tilecascade.model.training.augment import (
     cast_shadows,
@@ -28,6 +29,9 @@ from tilecascade.model.training.augment import (
 )
 from tilecascade.model.training.config import StageConfig, TrainConfig
 from tilecascade.model.training.objects import Planes, object_planes
+
+STYLE = "style"
+"""The reading of maps whose own style is learned: each pixel is its nearest colour of the style's palette."""
 
 ROOT_ZOOM = 14
 """No reference is ever given at this zoom: the default layer's cascade begins here."""
@@ -65,13 +69,14 @@ class SampleSource:
         for data in config.data if split == "train" else config.data[:1]:
             pairs = read_pairs(data.pairs, data.source, split, reading=data.reading)
             offsets = estimate_offsets(pairs)
-            if data.reading == "exact":
+            if data.reading in ("exact", STYLE):
                 self.maps.update({(p.zoom - 1, p.x >> 1, p.y >> 1): p.parent for p in pairs if p.parent is not None})
                 self.maps.update({(p.zoom, p.x, p.y): p.map for p in pairs})
             weights = np.array([config.zoom_weights.get(p.zoom, 1.0) for p in pairs])
             weights /= np.array([sum(q.zoom == p.zoom for q in pairs) for p in pairs])
             shares.append(data.share * weights / max(float(weights.sum()), 1e-9))
             self.pairs += [self._aligned(pair, offset_of(pair, offsets)) for pair in pairs]
+        self.palette = palette_of(config.palette)
         self._objects: dict[tuple[int, int, int], Planes] = {}
         self.coarser = finer_imagery(self.pairs[: len(shares[0])])
         self.spans = config.spans
@@ -113,7 +118,7 @@ class SampleSource:
         count = len(self.pairs) if stage.all_sources else self.first
         weights = self.probabilities[:count] / self.probabilities[:count].sum()
         chosen = rng.choice(count, size=stage.batch, p=weights)
-        return collate([self.sample(self.pairs[i], stage, rng) for i in chosen])
+        return collate([self.sample(self.pairs[i], stage, rng) for i in chosen], self.palette)
 
     def sample(self, pair: Pair, stage: StageConfig, rng: np.random.Generator) -> Sample:
         """Augment one pair."""
@@ -212,13 +217,20 @@ class Sample:
     reading: str
 
 
-def collate(samples: list[Sample]) -> Batch:
-    """Stack samples into a batch."""
+def collate(samples: list[Sample], palette: Palette = DEFAULT) -> Batch:
+    """Stack samples into a batch. palette: of those whose own style is learned."""
     imagery = np.stack([to_unit(s.imagery) * s.valid for s in samples])
     blank = np.zeros_like(imagery[0])
     reference = np.stack([blank if s.reference is None else to_unit(s.reference) * s.valid for s in samples])
     trusted = np.stack([(s.trusted * s.valid).astype(np.float32)[None] for s in samples])
-    labels = np.stack([np.where(s.valid, READERS[s.reading](s.map), ANYTHING).astype(np.int64) for s in samples])
+    labels = np.stack(
+        [
+            np.where(
+                s.valid, palette.nearest(s.map) if s.reading == STYLE else READERS[s.reading](s.map), ANYTHING
+            ).astype(np.int64)
+            for s in samples
+        ]
+    )
     return Batch(
         torch.from_numpy(imagery).contiguous(memory_format=torch.channels_last),
         torch.from_numpy(reference).contiguous(memory_format=torch.channels_last),

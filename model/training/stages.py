@@ -288,22 +288,27 @@ def psnr(generated: Pixels, truth: Pixels) -> float:
     return round(float(np.mean(10 * np.log10(255**2 / np.maximum(error, 1e-3)))), 2)
 
 
-@torch.no_grad()
 def generate_references(network: SGDM, source: SampleSource) -> None:
     """Fill `source.generated` with the network's own cascade over its pairs, coarse zooms first.
 
     At serving time a reference is such a generated map, with all its mistakes; a network that has only seen true maps
     believes every one of them (mIoU on a validation scene fell from 0.44 to 0.16 down the cascade).
     """
-    prior, autoencoder = need_palette(network)
-    parts = {name: getattr(network.eval(), name) for name in ("encoder", "prior", "text")}
+    need_palette(network)
+    names = ("encoder", "prior", "text", "autoencoder")
+    generate_own({name: getattr(network.eval(), name) for name in names}, source)
+
+
+@torch.no_grad()
+def generate_own(parts: Any, source: SampleSource) -> None:
+    """`generate_references` by these parts of a network: encoder, prior, text tower and autoencoder."""
     above = {(p.zoom - span, p.x >> span, p.y >> span) for p in source.pairs for span in (1, 2)}
     rng = np.random.default_rng(0)
     for zoom in sorted({pair.zoom for pair in source.pairs}):
         pairs = [p for p in source.pairs if p.zoom == zoom and (zoom, p.x, p.y) in above]
         for start in range(0, len(pairs), 16):
             some = pairs[start : start + 16]
-            batch = collate([source.relit(pair, rng) for pair in some])
-            draft = prior.draft(*guess(parts, batch), autoencoder)
-            generated = to_pixels(autoencoder.decode(draft.mean, draft))
+            batch = collate([source.relit(pair, rng) for pair in some], source.palette)
+            draft = parts["prior"].draft(*guess(parts, batch), parts["autoencoder"])
+            generated = to_pixels(parts["autoencoder"].decode(draft.mean, draft))
             source.generated.update({(p.zoom, p.x, p.y): image for p, image in zip(some, generated, strict=True)})

@@ -287,7 +287,7 @@ def test_starting_is_said(
         held.wait(10)
         return load_network(stem)
 
-    monkeypatch.setattr("tilecascade.app.service.load_network", slowly)
+    monkeypatch.setattr("tilecascade.app.tiles.loaded_model.load_network", slowly)
     with TestClient(app) as running:
         answer = running.get("/health")
         assert (answer.status_code, answer.json()["state"]) == (503, "starting")

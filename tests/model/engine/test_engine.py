@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests.conftest import PLACE, picture
-from tilecascade.model.cascade import Ladder, Pixels
+from tilecascade.model.cascade import Ladder, Pixels, WindowConfig
 from tilecascade.model.conditions import Conditions, Stage
 from tilecascade.model.engine import (
     BatchTooLargeError,
@@ -33,10 +33,10 @@ def pipeline() -> CascadePipeline:
     return CascadePipeline(random_network(tiny()))
 
 
-def conditions(seed: int, zoom: int = 14) -> tuple[Stage, Conditions]:
+def conditions(seed: int, zoom: int = 14, windows: WindowConfig | None = None) -> tuple[Stage, Conditions]:
     from mercantile import Tile
 
-    ladder = Ladder(14, windows=tiny().windows)
+    ladder = Ladder(14, windows=windows or tiny().windows)
     shift = zoom - 14
     tile = Tile((PLACE.x + seed) << shift, PLACE.y << shift, zoom)
     block = ladder.block(tile)
@@ -91,6 +91,18 @@ def test_unknown_pixels_do_not_matter(pipeline: CascadePipeline) -> None:
     garbage[:100] = 255 - garbage[:100]
     a = pipeline(stage, [Conditions(mine.window, mine.imagery, known, None, None)])[0].pixels
     assert (a == pipeline(stage, [Conditions(mine.window, garbage, known, None, None)])[0].pixels).all()
+
+
+def test_weights_stored_as_they_are_multiplied_give_the_same_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    stage, mine = conditions(0, 16)
+    stored = CascadePipeline(random_network(tiny()), dtype=torch.bfloat16)
+    monkeypatch.setattr("tilecascade.model.pipeline.store_products_as", lambda part, dtype: None)
+    converted = CascadePipeline(random_network(tiny()), dtype=torch.bfloat16)
+    assert (stored(stage, [mine])[0].pixels == converted(stage, [mine])[0].pixels).all()
+    here, there = (sum(p.nbytes for p in each.network.unet.parameters()) for each in (stored, converted))
+    assert here < 0.6 * there
+    kinds = {p.dtype for m in stored.network.unet.modules() if "Norm" in type(m).__name__ for p in m.parameters()}
+    assert kinds == {torch.float32}
 
 
 def test_conditions_that_do_not_fit_are_refused(pipeline: CascadePipeline) -> None:

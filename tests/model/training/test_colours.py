@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from tests.model.training.test_training import BUILDING_AND_ROAD, config, pairs_dir
+from tests.model.training.conftest import BUILDING_AND_ROAD
+from tests.model.training.test_training import config
 from tilecascade.model.evaluation.likeness import Likeness, building_instances, road_pieces
 from tilecascade.model.palette import COLOURS, LAND, PALETTE
 from tilecascade.model.sgdm.colour_denoiser import ColourDenoiser, Guess
@@ -20,8 +21,6 @@ from tilecascade.model.training.colours import ColourTask
 from tilecascade.model.training.feature_cache import EDGE, FeatureCache, crops, encode
 from tilecascade.model.training.perceive import perceiving
 from tilecascade.model.training.samples import SampleSource, collate
-
-__all__ = ["pairs_dir"]
 
 
 @pytest.mark.parametrize("kind", ["noise", "bridge"])

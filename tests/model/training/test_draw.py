@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.model.training.test_training import config, pairs_dir
+from tests.model.training.test_training import config
 from tilecascade.model.data.labels import ANYTHING, LABEL_OF
 from tilecascade.model.palette import PALETTE
 from tilecascade.model.sgdm.config import tiny
@@ -22,8 +22,6 @@ from tilecascade.model.training.run import train
 from tilecascade.model.training.samples import SampleSource
 from tilecascade.model.training.tensor_augment import Augmenter, blur
 from tilecascade.model.training.tile_bank import EDGE, TileBank, rotations, symmetries
-
-__all__ = ["pairs_dir"]
 
 STAGE = StageConfig("draw", 2, batch=4, crop=128, widths=(16,) * 4, objects=0.5, all_sources=True, self_reference=0.3)
 
