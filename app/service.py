@@ -16,7 +16,6 @@ from tilecascade.app.jobs.runner import Jobs
 from tilecascade.app.scenes.manager import SceneManager
 from tilecascade.app.scenes.scene_set import SceneSet
 from tilecascade.app.settings import DataDir, LayerSettings, Settings
-from tilecascade.app.sources.mosaic import SceneMosaic
 from tilecascade.app.sources.scene import Scene
 from tilecascade.app.storage.caches import Caches
 from tilecascade.app.storage.models import ModelShelf
@@ -46,6 +45,30 @@ def clean_disk(caches: Caches, data_dir: DataDir, settings: Settings) -> None:
         if old.age >= settings.old_versions_days:
             remove(old, data_dir)
             log.info("removed an old version: %s", old)
+
+
+def record_failed_start(service: Service, task: asyncio.Task[None], on_failure: Callable[[], None]) -> None:
+    """Record why a start in the background has failed, if it has."""
+    if task.cancelled() or (error := task.exception()) is None:
+        return
+    service.state = "failed"
+    if isinstance(error, TilecascadeError):
+        service.problem = str(error)
+        log.error("%s", error)
+    else:
+        service.problem = "the server could not start; its log says why"
+        log.error("the server could not start", exc_info=error)
+    on_failure()
+
+
+async def retire(model: LoadedModel, resolvers: list[TileResolver]) -> None:
+    """Stop a model that nobody uses any more, when what it has begun is finished."""
+    try:
+        await asyncio.sleep(RETIRE_SECONDS)  # requests that have just come may still ask it
+        for resolver in resolvers:
+            await resolver.drain()
+    finally:
+        await asyncio.shield(asyncio.to_thread(model.engine.close, True))
 
 
 class Service:
@@ -102,7 +125,7 @@ class Service:
             if on_failure is None:
                 await starting
             else:
-                starting.add_done_callback(lambda task: service._record_failed_start(task, on_failure))
+                starting.add_done_callback(lambda task: record_failed_start(service, task, on_failure))
             yield service
         finally:
             starting.cancel()
@@ -117,19 +140,6 @@ class Service:
         self.state = "ready"
         for resolver in self.resolvers.values():
             self.background.warm(resolver, self.settings.warm_tiles)
-
-    def _record_failed_start(self, task: asyncio.Task[None], on_failure: Callable[[], None]) -> None:
-        """Record why a start in the background has failed, if it has."""
-        if task.cancelled() or (error := task.exception()) is None:
-            return
-        self.state = "failed"
-        if isinstance(error, TilecascadeError):
-            self.problem = str(error)
-            log.error("%s", error)
-        else:
-            self.problem = "the server could not start; its log says why"
-            log.error("the server could not start", exc_info=error)
-        on_failure()
 
     def _load(self) -> None:
         """Load the model, open the scenes, check the tile directory. Raises SettingsError or SceneError."""
@@ -186,7 +196,7 @@ class Service:
         for name, resolver in after.items():
             before[name].replace_by(resolver)
             self.background.warm(resolver, self.settings.warm_tiles)
-        self._keep(self._retire(old, list(before.values())))
+        self._keep(retire(old, list(before.values())))
 
     def _use_smaller_batch(self) -> None:
         """A batch does not fit into the device's memory: go on with half of it."""
@@ -197,15 +207,6 @@ class Service:
         """Do something in the background."""
         self._tasks.add(task := asyncio.ensure_future(work))
         task.add_done_callback(self._tasks.discard)
-
-    async def _retire(self, model: LoadedModel, resolvers: list[TileResolver]) -> None:
-        """Stop a model that nobody uses any more, when what it has begun is finished."""
-        try:
-            await asyncio.sleep(RETIRE_SECONDS)  # requests that have just come may still ask it
-            for resolver in resolvers:
-                await resolver.drain()
-        finally:
-            await asyncio.shield(asyncio.to_thread(model.engine.close, True))
 
     @property
     def engine(self) -> GenerationEngine | None:
@@ -245,24 +246,6 @@ class Service:
     def forget_scene(self, scene: Scene) -> None:
         """Delete a scene's file unless a layer still has it. May block."""
         self._scenes.forget(scene)
-
-    def health(self) -> dict[str, object]:
-        """State for `/health`: starting, ready, degraded (a cache or a scene's file cannot be used, or is slow) or
-        failed. Asks Redis and the disk, so it may block."""
-        caches, problems = self.caches.state()
-        problems += [self.problem] if self.problem else []
-        for layer in self.layers:
-            if isinstance(layer.imagery, SceneMosaic):
-                problems += layer.imagery.problems()
-        degraded = self.state == "ready" and (problems or "unavailable" in caches.values())
-        answer: dict[str, object] = {
-            "state": "degraded" if degraded else self.state,
-            "caches": caches,
-            "layers": sorted(self.resolvers),
-        }
-        if problems:
-            answer["problem"] = "; ".join(dict.fromkeys(problems))
-        return answer
 
     async def _close(self) -> None:
         self._scenes.close()

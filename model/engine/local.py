@@ -17,11 +17,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-import torch
-
 from tilecascade.model.conditions import Conditions, Stage
+from tilecascade.model.engine.memory import MemoryLimits
 from tilecascade.model.engine.protocol import (
-    BatchTooLargeError,
     Declined,
     EngineClosedError,
     EngineState,
@@ -48,13 +46,6 @@ class _Job:
     priority: Priority
     future: Future[Any] = field(default_factory=Future)
     conditions: Conditions | None = None
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether generating failed for lack of memory."""
-    if isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)):
-        return True
-    return any(words in str(error).lower() for words in ("out of memory", "can't allocate memory"))
 
 
 def _no_uncertainty(stage: Stage, batch: Sequence[Conditions]) -> list[Uncertainty]:
@@ -84,17 +75,14 @@ class LocalEngine:
             raise ValueError(f"batch_size must be at least 1, not {batch_size}")
         self._generate, self._uncertainty = generate, uncertainty
         self._batch_size = batch_size
-        self._on_too_large = on_too_large
-        self._too_large = False
         self._ahead = batch_size * (concurrency + 1)
         self._waiting: FairQueue[_Job] = FairQueue()
         self._ready: FairQueue[_Job] = FairQueue(dict.fromkeys(Priority, 1 << 30))
         self._jobs: dict[int, _Job] = {}
         self._preparing = dict.fromkeys(Priority, 0)
-        self._running = 0
         self._wake = threading.Condition()
+        self._limits = MemoryLimits(self._wake, concurrency, batch_size, on_too_large)
         self._closed = False
-        self.concurrency = concurrency
         self.batch_sizes: Counter[int] = Counter()
         self.dropped = self.prepared = 0
         self.seconds = self.prepare_seconds = 0.0
@@ -113,6 +101,11 @@ class LocalEngine:
             waiting = {name: number + ready[name] for name, number in self._waiting.counts().items()}
             sizes, times = dict(self.batch_sizes), (self.seconds, self.prepared, self.prepare_seconds)
             return EngineState(waiting, sizes, self.dropped, self.concurrency, *times)
+
+    @property
+    def concurrency(self) -> int:
+        """Batches that may be in flight at once."""
+        return self._limits.concurrency
 
     def submit(
         self, stage: Stage, prepare: Prepare, priority: Priority = Priority.INTERACTIVE
@@ -205,12 +198,12 @@ class LocalEngine:
     def _next_batch(self) -> tuple[Priority, float, list[_Job]] | None:
         """The next jobs of one stage, and what their priority was charged for them; None when closed and drained."""
         with self._wake:
-            while not len(self._ready) or self._running >= self.concurrency:
+            while not len(self._ready) or self._limits.full:
                 idle = not len(self._waiting) and not any(self._preparing.values())
                 if self._closed and idle and not len(self._ready):
                     return None
                 self._wake.wait()
-            self._running += 1
+            self._limits.running += 1
             turn, batch = self._ready.pop(lambda job: (job.run, job.stage), self._batch_size)
             # charged before it runs, or all threads that become free meanwhile would serve the same priority
             expected = self.seconds / max(1, self.batch_sizes.total())
@@ -228,7 +221,7 @@ class LocalEngine:
             with self._wake:
                 seconds = time.perf_counter() - began
                 self._ready.charge(turn, seconds - expected)
-                self._running -= 1
+                self._limits.running -= 1
                 self.seconds += seconds
                 self._wake.notify_all()
 
@@ -237,7 +230,7 @@ class LocalEngine:
         conditions = [job.conditions for job in batch if job.conditions is not None]
         padded = conditions + [conditions[0]] * (self._batch_size - len(batch))
         try:
-            outputs = self._run_in_memory(partial(run, stage, padded))
+            outputs = self._limits.run(partial(run, stage, padded))
         except Exception as error:
             if not isinstance(error, OutOfMemoryError):
                 log.exception("generating %s failed", stage)
@@ -248,46 +241,3 @@ class LocalEngine:
             self.batch_sizes[len(batch)] += 1
         for job, item, output in zip(batch, conditions, outputs, strict=False):
             job.future.set_result(Generated(output, item))
-
-    def _run_in_memory(self, work: Callable[[], list[Any]]) -> list[Any]:
-        """Run a batch; once more without others beside it if memory runs out. Raises OutOfMemoryError."""
-        while not self._too_large:
-            concurrency = self.concurrency
-            try:
-                return work()
-            except Exception as error:
-                if not out_of_memory(error):
-                    raise
-                reason = str(error).strip().splitlines()[:1] or ["no memory"]
-            alone = concurrency == 1
-            self._wait_for_memory(concurrency)
-            if alone:
-                try:
-                    return work()
-                except Exception as error:
-                    if not out_of_memory(error):
-                        raise
-                if self._batch_size == 1:
-                    log.error("out of memory with a single block on the device: %s", reason[0])
-                    raise OutOfMemoryError("the device has too little memory for one block; try again later")
-                self._give_up_batch(reason[0])
-        raise BatchTooLargeError(f"a batch of {self._batch_size} blocks does not fit into the device's memory")
-
-    def _give_up_batch(self, reason: str) -> None:
-        with self._wake:
-            first, self._too_large = not self._too_large, True
-        if first:
-            log.warning("out of memory with %d blocks at once: %s", self._batch_size, reason)
-            self._on_too_large()
-
-    def _wait_for_memory(self, concurrency: int) -> None:
-        """Halve the concurrency, unless another batch has done so meanwhile, and wait until this batch may run."""
-        with self._wake:
-            if self.concurrency == concurrency > 1:
-                self.concurrency = concurrency // 2
-                log.warning("out of memory: from now on %d batch(es) at once; trying again", self.concurrency)
-            self._running -= 1
-            self._wake.notify_all()
-            self._wake.wait_for(lambda: self._running < self.concurrency)
-            self._running += 1
-        torch.cuda.empty_cache()

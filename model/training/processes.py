@@ -1,4 +1,4 @@
-"""Several processes that train together, one a device: `torchrun --nproc_per_node 4 -m tilecascade.app.cli train CONFIG`.
+"""Several processes that train together, one a device: `torchrun --nproc_per_node 4 -m tilecascade.app.cli train FILE`.
 
 Each takes samples of its own and all take the mean of their gradients, so that they have the same weights after each
 step. A single process needs nothing of this.

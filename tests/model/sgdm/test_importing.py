@@ -155,6 +155,109 @@ def test_the_text_tower_and_the_autoencoder_are_those_of_the_file(whole: State, 
     )
 
 
+def norm(state: State, name: str, x: torch.Tensor, groups: int = 32) -> torch.Tensor:
+    """GroupNorm by its formula."""
+    parts = x.reshape(x.shape[0], groups, -1)
+    centred = parts - parts.mean(-1, keepdim=True)
+    scaled = (centred / (centred.square().mean(-1, keepdim=True) + 1e-6).sqrt()).reshape(x.shape)
+    return scaled * state[f"{name}.weight"].view(1, -1, 1, 1) + state[f"{name}.bias"].view(1, -1, 1, 1)
+
+
+def conv(state: State, name: str, x: torch.Tensor, **how: int) -> torch.Tensor:
+    return torch.nn.functional.conv2d(x, state[f"{name}.weight"], state[f"{name}.bias"], **how)  # type: ignore[arg-type]
+
+
+def swish(x: torch.Tensor) -> torch.Tensor:
+    return x / (1 + (-x).exp())
+
+
+def resnet(state: State, name: str, x: torch.Tensor) -> torch.Tensor:
+    y = conv(state, f"{name}.conv1", swish(norm(state, f"{name}.norm1", x)), padding=1)
+    y = conv(state, f"{name}.conv2", swish(norm(state, f"{name}.norm2", y)), padding=1)
+    return y + (conv(state, f"{name}.nin_shortcut", x) if f"{name}.nin_shortcut.weight" in state else x)
+
+
+def middle(state: State, name: str, x: torch.Tensor) -> torch.Tensor:
+    x = resnet(state, f"{name}.block_1", x)
+    y = norm(state, f"{name}.attn_1.norm", x)
+    q, k, v = (conv(state, f"{name}.attn_1.{part}", y).flatten(2) for part in "qkv")
+    weights = (q.transpose(1, 2) @ k / q.shape[1] ** 0.5).softmax(dim=-1)
+    x = x + conv(state, f"{name}.attn_1.proj_out", (v @ weights.transpose(1, 2)).reshape(x.shape))
+    return resnet(state, f"{name}.block_2", x)
+
+
+def decode_by_formula(state: State, latent: torch.Tensor) -> torch.Tensor:
+    """latent-diffusion's decoder, in the names of its checkpoint."""
+    x = conv(state, "decoder.conv_in", conv(state, "post_quant_conv", latent / 0.18215), padding=1)
+    x = middle(state, "decoder.mid", x)
+    for level in (3, 2, 1, 0):
+        for block in range(3):
+            x = resnet(state, f"decoder.up.{level}.block.{block}", x)
+        if level:
+            x = x.repeat_interleave(2, 2).repeat_interleave(2, 3)
+            x = conv(state, f"decoder.up.{level}.upsample.conv", x, padding=1)
+    return conv(state, "decoder.conv_out", swish(norm(state, "decoder.norm_out", x)), padding=1)
+
+
+def encode_by_formula(state: State, image: torch.Tensor) -> torch.Tensor:
+    """latent-diffusion's encoder: the posterior's mean, scaled."""
+    x = conv(state, "encoder.conv_in", image, padding=1)
+    for level in range(4):
+        for block in range(2):
+            x = resnet(state, f"encoder.down.{level}.block.{block}", x)
+        if level < 3:
+            x = torch.nn.functional.pad(x, (0, 1, 0, 1))
+            x = conv(state, f"encoder.down.{level}.downsample.conv", x, stride=2)
+    x = swish(norm(state, "encoder.norm_out", middle(state, "encoder.mid", x)))
+    return conv(state, "quant_conv", conv(state, "encoder.conv_out", x, padding=1))[:, :4] * 0.18215
+
+
+def read_by_formula(state: State, ids: torch.Tensor, heads: int) -> torch.Tensor:
+    """open_clip's text transformer, its last layer left out, and the final LayerNorm."""
+
+    def layer_norm(x: torch.Tensor, name: str) -> torch.Tensor:
+        centred = x - x.mean(-1, keepdim=True)
+        scaled = centred / (centred.square().mean(-1, keepdim=True) + 1e-5).sqrt()
+        return scaled * state[f"{name}.weight"] + state[f"{name}.bias"]
+
+    x = state["token_embedding.weight"][ids] + state["positional_embedding"]
+    later = torch.ones(x.shape[1], x.shape[1]).triu(1).bool()
+    layers = 1 + max(int(name.split(".")[2]) for name in state if name.startswith("transformer.resblocks."))
+    for layer in range(layers - 1):
+        block = f"transformer.resblocks.{layer}"
+        y = (
+            layer_norm(x, f"{block}.ln_1") @ state[f"{block}.attn.in_proj_weight"].T
+            + state[f"{block}.attn.in_proj_bias"]
+        )
+        q, k, v = (part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in y.chunk(3, dim=-1))
+        weights = (q @ k.transpose(2, 3) / q.shape[-1] ** 0.5).masked_fill(later, -torch.inf).softmax(dim=-1)
+        joined = (weights @ v).transpose(1, 2).flatten(2)
+        x = x + joined @ state[f"{block}.attn.out_proj.weight"].T + state[f"{block}.attn.out_proj.bias"]
+        y = layer_norm(x, f"{block}.ln_2") @ state[f"{block}.mlp.c_fc.weight"].T + state[f"{block}.mlp.c_fc.bias"]
+        y = y * 0.5 * (1 + torch.erf(y / 2**0.5))
+        x = x + y @ state[f"{block}.mlp.c_proj.weight"].T + state[f"{block}.mlp.c_proj.bias"]
+    return layer_norm(x, "ln_final")
+
+
+def test_text_tower_and_autoencoder_compute_the_published_formulas(whole: State, checkpoint: Path) -> None:
+    """What the golden vectors leave out, against loops of the formulas over the checkpoint's own names (float64)."""
+    network = import_published(checkpoint, 32).network
+
+    def part(prefix: str) -> State:
+        return {name.removeprefix(prefix): value.double() for name, value in whole.items() if name.startswith(prefix)}
+
+    vae, given = part("first_stage_model."), golden_inputs(1, 64)
+    with torch.no_grad():
+        decoded = network.autoencoder.decode(given["latent"]).double()
+        encoded = network.autoencoder.encode(given["rs"] * 2 - 1).double()
+        texts = [network.text.of_scale(17, 15), network.text.of_scale(14, None), ""]
+        read = network.text(texts).double()
+        wanted = decode_by_formula(vae, given["latent"].double()), encode_by_formula(vae, given["rs"].double() * 2 - 1)
+        told = read_by_formula(part("cond_stage_model.model."), network.text.tokens(texts), SMALL.text.heads)
+    for mine, true in ((decoded, wanted[0]), (encoded, wanted[1]), (read, told)):
+        assert float((mine - true).abs().max()) <= 1e-4 * max(1.0, float(true.abs().max()))
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_an_imported_model_is_served_with_the_same_bytes_in_any_order(
