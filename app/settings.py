@@ -80,6 +80,10 @@ class LayerSettings(BaseModel, extra="forbid"):
     country: int | None = Field(
         default=None, ge=0, lt=2**32, description="instead of scenes: the seed of a fictional country"
     )
+    territory: Path | None = Field(
+        default=None,
+        description="instead of scenes: the .json of a territory that `tilecascade territory new` has made of a sketch",
+    )
     painted_zoom: int | None = Field(
         default=None, ge=1, le=MAX_TABLE_ZOOM,
         description="zoom to which imagery is painted beyond its own resolution, by diffusion: of a sketch, or of a "
@@ -107,8 +111,12 @@ class LayerSettings(BaseModel, extra="forbid"):
     seed: int = Field(default=0, ge=0, lt=2**64, description="another seed gives another draft of the same map")
     base_map: str | None = Field(
         default=None,
-        description="existing map tiles that the cascade begins with: a file (.mbtiles, .pmtiles, .tif) or a URL with "
-        "{z}, {x}, {y}",
+        description="existing map tiles that the cascade begins with: a file (.mbtiles, .pmtiles, .tif, or a "
+        "territory's .json) or a URL with {z}, {x}, {y}",
+    )
+    base_map_drawn: bool = Field(
+        default=False,
+        description="the base map is drawn of a sketch and not surveyed: its tiles say so, and count as synthetic",
     )
     base_max_zoom: int | None = Field(
         default=None, ge=0, le=MAX_TABLE_ZOOM, description="the last zoom to take from the base map"
@@ -121,8 +129,8 @@ class LayerSettings(BaseModel, extra="forbid"):
             raise ValueError(
                 "no layer can be called confidence: /tiles/confidence is how far the default layer can be trusted"
             )
-        if bool(self.scenes) == (self.country is not None):
-            raise ValueError("give scenes, or the seed of a country, and not both")
+        if [bool(self.scenes), self.country is not None, self.territory is not None].count(True) != 1:
+            raise ValueError("give scenes, the seed of a country or a territory, and one of them only")
         if self.painted_zoom is not None and self.country is not None:
             raise ValueError("painted_zoom is for scenes; the country has imagery of every zoom")
         return self
@@ -290,4 +298,5 @@ def _with_paths_below(base: Path, layer: LayerSettings) -> LayerSettings:
     scenes, base_map = [base / scene for scene in layer.scenes], layer.base_map
     if base_map is not None and "://" not in base_map:
         base_map = str(base / base_map)
-    return layer.model_copy(update={"scenes": scenes, "base_map": base_map})
+    territory = None if layer.territory is None else base / layer.territory
+    return layer.model_copy(update={"scenes": scenes, "base_map": base_map, "territory": territory})

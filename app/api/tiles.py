@@ -240,7 +240,8 @@ async def generate(wanted: TileRequest) -> Response:
 async def base_map_only(wanted: TileRequest) -> Response:
     """The base map's own tile. Raises NotFoundError where it has none."""
     tile = wanted.tile
-    if await wanted.resolver.store.from_base_map(tile) is None:
+    drawn = wanted.resolver.layer.base_drawn
+    if drawn or await wanted.resolver.store.from_base_map(tile) is None:
         raise NotFoundError(f"the base map has nothing at {tile.z}/{tile.x}/{tile.y}; a tile can be generated")
     if wanted.variant.scale == 2:
         raise NotFoundError("with synthetic=0 tiles are served at their own size only")

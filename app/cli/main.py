@@ -14,6 +14,7 @@ from tilecascade.app.cli.model import calibrate, dataset, evaluate, finetune, tr
 from tilecascade.app.cli.model_files import model
 from tilecascade.app.cli.options import DATA_DIR, layers_to_serve, parse_bbox, parse_zooms, renamed, server_options
 from tilecascade.app.cli.setup import doctor, info, init, keys
+from tilecascade.app.cli.territory import territory
 from tilecascade.app.errors import SettingsError, TilecascadeError
 from tilecascade.app.settings import DataDir, load_configuration
 
@@ -63,7 +64,10 @@ def serve(
     weights: Path | None,
     workers: int | None,
 ) -> None:
-    """Serve the map of one or many GeoTIFF SCENES; without any, of a fictional country."""
+    """Serve the map of one or many GeoTIFF SCENES, or of a folder that `tilecascade territory new` has written; without
+    any, of a fictional country."""
+    if layers_file is None and [place.is_dir() for place in scenes] == [True]:
+        layers_file, scenes = Path(scenes[0], "layers.toml"), ()
     settings, layers = load_configuration(
         host=host, port=port, data_dir=data_dir, layers_file=layers_file, weights=weights, workers=workers
     )
@@ -254,5 +258,5 @@ def clean(data_dir: Path, older: float, dry_run: bool) -> None:
                 remove(old, DataDir(data_dir))
 
 
-for command in (init, doctor, info, keys, evaluate, calibrate, dataset, train, finetune, model):
+for command in (init, doctor, info, keys, evaluate, calibrate, dataset, train, finetune, model, territory):
     main.add_command(command)

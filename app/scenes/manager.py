@@ -54,7 +54,7 @@ class SceneManager:
 
     def build(self, wanted: LayerSettings, model: ModelInfo) -> Layer:
         """A layer with its scenes as configured and as changed since. Raises SceneError or SettingsError."""
-        if wanted.country is not None or wanted.painted_zoom is not None:
+        if not wanted.scenes or wanted.painted_zoom is not None:
             return build_layer(wanted, model, self._data_dir)
         configured = configured_scenes(wanted)
         scenes = SceneSet.read(self._data_dir.scene_set(wanted.name)).verified()
@@ -109,7 +109,7 @@ class SceneManager:
             old = store.layer
             known = self._scenes.get(old.name)
             if known is None or not isinstance(old.imagery, SceneMosaic):
-                what = "painted imagery" if isinstance(old.imagery, PaintedSource) else "the fictional country"
+                what = "painted imagery" if isinstance(old.imagery, PaintedSource) else "what does not exist"
                 raise SceneError(f"layer {old.name} shows {what}; start the server with other scenes instead")
             changed = change(known.set)
             scenes = changed.effective(known.configured)

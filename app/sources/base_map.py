@@ -10,17 +10,20 @@ from __future__ import annotations
 
 import hashlib
 import io
+import threading
 from pathlib import Path
 from typing import Protocol
 
 import httpx
 import numpy as np
+from cachetools import LRUCache
 from mercantile import Tile
 from PIL import Image, UnidentifiedImageError
 
 from tilecascade.app.errors import BaseMapError, SceneError
 from tilecascade.app.sources.mosaic import SceneMosaic
 from tilecascade.app.sources.scene import open_scene
+from tilecascade.app.sources.territory import TerritorySource
 from tilecascade.app.storage.archives import ARCHIVES, ArchiveError
 from tilecascade.app.storage.atomic import write_atomically
 from tilecascade.model.cascade import TILE_SIZE, tile_window
@@ -30,6 +33,12 @@ FETCH_SECONDS = 20.0
 
 NO_TILE = b"no tile"
 """Content of the file that records that a server has no such tile."""
+
+FIRST_DRAWN, LAST_DRAWN = 6, 14
+"""Zooms of a territory's map that are drawn of its sketch; the network takes over below them."""
+
+KEPT_DRAWN = 1024
+"""Drawn tiles that are kept in memory."""
 
 MAX_BYTES = 4 << 20
 """Largest image file accepted from the base map's server."""
@@ -76,6 +85,32 @@ class PictureMap:
         """See BaseMap."""
         colours, known = self._pixels.read(tile_window(tile))
         return png_of(colours) if known.all() else None
+
+
+class DrawnMap:
+    """The map of a territory that does not exist, drawn when a tile is asked for."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises SceneError."""
+        source = TerritorySource(path.with_suffix(""))
+        self._territory = source.territory
+        self.zooms = range(FIRST_DRAWN, LAST_DRAWN + 1)
+        self.id = f"map of {source.id}"
+        self._tiles: LRUCache[Tile, bytes | None] = LRUCache(maxsize=KEPT_DRAWN)
+        self._covers = source.covers
+        self._lock = threading.Lock()
+
+    def get(self, tile: Tile) -> bytes | None:
+        """See BaseMap."""
+        if not self._covers(tile):
+            return None
+        with self._lock:
+            if tile in self._tiles:
+                return self._tiles[tile]
+        data = png_of(self._territory.map(tile_window(tile)))
+        with self._lock:
+            self._tiles[tile] = data
+        return data
 
 
 class RemoteMap:
@@ -164,6 +199,8 @@ def open_base_map(place: str, max_zoom: int | None, lowest: int, folder: Path) -
     path = Path(place)
     if not path.is_file():
         raise SceneError(f"base map {path} does not exist; give a file .mbtiles, .pmtiles or .tif, or a URL")
+    if path.suffix == ".json":
+        return BaseMapTiles(DrawnMap(path), max_zoom)
     if path.suffix in ARCHIVES:
         return BaseMapTiles(ArchiveMap(path), max_zoom)
     return BaseMapTiles(PictureMap(path, lowest), max_zoom)

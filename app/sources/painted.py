@@ -6,8 +6,7 @@ import numpy as np
 import torch
 from mercantile import Tile
 
-from tilecascade.app.sources.mosaic import SceneMosaic
-from tilecascade.app.sources.source import digest
+from tilecascade.app.sources.source import Source, digest
 from tilecascade.model.cascade import Mask, Pixels, Window
 from tilecascade.model.engine.device import choose_dtype
 from tilecascade.model.imagery.painter import ImageryCascade, OctavePainter, load_octaves
@@ -18,9 +17,10 @@ VERSION = 1
 
 
 class PaintedSource:
-    """See `Source`. What the scenes show as far as their resolution goes, and painted detail from there on."""
+    """See `Source`. What the scenes, or another source, show as far as their resolution goes, and painted detail from
+    there on."""
 
-    def __init__(self, scenes: SceneMosaic, zoom: int, seed: int) -> None:
+    def __init__(self, scenes: Source, zoom: int, seed: int) -> None:
         self.scenes = scenes
         self.bounds, self.center = scenes.bounds, scenes.center
         self.native_zoom = max(zoom, scenes.native_zoom)

@@ -19,8 +19,9 @@ from tilecascade.app.sources.mosaic import SceneMosaic, newest_first
 from tilecascade.app.sources.painted import PaintedSource
 from tilecascade.app.sources.scene import Scene, open_scene
 from tilecascade.app.sources.source import Source, digest
+from tilecascade.app.sources.territory import TerritorySource
 from tilecascade.app.tiles.formats import MAX_ZOOM, PLAIN, Variant
-from tilecascade.app.tiles.layer_info import NOTICE, LayerInfo
+from tilecascade.app.tiles.layer_info import BASE_MAP_NOTICE, DRAWN_NOTICE, NOTICE, LayerInfo
 from tilecascade.app.tiles.reviews import Reviews
 from tilecascade.model.blending import STARTS
 from tilecascade.model.cartography.finish import libraries
@@ -66,6 +67,7 @@ class Layer:
     stays, no tile changes.
     info: what answers say of the layer's tiles. base: the base map, whose tiles are served as they are and are the
     references of generated ones. finish: see `model.pipeline.Stage`. reviews: what people have said about its objects.
+    base_drawn: whether the base map is drawn of a sketch.
     """
 
     name: str
@@ -78,6 +80,7 @@ class Layer:
     base: BaseMapTiles | None = None
     finish: Finish = "none"
     reviews: Reviews = field(default_factory=Reviews)
+    base_drawn: bool = False
     version: str = field(init=False)
     revision: str = field(init=False)
     info: LayerInfo = field(init=False)
@@ -149,6 +152,7 @@ class Layer:
             },
             depths=[self.depth(zoom) for zoom in zooms],
             references=[0 if above is None else zoom - above for zoom, above in zip(zooms, references, strict=True)],
+            base_notice=DRAWN_NOTICE if self.base_drawn else BASE_MAP_NOTICE,
         )
 
     def block_key(self, block: Block) -> str:
@@ -207,10 +211,12 @@ def build_layer(
     imagery: Source
     if settings.country is not None:
         imagery = CountrySource(settings.country)
+    elif settings.territory is not None:
+        imagery = TerritorySource(settings.territory)
     else:
         imagery = SceneMosaic(configured_scenes(settings) if scenes is None else scenes)
-        if settings.painted_zoom is not None:
-            imagery = PaintedSource(imagery, settings.painted_zoom, settings.seed)
+    if settings.painted_zoom is not None:
+        imagery = PaintedSource(imagery, settings.painted_zoom, settings.seed)
     max_zoom = settings.max_zoom if settings.max_zoom is not None else min(imagery.native_zoom, MAX_TABLE_ZOOM)
     root = settings.root_zoom
     if max_zoom < root:
@@ -232,6 +238,7 @@ def build_layer(
         base=base,
         finish=_finish(settings, model, base),
         reviews=Reviews.read(data_dir.reviews(settings.name)),
+        base_drawn=settings.base_map_drawn,
     )
 
 

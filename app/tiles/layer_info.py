@@ -18,6 +18,9 @@ NOTICE = "generated, not surveyed"
 BASE_MAP_NOTICE = "from the base map"
 """What a tile of the base map says of itself."""
 
+DRAWN_NOTICE = "drawn from a sketch, not surveyed"
+"""What a tile of a base map that is drawn of a sketch says of itself."""
+
 FINISHED, PINNED = "no-cache", "public, max-age=31536000, immutable"
 """Cache-Control of finished tiles: asked for without a revision (a client revalidates), and with the present one."""
 
@@ -27,7 +30,7 @@ class LayerInfo:
     """What answers need of a layer, in a form that can be written down for other processes.
 
     headers: the same for each tile. depths: stages of the cascade by zoom. references: levels between a tile and its
-    reference by zoom, 0 for none.
+    reference by zoom, 0 for none. base_notice: what tiles of its base map say of themselves.
     """
 
     name: str
@@ -37,6 +40,7 @@ class LayerInfo:
     headers: dict[str, str]
     depths: list[int]
     references: list[int]
+    base_notice: str = BASE_MAP_NOTICE
 
     def scale_note(self, tile: Tile) -> str:
         """What a tile of 512 pixels is made from."""
@@ -48,7 +52,7 @@ class LayerInfo:
         state: base-map, cached, generated or placeholder. source: the name of a cache, or "miss".
         """
         if state == "base-map":
-            return {"X-Tile-State": state, "X-Tile-Version": self.version, "X-Tile-Notice": BASE_MAP_NOTICE}
+            return {"X-Tile-State": state, "X-Tile-Version": self.version, "X-Tile-Notice": self.base_notice}
         headers = {"X-Tile-State": state, "X-Cache": source, "X-Tile-Depth": str(self.depths[tile.z]), **self.headers}
         levels = self.references[tile.z]
         if levels:

@@ -12,7 +12,6 @@ from tilecascade.app.errors import NoTileError
 from tilecascade.app.tiles import image
 from tilecascade.app.tiles.formats import PLAIN, Variant
 from tilecascade.app.tiles.layer import Layer
-from tilecascade.app.tiles.layer_info import BASE_MAP_NOTICE
 from tilecascade.app.tiles.store import BASE_MAP, GENERATED, FoundTile, TileStore
 from tilecascade.model.cascade import Pixels
 from tilecascade.model.engine import Priority
@@ -61,7 +60,7 @@ async def _four_children(find: FindTile, tile: Tile, priority: Priority) -> tupl
 
 
 def _encode(layer: Layer, tile: Tile, variant: Variant, pixels: Pixels, from_base_map: bool) -> bytes:
-    notes = {"Comment": BASE_MAP_NOTICE} if from_base_map else image.provenance(layer, tile)
+    notes = {"Comment": layer.info.base_notice} if from_base_map else image.provenance(layer, tile)
     if variant.scale == 2:
         notes["tilecascade:scale"] = layer.info.scale_note(tile)
     return image.encode(pixels[..., :3], pixels[..., 3] > 127, notes, variant.format)

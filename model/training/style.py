@@ -50,7 +50,7 @@ class StyleTask:
     Cross-entropy says what is where, the error of colours and a critic how it is drawn (see `AdversarialTask`).
     """
 
-    COLOUR, COMB, LATTICE, HINGE, MATCH = 2.0, 0.5, 0.02, 0.1, 1.0
+    COLOUR, COMB, LATTICE, HINGE, MATCH = 4.0, 0.5, 0.02, 0.1, 1.0
 
     def __init__(self, network: SGDM, train: SampleSource, val: SampleSource, stage: StageConfig) -> None:
         self.sampler = Sampler(network.config.diffusion)

@@ -1,0 +1,75 @@
+"""A territory that does not exist as a layer's imagery: drawn of a sketch, and painted on from there."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from pathlib import Path
+
+import mercantile
+import numpy as np
+from cachetools import LRUCache
+from mercantile import Tile
+
+from tilecascade.app.errors import SceneError
+from tilecascade.app.sources.mosaic import KEPT_TILES
+from tilecascade.model.cascade import Mask, Pixels, Window, assemble, tile_window
+from tilecascade.model.world.sketch import Territory
+
+VERSION = 1
+"""Counts changes of code that change a territory's pixels."""
+
+MARGIN = 8
+"""Pixels drawn beyond a tile and cut off: light looks at neighbours."""
+
+NATIVE_ZOOM = 16
+"""The finest zoom that is drawn: single houses and trees are some pixels large there."""
+
+
+class TerritorySource:
+    """See `Source`. Drawn tile by tile when asked for; nothing is stored but the last tiles."""
+
+    def __init__(self, stem: Path) -> None:
+        """Raises SceneError."""
+        try:
+            self.territory = Territory.read(stem)
+            digest = hashlib.sha256(stem.with_suffix(".json").read_bytes() + stem.with_suffix(".png").read_bytes())
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise SceneError(f"territory {stem} cannot be read: {error}") from None
+        self.id = f"territory-{VERSION}-{digest.hexdigest()[:12]}"
+        left, bottom, right, top = self.territory.box
+        west, south = mercantile.lnglat(left, bottom)
+        east, north = mercantile.lnglat(right, top)
+        self.bounds = (west, south, east, north)
+        middle = mercantile.lnglat((left + right) / 2, (bottom + top) / 2)
+        self.center = (middle.lng, middle.lat)
+        self.native_zoom = NATIVE_ZOOM
+        self.attribution = "a territory that does not exist"
+        self._tiles: LRUCache[Tile, Pixels] = LRUCache(maxsize=KEPT_TILES)
+        self._lock = threading.Lock()
+
+    def read(self, window: Window) -> tuple[Pixels, Mask]:
+        """H x W x 3 uint8 colours and the H x W mask of where the territory is."""
+        return assemble(window, {tile: self._tile(tile) for tile in window.tiles() if self.covers(tile)})
+
+    def covers(self, tile: Tile) -> bool:
+        """Whether any of the tile lies in the territory."""
+        west, south, east, north = mercantile.xy_bounds(tile)
+        left, bottom, right, top = self.territory.box
+        return west < right and east > left and south < top and north > bottom
+
+    def id_at(self, tile: Tile) -> str:
+        """See Source."""
+        return self.id
+
+    def _tile(self, tile: Tile) -> Pixels:
+        with self._lock:
+            kept = self._tiles.get(tile)
+        if kept is None:
+            window = tile_window(tile)
+            drawn = self.territory.imagery(window.grown(MARGIN))[MARGIN:-MARGIN, MARGIN:-MARGIN]
+            known = self.territory.inside(*self.territory.axes(window))
+            kept = np.dstack([drawn, known.astype(np.uint8) * 255])
+            with self._lock:
+                self._tiles[tile] = kept
+        return kept

@@ -1,0 +1,215 @@
+"""`tilecascade territory new`: a sketch of a country that does not exist becomes a folder to serve.
+
+OUT/layers.toml            the layers
+OUT/map.json, map.png      the sketch as land cover, of which imagery and, for coarse zooms, the map are drawn
+OUT/after.*                the same with an event, if there is one
+OUT/territory.tif          instead of these, a sketch that is a picture from above
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import mercantile
+import numpy as np
+import rasterio
+from PIL import Image, UnidentifiedImageError
+from rasterio.features import rasterize
+from rasterio.transform import from_bounds
+
+from tilecascade.app.errors import SettingsError
+from tilecascade.app.sources.base_map import LAST_DRAWN
+from tilecascade.model.cascade import TILE_SIZE, Pixels
+from tilecascade.model.sgdm.scale_text import MAX_TABLE_ZOOM
+from tilecascade.model.world.sketch import COVERS, NUMBER, Line, Territory, is_painted, kinds_of, read_legend
+
+Bounds = tuple[float, float, float, float]
+
+MOST_PIXELS = 4096
+"""Longest side of a sketch."""
+
+ROADS = {
+    "motorway": "primary", "trunk": "primary", "primary": "primary", "secondary": "secondary", "tertiary": "tertiary",
+    "unclassified": "tertiary", "residential": "residential", "service": "service",
+}  # fmt: skip
+"""Classes of roads by OpenStreetMap's `highway`."""
+
+
+@dataclass(frozen=True)
+class NewTerritory:
+    """What is wanted.
+
+    vectors: GeoJSON of lines (highway, waterway) and areas (cover: a name of COVERS) that the territory has. event: the
+    same of areas that are another cover afterwards. painted_zoom: the last zoom that can be had.
+    """
+
+    sketch: Path
+    bounds: Bounds
+    out: Path
+    seed: int = 0
+    legend: Path | None = None
+    vectors: Path | None = None
+    event: Path | None = None
+    painted_zoom: int = 17
+
+
+def new_territory(wanted: NewTerritory) -> str:
+    """Write the folder; returns what to say. Raises SettingsError with a sentence."""
+    if wanted.out.exists() and any(wanted.out.iterdir() if wanted.out.is_dir() else [wanted.out]):
+        raise SettingsError(f"{wanted.out} exists already and is not empty; choose another folder for --out")
+    picture = read_picture(wanted.sketch)
+    legend = None if wanted.legend is None else _tried(wanted.legend, lambda text: read_legend(json.loads(text)))
+    painted = legend is not None or is_painted(picture)
+    wanted.out.mkdir(parents=True, exist_ok=True)
+    name = wanted.out.resolve().name
+    if not painted:
+        zoom = write_picture(picture, wanted.bounds, wanted.out / "territory.tif")
+        write_layers(wanted, name, [("map", 'scenes = ["territory.tif"]', None)])
+        what = f"a picture: its colours stay as they are; its pixels are those of zoom {zoom}"
+    else:
+        territory, areas = territory_of(wanted, kinds_of(picture, legend))
+        variants = {"map": territory}
+        if wanted.event is not None:
+            variants["after"] = with_areas(territory, areas_of(wanted.event))
+        for layer, variant in variants.items():
+            variant.write(wanted.out / layer)
+        write_layers(wanted, name, [(layer, f'territory = "{layer}.json"', LAST_DRAWN) for layer in variants])
+        shares = np.bincount(territory.kinds.ravel(), minlength=len(COVERS)) / territory.kinds.size
+        kinds = ", ".join(f"{c.name} {share:.0%}" for c, share in zip(COVERS, shares, strict=True) if share >= 0.005)
+        what = f"painted land cover ({kinds}; {len(territory.lines)} lines and {areas} areas given)"
+    return f"{what}\npainted on to zoom {wanted.painted_zoom}\nserve it: tilecascade serve {wanted.out}"
+
+
+def read_picture(path: Path) -> Pixels:
+    """A picture file as H x W x 3. Raises SettingsError."""
+    try:
+        with Image.open(path) as image:
+            if max(image.size) > MOST_PIXELS or min(image.size) < 16:
+                raise SettingsError(
+                    f"{path} has {image.size[0]} x {image.size[1]} pixels; 16 to {MOST_PIXELS} are possible"
+                )
+            return np.asarray(image.convert("RGB"))
+    except FileNotFoundError:
+        raise SettingsError(f"{path} does not exist") from None
+    except (UnidentifiedImageError, OSError) as error:
+        raise SettingsError(f"{path} is no picture: {error}") from None
+
+
+def _tried(path: Path, read: Callable[[str], Any]) -> Any:
+    """What is read of a text file. Raises SettingsError with a sentence."""
+    try:
+        return read(path.read_text())
+    except OSError as error:
+        raise SettingsError(f"{path} cannot be read: {error.strerror}") from None
+    except (ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
+        raise SettingsError(f"{path}: {error}") from None
+
+
+def metres(bounds: Bounds) -> Bounds:
+    """Bounds in degrees -> in metres of Web Mercator."""
+    return (*mercantile.xy(bounds[0], bounds[1]), *mercantile.xy(bounds[2], bounds[3]))
+
+
+def territory_of(wanted: NewTerritory, kinds: Any) -> tuple[Territory, int]:
+    """The territory with what is given besides, and how many areas these are."""
+    territory = Territory(kinds, metres(wanted.bounds), wanted.seed)
+    if wanted.vectors is None:
+        return territory, 0
+    areas = areas_of(wanted.vectors)
+    return replace(with_areas(territory, areas), lines=lines_of(wanted.vectors)), len(areas)
+
+
+def features_of(path: Path) -> list[dict[str, Any]]:
+    """The features of a GeoJSON file. Raises SettingsError."""
+
+    def read(text: str) -> list[dict[str, Any]]:
+        data = json.loads(text)
+        found = data["features"] if data.get("type") == "FeatureCollection" else [data]
+        return [feature for feature in found if feature.get("geometry")]
+
+    features: list[dict[str, Any]] = _tried(path, read)
+    return features
+
+
+def areas_of(path: Path) -> list[tuple[dict[str, Any], int]]:
+    """Areas and their cover. Raises SettingsError for one without."""
+    found = []
+    for feature in features_of(path):
+        if "Polygon" in feature["geometry"]["type"]:
+            name = (feature.get("properties") or {}).get("cover")
+            if name not in NUMBER:
+                raise SettingsError(
+                    f"{path}: an area needs a property cover, one of {', '.join(NUMBER)}; one has {name!r}"
+                )
+            found.append((projected(feature["geometry"]), NUMBER[name]))
+    return found
+
+
+def lines_of(path: Path) -> list[Line]:
+    """Roads and rivers; other lines do not count."""
+    found = []
+    for feature in features_of(path):
+        kind, tags = feature["geometry"]["type"], feature.get("properties") or {}
+        if "LineString" in kind:
+            road = ROADS.get(str(tags.get("highway"))) or ("river" if tags.get("waterway") else None)
+            parts = projected(feature["geometry"])["coordinates"]
+            for part in [parts] if kind == "LineString" else parts:
+                if road is not None and len(part) > 1:
+                    found.append(Line(road, np.array(part, dtype=np.float64)[:, :2]))
+    return found
+
+
+def projected(geometry: dict[str, Any]) -> dict[str, Any]:
+    """A geometry in degrees -> in metres of Web Mercator."""
+
+    def each(value: Any) -> Any:
+        if value and isinstance(value[0], (int, float)):
+            return list(mercantile.xy(float(value[0]), float(value[1])))
+        return [each(part) for part in value]
+
+    return {"type": geometry["type"], "coordinates": each(geometry["coordinates"])}
+
+
+def with_areas(territory: Territory, areas: list[tuple[dict[str, Any], int]]) -> Territory:
+    """The territory with areas of another cover, at four times the picture's resolution at most."""
+    if not areas:
+        return territory
+    kinds = territory.kinds
+    scale = max(1, min(4 // territory.scale, MOST_PIXELS // max(kinds.shape)))
+    fine = kinds.repeat(scale, 0).repeat(scale, 1)
+    place = from_bounds(*territory.box, fine.shape[1], fine.shape[0])
+    rasterize(areas, out=fine, transform=place)
+    return replace(territory, kinds=fine, scale=territory.scale * scale)
+
+
+def write_picture(picture: Pixels, bounds: Bounds, path: Path) -> int:
+    """Write a picture with its place; returns the zoom of its own resolution."""
+    height, width = picture.shape[:2]
+    left, bottom, right, top = metres(bounds)
+    place = from_bounds(left, bottom, right, top, width, height)
+    with rasterio.open(
+        path, "w", driver="GTiff", width=width, height=height, count=3, dtype="uint8", crs="EPSG:3857",
+        transform=place, compress="deflate", photometric="RGB",
+    ) as out:  # fmt: skip
+        out.write(picture.transpose(2, 0, 1))
+        out.update_tags(TIFFTAG_IMAGEDESCRIPTION="a sketch, neither surveyed nor real")
+    return max(0, min(MAX_TABLE_ZOOM, round(math.log2(mercantile.CE / ((right - left) / width) / TILE_SIZE))))
+
+
+def write_layers(wanted: NewTerritory, name: str, layers: list[tuple[str, str, int | None]]) -> None:
+    """Write layers.toml: each layer's name, where its imagery comes from, and the last zoom of its drawn map."""
+    lines = ["# made by tilecascade territory new; serve it with: tilecascade serve FOLDER", "[server]"]
+    lines.append('data_dir = "state"')
+    for layer, source, last in layers:
+        lines += ["", "[[layer]]", f'name = "{layer}"', source]
+        lines += [f"painted_zoom = {wanted.painted_zoom}", f"seed = {wanted.seed}"]
+        lines.append(f"attribution = {json.dumps(f'{name}: a territory that does not exist')}")
+        if last is not None:
+            lines += [f'base_map = "{layer}.json"', "base_map_drawn = true", f"root_zoom = {last}"]
+            lines.append('finish = "cartographic"')
+    (wanted.out / "layers.toml").write_text("\n".join(lines) + "\n")

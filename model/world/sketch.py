@@ -1,0 +1,303 @@
+"""A territory that does not exist, from a hand-painted picture of its land cover: imagery with grain, and a map of it.
+
+Each pixel of the picture is a kind of ground. Between the pixels, borders wander as coasts and woods do: places are
+looked up in the picture a little beside where they are, by a smooth noise of a few of its pixels. What is rendered
+depends on the seed and the place only, so any window of any zoom shows the same territory.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from scipy import ndimage
+
+from tilecascade.model.cascade import EQUATOR, TILE_SIZE, Mask, Pixels, Window
+from tilecascade.model.palette import PALETTE
+from tilecascade.model.style import MapCanvas
+from tilecascade.model.world.lattice import Floats, fractal, hashed, noise
+
+Colour = tuple[int, int, int]
+Kinds = NDArray[np.uint8]
+
+WANDER_X, WANDER_Y, ROUGH, PATCHES, FIELDS, RELIEF, ROOFS, CROWNS = 60, 61, 62, 63, 64, 65, 66, 67
+"""Streams of noise (see `lattice`)."""
+
+PARCEL, LOT, CROWN = 130.0, 30.0, 9.0
+"""Metres of half a field, of a house with its garden, and of a tree."""
+
+WANDER = 0.9
+"""How far borders wander, in pixels of the picture."""
+
+_MAP = {name: colour for name, colour, _ in PALETTE}
+
+
+@dataclass(frozen=True)
+class LandCover:
+    """One kind of ground.
+
+    paint: its colour in a picture without a legend. first, second: what its imagery varies between; rough: by how much
+    its brightness varies. shown: its colour on the map.
+    """
+
+    name: str
+    paint: Colour
+    first: Colour
+    second: Colour
+    rough: float
+    shown: str
+
+
+COVERS: tuple[LandCover, ...] = (
+    LandCover("water", (60, 110, 190), (24, 40, 48), (30, 50, 56), 0.03, "water"),
+    LandCover("forest", (30, 90, 40), (44, 62, 38), (62, 76, 44), 0.16, "forest"),
+    LandCover("scrub", (140, 150, 70), (92, 97, 60), (112, 106, 70), 0.14, "scrub"),
+    LandCover("farmland", (220, 200, 110), (128, 118, 82), (108, 120, 70), 0.05, "farmland"),
+    LandCover("grass", (130, 190, 80), (128, 138, 84), (142, 142, 96), 0.06, "grass"),
+    LandCover("wetland", (90, 150, 140), (70, 80, 56), (50, 62, 54), 0.12, "wetland"),
+    LandCover("sand", (240, 225, 170), (196, 180, 144), (182, 160, 122), 0.08, "land"),
+    LandCover("rock", (150, 145, 140), (138, 130, 120), (112, 106, 98), 0.16, "land"),
+    LandCover("town", (200, 70, 60), (132, 126, 118), (104, 104, 88), 0.10, "residential"),
+    LandCover("snow", (250, 250, 250), (226, 230, 236), (206, 212, 222), 0.05, "land"),
+)
+
+NUMBER = {cover.name: number for number, cover in enumerate(COVERS)}
+LOTS = np.array(
+    [(150, 96, 70), (140, 140, 142), (128, 84, 66), (170, 160, 146), (112, 104, 100), (196, 190, 182)], float
+)
+"""Roofs of a town."""
+
+GARDEN, STREET = (98.0, 104.0, 66.0), (116.0, 115.0, 112.0)
+
+CROPS = np.array([(150, 128, 96), (122, 128, 72), (166, 152, 98), (92, 114, 60), (112, 95, 72), (140, 132, 88)], float)
+
+FLAT_COLOURS, FLAT_SHARE = 24, 0.9
+"""A picture of so few colours on so many of its pixels is painted, and not a photograph."""
+
+
+def is_painted(picture: Pixels) -> bool:
+    """Whether a picture is of flat colours, as a hand paints land cover."""
+    coarse = (picture >> 3).astype(np.int32) @ (1024, 32, 1)
+    counts = np.sort(np.unique(coarse, return_counts=True)[1])[::-1]
+    return bool(counts[:FLAT_COLOURS].sum() >= FLAT_SHARE * counts.sum())
+
+
+def read_legend(legend: Mapping[str, str]) -> dict[Colour, int]:
+    """A legend, colour "#rrggbb" -> name of a cover, as numbers. Raises ValueError naming what is wrong."""
+    found = {}
+    for text, name in legend.items():
+        digits = text.removeprefix("#")
+        if len(digits) != 6 or any(digit not in "0123456789abcdefABCDEF" for digit in digits):
+            raise ValueError(f"{text!r} in the legend is no colour such as #1e5a28")
+        if name not in NUMBER:
+            raise ValueError(f"{name!r} in the legend is none of {', '.join(NUMBER)}")
+        red, green, blue = (int(digits[place : place + 2], 16) for place in (0, 2, 4))
+        found[red, green, blue] = NUMBER[name]
+    if not found:
+        raise ValueError("the legend is empty")
+    return found
+
+
+def kinds_of(picture: Pixels, legend: Mapping[Colour, int] | None = None) -> Kinds:
+    """The cover of each pixel of a painted picture, H x W uint8 into COVERS: of the nearest colour of the legend.
+
+    What is mixed where two colours meet, and would be a third one, takes the cover that is most around it.
+    """
+    table = legend or {cover.paint: number for number, cover in enumerate(COVERS)}
+    colours, numbers = np.array(list(table)), np.array(list(table.values()), dtype=np.uint8)
+    distance = ((picture[:, :, None].astype(np.int32) - colours) ** 2).sum(axis=3)
+    nearest, clear = numbers[distance.argmin(axis=2)], distance.min(axis=2) <= 30**2
+    votes = [ndimage.uniform_filter(((nearest == n) & clear).astype(np.float32), 5) for n in range(len(COVERS))]
+    return np.where(clear, nearest, np.argmax(votes, axis=0)).astype(np.uint8)
+
+
+@dataclass(frozen=True)
+class Line:
+    """A road or river that is given. kind: a class of road, or "river". points: N x 2 metres of Web Mercator."""
+
+    kind: str
+    points: Floats
+
+
+@dataclass(frozen=True)
+class Territory:
+    """kinds: the painted picture, each of its pixels as `scale` x `scale` of them. box: left, bottom, right, top of it
+    in metres of Web Mercator. lines: what is given besides."""
+
+    kinds: Kinds
+    box: tuple[float, float, float, float]
+    seed: int
+    lines: Sequence[Line] = field(default=())
+    scale: int = 1
+
+    @property
+    def pixel(self) -> float:
+        """Metres of a pixel of the picture."""
+        return (self.box[2] - self.box[0]) / self.kinds.shape[1] * self.scale
+
+    def axes(self, window: Window) -> tuple[Floats, Floats]:
+        """The centres of a window's pixels: metres east of the projection's edge, and south of its other one."""
+        metres = EQUATOR / (TILE_SIZE << window.zoom)
+        xs = (window.left + 0.5 + np.arange(window.width, dtype=np.float64)) * metres
+        return xs, (window.top + 0.5 + np.arange(window.height, dtype=np.float64)) * metres
+
+    def cover(self, xs: Floats, ys: Floats) -> Kinds:
+        """The cover at ys x xs, as far as the picture reaches and, beyond it, that of its edge."""
+        reach = WANDER * self.pixel
+        right, down = (
+            reach * fractal(self.seed, stream, xs, ys, 3 * self.pixel, 8, 0.6) for stream in (WANDER_X, WANDER_Y)
+        )
+        left, _, _, top = self.box
+        cell = self.pixel / self.scale
+        column = (xs[None, :] + right - EQUATOR / 2 - left) / cell
+        row = (ys[:, None] + down - (EQUATOR / 2 - top)) / cell
+        height, width = self.kinds.shape
+        return self.kinds[row.astype(np.int64).clip(0, height - 1), column.astype(np.int64).clip(0, width - 1)]
+
+    def inside(self, xs: Floats, ys: Floats) -> Mask:
+        """Where the picture reaches, at ys x xs."""
+        left, bottom, right, top = self.box
+        x, y = xs - EQUATOR / 2, EQUATOR / 2 - ys
+        return ((x > left) & (x < right))[None, :] & ((y > bottom) & (y < top))[:, None]
+
+    @property
+    def _is_island(self) -> bool:
+        """Whether there is mostly water at the edge of the picture."""
+        edge = np.concatenate([self.kinds[0], self.kinds[-1], self.kinds[:, 0], self.kinds[:, -1]])
+        return bool((edge == NUMBER["water"]).mean() > 0.5)
+
+    def imagery(self, window: Window) -> Pixels:
+        """What a camera above would see, H x W x 3 uint8."""
+        xs, ys = self.axes(window)
+        cover = self.cover(xs, ys)
+        patches = fractal(self.seed, PATCHES, xs, ys, 2_400, 7, 0.65)
+        rough = fractal(self.seed, ROUGH, xs, ys, 420, 6, 0.8)
+        mix = (0.5 + 0.4 * patches).clip(0, 1)[..., None]
+        first, second = (np.array([getattr(each, name) for each in COVERS], float) for name in ("first", "second"))
+        colours = (1 - mix) * first[cover] + mix * second[cover]
+        farmed, meadow = cover == NUMBER["farmland"], cover == NUMBER["grass"]
+        if farmed.any() or meadow.any():
+            fields = self._fields(xs, ys)
+            colours[farmed] = fields[farmed]
+            # meadows are parcels, too, less unlike each other
+            colours[meadow] *= (0.8 + 0.2 * fields / CROPS.mean(axis=0))[meadow]
+        built = cover == NUMBER["town"]
+        if built.any():
+            colours[built] = self._roofs(xs, ys)[built]
+        colours *= (1 + np.array([each.rough for each in COVERS])[cover] * rough)[..., None]
+        colours *= self._light(xs, ys, cover)[..., None]
+        colours *= self._crowns(xs, ys, cover)[..., None]
+        return self._with_lines(colours.clip(0, 255).round().astype(np.uint8), window, on_map=False)
+
+    def _fields(self, xs: Floats, ys: Floats) -> Floats:
+        """Parcels of crops that bend with the land; their mean where a pixel is as large as one."""
+        if xs[1] - xs[0] > PARCEL:
+            return np.broadcast_to(CROPS.mean(axis=0), (len(ys), len(xs), 3))
+        bend_x, bend_y = (900 * noise(self.seed, FIELDS + 8 * i, xs, ys, 5_000) for i in (1, 2))
+        row = np.floor((ys[:, None] + bend_y) / 260)
+        column = np.floor((xs[None, :] + bend_x + 97 * (row % 5)) / 390)
+        chance = hashed(self.seed, FIELDS, row.astype(np.int64), column.astype(np.int64))
+        shade = 0.9 + 0.2 * hashed(self.seed, FIELDS, row.astype(np.int64), column.astype(np.int64), 5)
+        return np.asarray(CROPS[(chance * len(CROPS)).astype(int)] * shade[..., None])
+
+    def _roofs(self, xs: Floats, ys: Floats) -> Floats:
+        """Roofs, gardens and streets; their mean where they are smaller than a pixel."""
+        if xs[1] - xs[0] > LOT / 2:
+            grain = hashed(
+                self.seed, ROOFS, np.floor(xs / 40).astype(np.int64)[None], np.floor(ys / 40).astype(np.int64)[:, None]
+            )
+            return np.asarray(LOTS.mean(axis=0) * (0.86 + 0.28 * grain)[..., None])
+        quarter = float(xs[1] - xs[0]) / 4
+        xs, ys = (np.stack([axis - quarter, axis + quarter], axis=1).ravel() for axis in (xs, ys))
+        bend_x, bend_y = (220 * noise(self.seed, ROOFS + 8 * i, xs, ys, 1_800) for i in (1, 2))
+        east, north = (xs[None, :] + bend_x) / LOT, (ys[:, None] + bend_y) / LOT
+        column, row = np.floor(east).astype(np.int64), np.floor(north).astype(np.int64)
+        # a street on each side of every block of lots, which are three wide and two deep
+        street = ((east % 4) < 0.45) | ((north % 2) < 0.4)
+        chance = hashed(self.seed, ROOFS, column, row)
+        shade = 0.85 + 0.3 * hashed(self.seed, ROOFS, column, row, 3)
+        roof = (np.abs(east % 1 - 0.5) < 0.28) & (np.abs(north % 1 - 0.52) < 0.24) & (chance < 0.86)
+        colours = np.where(roof[..., None], LOTS[(chance * 97 % 1 * len(LOTS)).astype(int)] * shade[..., None], GARDEN)
+        colours[street] = STREET
+        # of four samples a pixel, or lines and roofs would make patterns with the pixels
+        return np.asarray(colours.reshape(len(ys) // 2, 2, len(xs) // 2, 2, 3).mean(axis=(1, 3)))
+
+    def _crowns(self, xs: Floats, ys: Floats, cover: Kinds) -> Floats:
+        """Light and shade of single trees, where a pixel is small enough to show them."""
+        share = np.select([cover == NUMBER["forest"], cover == NUMBER["scrub"]], [0.3, 0.18])
+        open_land = cover == NUMBER["grass"]
+        if xs[1] - xs[0] > CROWN or not (share.any() or open_land.any()):
+            return np.ones(cover.shape)
+        bumps = 0.75 * noise(self.seed, CROWNS, xs, ys, 1.6 * CROWN)
+        if xs[1] - xs[0] < CROWN / 2:
+            bumps = bumps + 0.6 * noise(self.seed, CROWNS + 50, xs, ys, 0.8 * CROWN)
+        # on open land only the highest are bushes, which are dark
+        light = np.where(open_land, -0.4 * (bumps > 1.5), share * bumps)
+        return np.asarray((1 + light).clip(0.45, 1.5))
+
+    def _light(self, xs: Floats, ys: Floats, cover: Kinds) -> Floats:
+        """Light and shade of hills; none on water."""
+        high = 160 * fractal(self.seed, RELIEF, xs, ys, 6_000, 9, 0.5)
+        step = float(xs[1] - xs[0])
+        slope = (np.gradient(high, axis=1) + np.gradient(high, axis=0)) / step
+        steep = np.where(np.isin(cover, (NUMBER["rock"], NUMBER["snow"], NUMBER["forest"])), 2.2, 0.8)
+        steep[np.isin(cover, (NUMBER["water"], NUMBER["town"]))] = 0.0
+        return np.asarray((1 - steep * slope).clip(0.7, 1.25))
+
+    def map(self, window: Window) -> Pixels:
+        """The map of it in the default style, H x W x 3 uint8."""
+        fine = Window(window.zoom + 1, 2 * window.left, 2 * window.top, 2 * window.width, 2 * window.height)
+        shown = np.array([_MAP[each.shown] for each in COVERS], dtype=np.uint8)
+        xs, ys = self.axes(fine)
+        colours = shown[self.cover(xs, ys)]
+        colours[~self.inside(xs, ys)] = _MAP["water" if self._is_island else "land"]
+        ground = np.asarray(Image.fromarray(colours).reduce(2))
+        return self._with_lines(ground, window, on_map=True)
+
+    def write(self, stem: Path) -> None:
+        """Write `stem`.json, and the picture as `stem`.png."""
+        Image.fromarray(self.kinds).save(stem.with_suffix(".png"))
+        lines = [{"kind": line.kind, "points": line.points.tolist()} for line in self.lines]
+        told = {"box": self.box, "seed": self.seed, "scale": self.scale, "covers": list(NUMBER), "lines": lines}
+        stem.with_suffix(".json").write_text(json.dumps(told) + "\n")
+
+    @classmethod
+    def read(cls, stem: Path) -> Territory:
+        """What `write` wrote. Raises ValueError or OSError for anything else."""
+        told = json.loads(stem.with_suffix(".json").read_text())
+        if told.get("covers") != list(NUMBER):
+            raise ValueError(
+                f"{stem.with_suffix('.json')} is of another version: make the territory anew of its sketch"
+            )
+        with Image.open(stem.with_suffix(".png")) as image:
+            kinds = np.asarray(image.convert("L"))
+        lines = [Line(each["kind"], np.array(each["points"], dtype=np.float64)) for each in told["lines"]]
+        west, south, east, north = (float(edge) for edge in told["box"])
+        box = (west, south, east, north)
+        return cls(np.minimum(kinds, len(COVERS) - 1), box, int(told["seed"]), lines, int(told["scale"]))
+
+    def _with_lines(self, ground: Pixels, window: Window, on_map: bool) -> Pixels:
+        metres = EQUATOR / (TILE_SIZE << window.zoom)
+        lines: dict[str, list[Floats]] = {}
+        for line in self.lines:
+            x = (line.points[:, 0] + EQUATOR / 2) / metres - window.left
+            y = (EQUATOR / 2 - line.points[:, 1]) / metres - window.top
+            if x.max() > -9 and y.max() > -9 and x.min() < window.width + 9 and y.min() < window.height + 9:
+                lines.setdefault(line.kind, []).append(np.stack([x, y], axis=1))
+        if not lines:
+            return ground
+        canvas = MapCanvas(ground, window.zoom)
+        wet = _MAP["water"] if on_map else COVERS[NUMBER["water"]].second
+        for points in lines.pop("river", ()):
+            canvas.line(points, wet, max(1.0, 30 / metres))
+        if on_map:
+            canvas.roads(lines)
+        else:
+            for points in (each for some in lines.values() for each in some):
+                canvas.line(points, (116, 113, 108), max(0.7, 12 / metres))
+        return canvas.finish()
