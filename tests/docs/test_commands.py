@@ -40,6 +40,7 @@ OTHER = re.compile(r"GET |\[|<script|L\.|new |map\.|from |# Caddyfile|app/ |the 
 
 LONG = {"serve": "tests start the server in many ways", "train": "tests/model/training trains tiny networks"}
 LONG |= {"model": "tests/model/sgdm/test_importing.py imports, exports and describes models"}
+LONG |= {"territory": "tests/app/tools/test_territory.py makes territories and serves them"}
 LONG |= {"finetune": "tests/model/training/test_style.py fine-tunes"}
 LONG |= {"evaluate": "tests/model/evaluation evaluates", "calibrate": "tests/app/tiles calibrates"}
 
