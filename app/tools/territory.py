@@ -33,6 +33,9 @@ Bounds = tuple[float, float, float, float]
 MOST_PIXELS = 4096
 """Longest side of a sketch."""
 
+MOST_LATITUDE = 85.0
+"""Degrees; Web Mercator goes a little farther."""
+
 ROADS = {
     "motorway": "primary", "trunk": "primary", "primary": "primary", "secondary": "secondary", "tertiary": "tertiary",
     "unclassified": "tertiary", "residential": "residential", "service": "service",
@@ -60,6 +63,8 @@ class NewTerritory:
 
 def new_territory(wanted: NewTerritory) -> str:
     """Write the folder; returns what to say. Raises SettingsError with a sentence."""
+    if max(abs(wanted.bounds[1]), abs(wanted.bounds[3])) > MOST_LATITUDE:
+        raise SettingsError(f"web maps end at {MOST_LATITUDE} degrees north and south; --bounds goes beyond")
     if wanted.out.exists() and any(wanted.out.iterdir() if wanted.out.is_dir() else [wanted.out]):
         raise SettingsError(f"{wanted.out} exists already and is not empty; choose another folder for --out")
     picture = read_picture(wanted.sketch)
@@ -125,12 +130,16 @@ def territory_of(wanted: NewTerritory, kinds: Any) -> tuple[Territory, int]:
 
 
 def features_of(path: Path) -> list[dict[str, Any]]:
-    """The features of a GeoJSON file. Raises SettingsError."""
+    """The features of a GeoJSON file, in metres of Web Mercator. Raises SettingsError."""
 
     def read(text: str) -> list[dict[str, Any]]:
         data = json.loads(text)
         found = data["features"] if data.get("type") == "FeatureCollection" else [data]
-        return [feature for feature in found if feature.get("geometry")]
+        return [
+            {"geometry": projected(each["geometry"]), "properties": each.get("properties") or {}}
+            for each in found
+            if (each.get("geometry") or {}).get("coordinates")
+        ]
 
     features: list[dict[str, Any]] = _tried(path, read)
     return features
@@ -141,12 +150,12 @@ def areas_of(path: Path) -> list[tuple[dict[str, Any], int]]:
     found = []
     for feature in features_of(path):
         if "Polygon" in feature["geometry"]["type"]:
-            name = (feature.get("properties") or {}).get("cover")
+            name = feature["properties"].get("cover")
             if name not in NUMBER:
                 raise SettingsError(
                     f"{path}: an area needs a property cover, one of {', '.join(NUMBER)}; one has {name!r}"
                 )
-            found.append((projected(feature["geometry"]), NUMBER[name]))
+            found.append((feature["geometry"], NUMBER[name]))
     return found
 
 
@@ -154,10 +163,10 @@ def lines_of(path: Path) -> list[Line]:
     """Roads and rivers; other lines do not count."""
     found = []
     for feature in features_of(path):
-        kind, tags = feature["geometry"]["type"], feature.get("properties") or {}
+        kind, tags = feature["geometry"]["type"], feature["properties"]
         if "LineString" in kind:
             road = ROADS.get(str(tags.get("highway"))) or ("river" if tags.get("waterway") else None)
-            parts = projected(feature["geometry"])["coordinates"]
+            parts = feature["geometry"]["coordinates"]
             for part in [parts] if kind == "LineString" else parts:
                 if road is not None and len(part) > 1:
                     found.append(Line(road, np.array(part, dtype=np.float64)[:, :2]))
@@ -168,6 +177,8 @@ def projected(geometry: dict[str, Any]) -> dict[str, Any]:
     """A geometry in degrees -> in metres of Web Mercator."""
 
     def each(value: Any) -> Any:
+        if not isinstance(value, list):
+            raise ValueError(f"coordinates are numbers, not {value!r}")
         if value and isinstance(value[0], (int, float)):
             return list(mercantile.xy(float(value[0]), float(value[1])))
         return [each(part) for part in value]

@@ -29,6 +29,7 @@ from tilecascade.model.sgdm.sampler import TRAIN_STEPS, Sampler
 from tilecascade.model.training.augment import symmetry, to_unit
 from tilecascade.model.training.config import StageConfig, TrainConfig
 from tilecascade.model.training.loop import run
+from tilecascade.model.training.processes import Processes
 from tilecascade.model.training.samples import ROOT_ZOOM, SampleSource
 from tilecascade.model.training.stages import grid, logged, to_pixels
 
@@ -196,8 +197,10 @@ def train_published(config: TrainConfig, on_checkpoint: Callable[[int], None] = 
     for name in ("encoder", "adapter", "unet"):
         getattr(network, name).load_state_dict(average[name].state_dict())
     if stage.lora:
-        save_lora(network.unet.unet, config.out / "lora.safetensors")
+        if Processes(stage.device).first:
+            save_lora(network.unet.unet, config.out / "lora.safetensors")
         merge_lora(network.unet.unet)
     stem = config.out / "network"
-    save_network(network.cpu(), stem, half=False)
+    if Processes(stage.device).first:
+        save_network(network.cpu(), stem, half=False)
     return stem

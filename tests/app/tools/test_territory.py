@@ -141,9 +141,10 @@ def test_a_picture_from_above_keeps_its_colours(tmp_path: Path) -> None:
         ("text.png", "no picture", "--sketch", "is no picture"),
         ("legend.json", '{"#00f": "water"}', "--legend", "no colour"),
         ("legend.json", "nothing", "--legend", "legend.json"),
-        ("areas.geojson", '{"type": "Feature", "geometry": {"type": "Polygon", "coordinates": []}}', "--vectors",
-         "needs a property cover"),
+        ("areas.geojson", '{"geometry": {"type": "Polygon", "coordinates": [[[20, 45], [21, 45], [21, 46]]]}}',
+         "--vectors", "needs a property cover"),
         ("lines.geojson", '{"type": "FeatureCollection"}', "--vectors", "lines.geojson"),
+        ("odd.geojson", '{"geometry": {"type": "Polygon", "coordinates": [[["a", "b"]]]}}', "--vectors", "odd.geojson"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_used_gets_a_sentence(
