@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 from fastapi import APIRouter, Request, Response
 
 from tilecascade.app.api.access import SCHEMES
 from tilecascade.app.api.dependencies import ServiceDep
 from tilecascade.app.api.schemas import ModelAnswer
-from tilecascade.app.errors import NotFoundError, NotReadyError
+from tilecascade.app.errors import ModelError, NotReadyError, SettingsError
 from tilecascade.app.scenes.download import save
 from tilecascade.app.service import Service
-from tilecascade.model.sgdm.network import load_description, weights_hash
+from tilecascade.model.sgdm.network import load_description
 
 router = APIRouter(tags=["model"])
 
@@ -22,10 +23,7 @@ async def answer_of(service: Service) -> ModelAnswer:
     model = service.model
     if model is None:
         raise NotReadyError("the server is starting: the model is being loaded")
-    try:
-        before = await asyncio.to_thread(weights_hash, service.shelf.before())
-    except NotFoundError:
-        before = None
+    before = await asyncio.to_thread(service.shelf.id_before)
     return ModelAnswer(
         id=model.info.hash,
         name=load_description(model.stem).name,
@@ -51,10 +49,12 @@ async def use(request: Request, service: ServiceDep) -> ModelAnswer:
     and nothing of them is lost.
     """
     await answer_of(service)
-    with service.shelf.incoming() as file:
-        await save(request.stream(), file, service.settings.upload_bytes)
-        stem = await asyncio.to_thread(service.shelf.keep, file)
-    await service.use_model(stem)
+    # one after the other: a change removes what is neither used nor the one before
+    async with service.receiving:
+        with service.shelf.incoming() as file:
+            await save(request.stream(), file, service.settings.upload_bytes)
+            stem = await asyncio.to_thread(service.shelf.keep, file)
+        await change(service, stem)
     return await answer_of(service)
 
 
@@ -62,5 +62,14 @@ async def use(request: Request, service: ServiceDep) -> ModelAnswer:
 async def back(service: ServiceDep) -> ModelAnswer:
     """Use the network that was in use before."""
     await answer_of(service)
-    await service.use_model(service.shelf.before())
+    async with service.receiving:
+        await change(service, service.shelf.before())
     return await answer_of(service)
+
+
+async def change(service: Service, stem: Path) -> None:
+    """Use a network. Raises ModelError if it cannot make what a layer needs, or does not fit into memory."""
+    try:
+        await service.use_model(stem)
+    except SettingsError as error:
+        raise ModelError(str(error)) from None

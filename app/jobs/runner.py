@@ -160,6 +160,8 @@ class Jobs:
                 found = await resolver.store.lookup(tile)
                 if found is None:
                     await pace.wait()
+                    resolver = self._resolver(job.order.layer)
+                    began = resolver.store.clock.now
                     found = await resolver.make(tile, priority=Priority.PREFETCH)
                     job.generated += found.source == GENERATED
                 if not found.from_base_map:
@@ -170,6 +172,8 @@ class Jobs:
                 job.without_imagery += 1
                 return
             except (QueueFullError, EngineClosedError, BatchTooLargeError):
+                if job.state != "running":
+                    return
                 await asyncio.sleep(1)
             except (BaseMapError, ImageryUnavailableError) as error:
                 return self._count_failure(job, tile, str(error))

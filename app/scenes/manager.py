@@ -109,7 +109,7 @@ class SceneManager:
             old = store.layer
             known = self._scenes.get(old.name)
             if known is None or not isinstance(old.imagery, SceneMosaic):
-                what = "painted imagery" if isinstance(old.imagery, PaintedSource) else "what does not exist"
+                what = "painted imagery" if isinstance(old.imagery, PaintedSource) else "the fictional country"
                 raise SceneError(f"layer {old.name} shows {what}; start the server with other scenes instead")
             changed = change(known.set)
             scenes = changed.effective(known.configured)

@@ -6,13 +6,13 @@ import json
 import shutil
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from tilecascade.app.errors import ModelError, NotFoundError
+from tilecascade.app.errors import ModelError, NotFoundError, StorageError
 from tilecascade.app.settings import DataDir, Settings
-from tilecascade.app.storage.atomic import write_atomically
+from tilecascade.app.storage.atomic import reason, write_atomically
 from tilecascade.model.sgdm.config import STEM
 from tilecascade.model.sgdm.network import load_network, unpack_network, weights_hash
 
@@ -37,6 +37,7 @@ class ModelShelf:
     def __init__(self, settings: Settings, data_dir: DataDir) -> None:
         self._named = settings.weights
         self._folder, self._record = data_dir.models, data_dir.model
+        self._ids: dict[Path, str] = {}
 
     def choice(self) -> Choice:
         """What is to be used: as chosen, if that still counts, or as the settings say."""
@@ -58,9 +59,26 @@ class ModelShelf:
         kept = before.before if Path(before.stem) == stem else before.stem
         choice = Choice(str(self._named), str(stem), kept, batch)
         write_atomically(self._record, json.dumps(asdict(choice)).encode())
-        for folder in self._folder.glob("*"):
+        for folder in self._folder.glob("[!.]*"):
             if folder not in (stem.parent, Path(kept).parent):
                 shutil.rmtree(folder, ignore_errors=True)
+
+    def tidy(self) -> None:
+        """Remove what a killed server was receiving."""
+        for left in self._folder.glob(".incoming-*"):
+            if left.is_dir():
+                shutil.rmtree(left, ignore_errors=True)
+            else:
+                left.unlink(missing_ok=True)
+
+    def id_before(self) -> str | None:
+        """The id of the network that was used before the present one, if there was one. May block the first time."""
+        with suppress(NotFoundError):
+            stem = self.before()
+            if stem not in self._ids:
+                self._ids[stem] = weights_hash(stem)
+            return self._ids[stem]
+        return None
 
     def before(self) -> Path:
         """The network that was used before the present one. Raises NotFoundError if there was none."""
@@ -92,8 +110,11 @@ class ModelShelf:
             place = self._folder / weights_hash(begun / STEM)
             if not place.exists():
                 begun.rename(place)
-        except (ValueError, TypeError, KeyError, RuntimeError) as error:
-            raise ModelError(f"the model cannot be used: {str(error).strip().splitlines()[0][:300]}") from None
+        except (ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
+            first = (str(error).strip().splitlines() or ["it cannot be read"])[0]
+            raise ModelError(f"the model cannot be used: {first[:300]}") from None
+        except OSError as error:
+            raise StorageError(f"the model cannot be kept: {reason(error)}") from None
         finally:
             shutil.rmtree(begun, ignore_errors=True)
         return place / STEM

@@ -46,6 +46,10 @@ class HeldElsewhere(Declined):
     """Another process holds the lease of the block, so it is generating it."""
 
 
+class Overtaken(Declined):
+    """The imagery has changed since the block's references were read."""
+
+
 class BlockGenerator:
     """Generates the blocks of one layer. Its coroutines belong to one event loop."""
 
@@ -91,9 +95,11 @@ class BlockGenerator:
         try:
             while True:
                 began = work.began = self.store.clock.now
+                # of one moment: what is kept of a stage under its revision must not be made from another one's imagery
+                stage = self.stage(block)
                 references = await self.references(block, work)
-                prepare = partial(self._prepare, block, window, references, claim)
-                work.queued = self.works.engine.submit(self.stage(block), prepare, work.priority)
+                prepare = partial(self._prepare, block, window, references, claim, began)
+                work.queued = self.works.engine.submit(stage, prepare, work.priority)
                 result = await asyncio.wrap_future(work.queued)
                 if isinstance(result, Generated):
                     await self._show_field(block, result, work)
@@ -108,7 +114,7 @@ class BlockGenerator:
                         return finished
                 elif isinstance(result, Stored):
                     return result.block
-                elif (stored := await self._wait_for_holder(block, claim)) is not None:
+                elif isinstance(result, HeldElsewhere) and (stored := await self._wait_for_holder(block, claim)):
                     return stored
                 # the imagery has changed meanwhile, or the lease has passed to us: from the beginning
                 work.queued = work.field_file = None
@@ -118,7 +124,9 @@ class BlockGenerator:
             self.works.end(block, work)
             await asyncio.shield(self.store.run(claim.give_up))
 
-    def _prepare(self, block: Block, window: Window, references: References, claim: Claim) -> Conditions | Declined:
+    def _prepare(
+        self, block: Block, window: Window, references: References, claim: Claim, began: int
+    ) -> Conditions | Declined:
         """Called by the engine when the block's turn is near.
 
         The lease is taken only now, so that a long queue here keeps no other process waiting.
@@ -126,7 +134,12 @@ class BlockGenerator:
         if not claim.acquire():
             return HeldElsewhere()
         stored = stored_block(self.store, block)
-        return read_conditions(self.store.layer, window, references) if stored is None else Stored(stored)
+        if stored is not None:
+            return Stored(stored)
+        layer = self.store.layer
+        if self.store.clock.now != began:
+            return Overtaken()
+        return read_conditions(layer, window, references)
 
     async def _wait_for_holder(self, block: Block, claim: Claim) -> FinishedBlock | None:
         """Wait until another process has stored a block. None if its lease has become ours instead."""

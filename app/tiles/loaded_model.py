@@ -8,8 +8,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from tilecascade.app.errors import SettingsError
 from tilecascade.app.settings import Settings
 from tilecascade.app.tiles.layer import ModelInfo
@@ -27,13 +25,14 @@ MAX_CONCURRENCY = 8
 @dataclass(frozen=True)
 class LoadedModel:
     """stem: where its files are. batch: blocks generated at once; it is part of `info.runtime`, because the bytes of a
-    tile depend on it."""
+    tile depend on it. pipeline: the network; several engines may have the same, one after the other."""
 
     stem: Path
     info: ModelInfo
     engine: LocalEngine
     device: str
     batch: int
+    pipeline: CascadePipeline
 
 
 def load_model(
@@ -51,25 +50,31 @@ def load_model(
             raise ValueError(
                 f"the weights in {stem} take {needed / 1e9:.1f} GB, and {device} has {free / 1e9:.1f} GB free"
             )
-        network = load_network(stem)
-    except (FileNotFoundError, ValueError, TypeError, KeyError, RuntimeError) as error:
+        dtype = choose_dtype(settings.dtype, device)
+        pipeline = CascadePipeline(load_network(stem), device, dtype)
+    except (FileNotFoundError, ValueError, TypeError, KeyError, RuntimeError, MemoryError) as error:
         reason = (str(error).strip().splitlines() or ["they cannot be read"])[0]
         raise SettingsError(f"weights or device: {reason}") from None
-    on_gpu = device.startswith("cuda")
-    batch = batch or settings.batch_blocks or (8 if on_gpu else 1)
-    dtype = choose_dtype(settings.dtype, device)
+    batch = batch or settings.batch_blocks or (8 if device.startswith("cuda") else 1)
+    return with_engine(settings, stem, pipeline, batch, on_too_large)
+
+
+def with_engine(
+    settings: Settings, stem: Path, pipeline: CascadePipeline, batch: int, on_too_large: Callable[[], None]
+) -> LoadedModel:
+    """A network that is on its device, with an engine of its own."""
+    config, device = pipeline.network.config, str(pipeline.device)
     cores = os.cpu_count() or 1
-    concurrency = 1 if torch.device(device).type != "cpu" else settings.threads or min(MAX_CONCURRENCY, cores)
-    pipeline = CascadePipeline(network, device, dtype)
-    readers = max(2, cores // 2) if on_gpu else max(2, concurrency // 4)
+    concurrency = 1 if pipeline.device.type != "cpu" else settings.threads or min(MAX_CONCURRENCY, cores)
+    readers = max(2, concurrency // 4) if pipeline.device.type == "cpu" else max(2, cores // 2)
     engine = LocalEngine(pipeline, batch, concurrency, pipeline.uncertainty, on_too_large, readers)
     info = ModelInfo(
         weights_hash(stem),
-        runtime_fingerprint(device, dtype, batch),
-        network.config.windows,
-        network.config.calibration,
+        runtime_fingerprint(device, pipeline.dtype, batch),
+        config.windows,
+        config.calibration,
         pipeline.has_palette,
-        network.config.finish,
+        config.finish,
     )
-    log.info("model %s (%s): %d blocks at once on %s, %s", info.hash, network.config.name, batch, device, dtype)
-    return LoadedModel(stem, info, engine, device, batch)
+    log.info("model %s (%s): %d blocks at once on %s, %s", info.hash, config.name, batch, device, pipeline.dtype)
+    return LoadedModel(stem, info, engine, device, batch, pipeline)

@@ -94,6 +94,10 @@ class TileResolver:
         self._successor = successor
         self._replaced.set()
 
+    def give_up(self) -> None:
+        """Nothing will serve the layer instead."""
+        self._replaced.set()
+
     async def successor(self, error: Exception) -> TileResolver:
         """What serves the layer instead; waited for if a smaller batch is to come. Raises `error` if nothing does."""
         if isinstance(error, BatchTooLargeError):

@@ -145,17 +145,23 @@ class LocalEngine:
             job = self._jobs.pop(id(future), None)
             if job is not None and future.cancelled():
                 for queue in (self._waiting, self._ready):
-                    queue.discard(job)
+                    queue.take_out(job)
                 self.dropped += 1
 
     def close(self, drop_waiting: bool = False) -> None:
         """See GenerationEngine."""
         with self._wake:
             self._closed = True
-            dropped = list(self._jobs.values()) if drop_waiting else []
+            dropped = []
+            if drop_waiting:
+                # those that are neither being read nor with the device
+                dropped = [
+                    job for job in self._jobs.values() if self._waiting.take_out(job) or self._ready.take_out(job)
+                ]
             self._wake.notify_all()
         for job in dropped:
-            job.future.cancel()
+            if job.future.set_running_or_notify_cancel():
+                job.future.set_exception(EngineClosedError("the server is shutting down"))
         for thread in self._threads:
             thread.join()
 

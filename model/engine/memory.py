@@ -74,6 +74,7 @@ class MemoryLimits:
             first, self._too_large = not self._too_large, True
         if first:
             log.warning("out of memory with %d blocks at once: %s", self._batch_size, reason)
+            torch.cuda.empty_cache()
             self._on_too_large()
 
     def _wait(self, concurrency: int) -> None:

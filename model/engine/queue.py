@@ -81,10 +81,9 @@ class FairQueue(Generic[Job]):
             self._wake(priority)
             self._waiting[priority][job] = None
 
-    def discard(self, job: Job) -> None:
-        """Forget a job."""
-        for jobs in self._waiting.values():
-            jobs.pop(job, None)
+    def take_out(self, job: Job) -> bool:
+        """Forget a job; whether it was there."""
+        return any([jobs.pop(job, self) is not self for jobs in self._waiting.values()])
 
     def pop(self, alike: Callable[[Job], Hashable], most: int) -> tuple[Priority, list[Job]]:
         """The oldest job of the priority whose turn it is, and up to `most` - 1 others alike, those of higher priority
@@ -108,7 +107,7 @@ class FairQueue(Generic[Job]):
                     if len(chosen) == most:
                         break
         for job in chosen:
-            self.discard(job)
+            self.take_out(job)
         return turn, chosen
 
     def charge(self, priority: Priority, seconds: float) -> None:

@@ -181,5 +181,7 @@ def weights_hash(stem: Path) -> str:
     """Twelve hex digits that name these weights and this configuration."""
     digest = hashlib.sha256()
     for suffix in (".json", ".safetensors"):
-        digest.update(stem.with_suffix(suffix).read_bytes())
+        with stem.with_suffix(suffix).open("rb") as file:
+            while part := file.read(1 << 24):
+                digest.update(part)
     return digest.hexdigest()[:12]

@@ -1,0 +1,214 @@
+"""The layers of a server: what serves each of them, and the network that generates them all."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import os
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+
+from tilecascade.app.errors import NotFoundError, NotReadyError
+from tilecascade.app.scenes.manager import SceneManager
+from tilecascade.app.scenes.scene_set import SceneSet
+from tilecascade.app.settings import DataDir, LayerSettings, Settings
+from tilecascade.app.sources.scene import Scene
+from tilecascade.app.storage.caches import Caches
+from tilecascade.app.storage.models import ModelShelf
+from tilecascade.app.storage.publication import Publication
+from tilecascade.app.tiles.generator import BlockGenerator
+from tilecascade.app.tiles.layer import Layer, layer_with_model
+from tilecascade.app.tiles.loaded_model import LoadedModel, load_model, with_engine
+from tilecascade.app.tiles.lookahead import BackgroundTiles
+from tilecascade.app.tiles.resolver import TileResolver
+from tilecascade.app.tiles.reviews import Reviews
+from tilecascade.app.tiles.store import TileStore
+from tilecascade.model.engine import GenerationEngine
+
+log = logging.getLogger(__name__)
+
+RETIRE_SECONDS = 2.0
+"""How long a model that has been replaced may still be asked."""
+
+
+async def retire(model: LoadedModel, resolvers: list[TileResolver]) -> None:
+    """Stop a model that nobody uses any more, when what it has begun is finished."""
+    try:
+        await asyncio.sleep(RETIRE_SECONDS)  # requests that have just come may still ask it
+    finally:
+        # what is only queued is asked of the successor, and what the device has begun with is stored
+        await asyncio.shield(asyncio.to_thread(model.engine.close, True))
+        for resolver in resolvers:
+            await asyncio.shield(resolver.drain())
+    del model, resolvers
+    gc.collect()
+    torch.cuda.empty_cache()
+
+
+class ServedLayers:
+    """The layers, and how they change while they are served: other scenes, other reviews, another network.
+
+    resolvers: by layer, the default layer first. shelf: the networks that can be used; receiving: held while one is
+    sent. `Service` gives it a beginning and an end.
+    """
+
+    caches: Caches
+    _publication: Publication
+    _scenes: SceneManager
+
+    def __init__(self, settings: Settings, layers: list[LayerSettings]) -> None:
+        self.settings = settings
+        self.data_dir = DataDir(settings.data_dir)
+        self.resolvers: dict[str, TileResolver] = {}
+        self.model: LoadedModel | None = None
+        self.shelf = ModelShelf(settings, self.data_dir)
+        self.receiving = asyncio.Lock()
+        self.background = BackgroundTiles()
+        self._layer_settings = layers
+        self._changing = asyncio.Lock()
+        self._retiring: dict[str, asyncio.Future[None]] = {}
+        self._tasks: set[asyncio.Future[None]] = set()
+        self._loop = asyncio.get_running_loop()
+        self._executor = ThreadPoolExecutor(max(4, os.cpu_count() or 1), thread_name_prefix="worker")
+
+    def open(self, workers_dir: Path | None) -> None:
+        """Open the caches. Raises SettingsError."""
+        self.caches = Caches(self.settings, self.data_dir)
+        self._publication = Publication(self.data_dir.tiles, workers_dir)
+        self._scenes = SceneManager(self.data_dir, self._publication)
+
+    def _load_model(self, stem: Path, batch: int, present: LoadedModel | None = None) -> LoadedModel:
+        """Load a network, or take the present one with another engine. May block. Raises SettingsError."""
+        made: list[LoadedModel] = []
+
+        def too_large() -> None:
+            self._loop.call_soon_threadsafe(self._use_smaller_batch, made[0])
+
+        if present is not None and stem == present.stem:
+            made.append(with_engine(self.settings, stem, present.pipeline, batch, too_large))
+        else:
+            made.append(load_model(self.settings, stem, batch, too_large))
+        return made[0]
+
+    def _resolver_of(self, layer: Layer, model: LoadedModel, before: TileResolver | None = None) -> TileResolver:
+        """What serves a layer, once tiles of other scenes are gone; before: what has served it until now. May block."""
+        store = TileStore(layer, self.caches, self._executor, before.store.finished if before else None)
+        self._scenes.catch_up(store)
+        log.info("layer %s: version %s, zooms %d to %d", layer.name, layer.version, layer.ladder.root, layer.max_zoom)
+        generator = BlockGenerator(store, self.caches.leases, model.engine)
+        return TileResolver(store, generator, before.store if before else None)
+
+    async def use_model(self, stem: Path, batch: int = 0, instead_of: LoadedModel | None = None) -> None:
+        """Generate with another network, or with batches of another size, from now on: each layer has another version.
+
+        instead_of: only if this is the present one. Tiles of the version before are shown until they are generated
+        anew. What is being generated is finished. Raises SettingsError or StorageError, and all stays as it was.
+        """
+        async with self._changing:
+            old = self.model
+            assert old is not None
+            if (stem == old.stem and batch in (0, old.batch)) or instead_of not in (None, old):
+                return
+            model = await asyncio.to_thread(self._load_model, stem, batch, old)
+            if model.info == old.info:  # the same network from another place
+                return await asyncio.to_thread(model.engine.close)
+            before = dict(self.resolvers)
+            try:
+                after = await self._resolvers_with(model)
+                await asyncio.to_thread(self.shelf.choose, stem, batch)
+            except Exception:
+                await asyncio.to_thread(model.engine.close)
+                for layer in self.layers:
+                    self._publication.publish(layer)
+                raise
+            self.model = model
+            self.resolvers |= after
+            self._publication.inform_workers(self.layers)
+            self._scenes.go_on(lambda: self.layers)
+        retiring = self._keep(retire(old, list(before.values())))
+        self._retiring = {layer.layer.folder: retiring for layer in before.values()} | self._retiring
+        for name, resolver in after.items():
+            before[name].replace_by(resolver)
+            self.background.warm(resolver, self.settings.warm_tiles)
+
+    async def _resolvers_with(self, model: LoadedModel) -> dict[str, TileResolver]:
+        """What will serve the layers with another network. Raises SettingsError."""
+        named = zip(self._layer_settings, self.resolvers.values(), strict=True)
+        layers = [layer_with_model(resolver.layer, wanted, model.info) for wanted, resolver in named]
+        # a version that is still being stored must not have two owners, of whom one does not know of changed scenes
+        for layer in layers:
+            if (retiring := self._retiring.pop(layer.folder, None)) is not None:
+                await asyncio.wait([retiring])
+        return {
+            layer.name: await asyncio.to_thread(self._resolver_of, layer, model, self.resolvers[layer.name])
+            for layer in layers
+        }
+
+    def _use_smaller_batch(self, model: LoadedModel) -> None:
+        """A batch of a model does not fit into the device's memory: go on with half of it."""
+        self._keep(self._halve(model))
+
+    async def _halve(self, model: LoadedModel) -> None:
+        try:
+            await self.use_model(model.stem, model.batch // 2, model)
+        except Exception:
+            log.exception("a smaller batch cannot be used")
+            for resolver in self.resolvers.values():
+                resolver.give_up()
+
+    def _keep(self, work: Coroutine[None, None, None]) -> asyncio.Future[None]:
+        """Do something in the background."""
+        self._tasks.add(task := asyncio.ensure_future(work))
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    @property
+    def engine(self) -> GenerationEngine | None:
+        """What generates now; None while the server starts."""
+        return self.model.engine if self.model else None
+
+    @property
+    def layers(self) -> list[Layer]:
+        """All layers as they are served now, the default one first."""
+        return [resolver.layer for resolver in self.resolvers.values()]
+
+    def resolver(self, layer: str | None) -> TileResolver:
+        """The named layer's resolver, or the default layer's. Raises NotReadyError or NotFoundError."""
+        if not self.resolvers:
+            raise NotReadyError("the server is starting: the model is being loaded")
+        name = layer or next(iter(self.resolvers))
+        if name not in self.resolvers:
+            raise NotFoundError(f"there is no layer {name[:40]!r}; there are: {', '.join(self.resolvers)}")
+        return self.resolvers[name]
+
+    async def change_scenes(self, layer: str | None, change: Callable[[SceneSet], SceneSet]) -> Layer:
+        """Change the scenes of a layer. See `SceneManager.change`."""
+        async with self._changing:
+            resolver = self.resolver(layer)
+            resolver.previous = None  # it would go on showing what is removed
+            changed = await self._scenes.change(resolver.store, lambda: self.layers, change)
+        self.background.warm(resolver, self.settings.warm_tiles)
+        return changed
+
+    async def review(self, layer: str | None, change: Callable[[Reviews], Reviews]) -> Layer:
+        """Change the reviews of a layer. See `SceneManager.review`."""
+        async with self._changing:
+            resolver = self.resolver(layer)
+            resolver.previous = None
+            return await self._scenes.review(resolver.store, lambda: self.layers, change)
+
+    def forget_scene(self, scene: Scene) -> None:
+        """Delete a scene's file unless a layer still has it. May block."""
+        self._scenes.forget(scene)
+
+    async def end_tasks(self) -> None:
+        """End what goes on in the background."""
+        for task in list(self._tasks):
+            task.cancel()
+            with suppress(asyncio.CancelledError, Exception):
+                await task
