@@ -99,6 +99,8 @@ def stops_in_time(server: Server) -> None:
     assert time.monotonic() - began < STOP_SECONDS
 
 
-def run_cli(*arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+def run_cli(
+    *arguments: str, env: dict[str, str] | None = None, timeout: float = 120
+) -> subprocess.CompletedProcess[str]:
     command, environment = TILECASCADE + list(arguments), os.environ | (env or {})
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
+    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=environment)

@@ -46,6 +46,9 @@ MOST_SHIFTED = 8
 TIMED_STEPS = 5
 """Steps that say how many fit into the time, by the fastest: the first ones are slower than all that follow."""
 
+LEAST_STEPS = 4
+"""However little time there is."""
+
 PART = 0.85
 """Part of the time that is for steps; the rest is for checkpoints and their pictures."""
 
@@ -131,7 +134,7 @@ def configuration(wanted: FineTuning, taught: Sequence[Pair], run: Path) -> Trai
     )  # fmt: skip
     if not kept.is_file():
         seconds = seconds_per_step(config, stage)
-        steps = max(20, int(PART * wanted.minutes * 60 / seconds))
+        steps = max(LEAST_STEPS, int(PART * wanted.minutes * 60 / seconds))
         run.mkdir(parents=True, exist_ok=True)
         kept.write_text(json.dumps({"steps": steps, "seconds_per_step": round(seconds, 3)}))
         print(f"{seconds:.2f} s a step: {steps} steps of {stage.batch} tiles in {wanted.minutes:g} minutes")

@@ -183,5 +183,5 @@ def test_what_cannot_be_trained_gets_a_sentence(words: str, pairs_dir: Path, tmp
     with pytest.raises(ValueError, match=words):
         train_published(replace(config_of(pairs_dir, tmp_path), init=None))
     save_network(random_network(tiny()), tmp_path / "start")
-    with pytest.raises(ValueError, match="other stages"):
+    with pytest.raises(ValueError, match="its stages differ"):
         train_published(config_of(pairs_dir, tmp_path))
