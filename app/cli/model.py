@@ -320,7 +320,7 @@ def finetune(
         raise SettingsError(f"training needs the extra packages: pip install 'tilecascade[train]' ({error})") from None
     if (pairs is None) == (scene is None) or (scene is None) != (map_source is None):
         raise SettingsError("give --scene and --map, or --pairs")
-    if (out / "network.safetensors").is_file():
+    if (out / "report.json").is_file():
         raise SettingsError(f"{out} holds a model already; choose another folder for --out")
     try:
         if scene is not None and map_source is not None:

@@ -69,10 +69,19 @@ class FineTuning:
 
 
 def cut_pairs(scene: Path, map_source: Path, zooms: range, val_share: float, out: Path) -> Path:
-    """Cut pairs of a scene and a map into a folder of the run; done once. Raises SceneError."""
+    """Cut pairs of a scene and a map into a folder of the run; once, unless something else is wanted.
+
+    Raises SceneError or SettingsError.
+    """
     folder = out / "run" / "pairs"
-    if not (folder / "manifest.csv").is_file():
+    told = json.dumps([str(scene), str(map_source), list(zooms), val_share])
+    cut = folder / "cut-from.json"
+    if not cut.is_file() or cut.read_text() != told:
+        if (out / "run" / "run.json").is_file():
+            raise SettingsError(f"{out} holds a run of other pairs; choose another folder for --out")
+        shutil.rmtree(folder, ignore_errors=True)
         counts = build(scene, map_source, zooms, folder, "own", val_share)
+        cut.write_text(told)
         print(", ".join(f"{split}: {count} pairs" for split, count in counts.items()))
     return folder
 
@@ -85,16 +94,16 @@ def finetune(wanted: FineTuning) -> dict[str, Any]:
     try:
         taught, held_out = (read_pairs(wanted.pairs, wanted.source, split, reading=STYLE) for split in ("train", "val"))
     except (ValueError, OSError) as error:
-        raise SettingsError(f"{error}; a split `val` is needed to measure with") from None
+        raise SettingsError(f"{error}; a split `val` is needed to measure with (--val-share)") from None
     if len(taught) < LEAST_PAIRS:
         raise SettingsError(f"there are {len(taught)} pairs to learn from; at least {LEAST_PAIRS} are needed")
     shifts = say_alignment(taught)
     run = wanted.out / "run"
     config = configuration(wanted, taught, run)
     network = Path(train(config))
-    for suffix in (".safetensors", ".json"):
+    report = measure(held_out, {"before": wanted.start, "after": network}, wanted.out)
+    for suffix in (".json", ".safetensors"):
         shutil.copyfile(network.with_suffix(suffix), (wanted.out / STEM).with_suffix(suffix))
-    report = measure(held_out, {"before": wanted.start, "after": wanted.out / STEM}, wanted.out)
     report |= {"pairs": len(taught), "steps": config.stages[0].steps, "minutes": wanted.minutes, "offsets_z17": shifts}
     (wanted.out / "report.json").write_text(json.dumps(report, indent=2) + "\n")
     print(f"{sentence(report)}\npicture (imagery, before, after, ground truth): {wanted.out / 'held-out.png'}")

@@ -73,6 +73,11 @@ def new_territory(wanted: NewTerritory) -> str:
     wanted.out.mkdir(parents=True, exist_ok=True)
     name = wanted.out.resolve().name
     if not painted:
+        if wanted.vectors is not None or wanted.event is not None:
+            raise SettingsError(
+                f"{wanted.sketch} is no painting of flat colours, so nothing is drawn into it: --vectors and "
+                "--event are for land cover; give a --legend if it is one"
+            )
         zoom = write_picture(picture, wanted.bounds, wanted.out / "territory.tif")
         write_layers(wanted, name, [("map", 'scenes = ["territory.tif"]', None)])
         what = f"a picture: its colours stay as they are; its pixels are those of zoom {zoom}"
@@ -81,6 +86,9 @@ def new_territory(wanted: NewTerritory) -> str:
         variants = {"map": territory}
         if wanted.event is not None:
             variants["after"] = with_areas(territory, areas_of(wanted.event))
+            same = variants["after"].kinds
+            if same.shape == territory.kinds.shape and (same == territory.kinds).all():
+                raise SettingsError(f"{wanted.event} has no area with a cover; an event is made of such")
         for layer, variant in variants.items():
             variant.write(wanted.out / layer)
         write_layers(wanted, name, [(layer, f'territory = "{layer}.json"', LAST_DRAWN) for layer in variants])
@@ -98,9 +106,13 @@ def read_picture(path: Path) -> Pixels:
                 raise SettingsError(
                     f"{path} has {image.size[0]} x {image.size[1]} pixels; 16 to {MOST_PIXELS} are possible"
                 )
+            if image.mode.startswith(("I", "F")):
+                raise SettingsError(f"{path} has more than 8 bits a channel; save it with 8")
             return np.asarray(image.convert("RGB"))
     except FileNotFoundError:
         raise SettingsError(f"{path} does not exist") from None
+    except Image.DecompressionBombError:
+        raise SettingsError(f"{path} has too many pixels; {MOST_PIXELS} along each side are possible") from None
     except (UnidentifiedImageError, OSError) as error:
         raise SettingsError(f"{path} is no picture: {error}") from None
 
@@ -135,6 +147,7 @@ def features_of(path: Path) -> list[dict[str, Any]]:
     def read(text: str) -> list[dict[str, Any]]:
         data = json.loads(text)
         found = data["features"] if data.get("type") == "FeatureCollection" else [data]
+        found = [each if "geometry" in each else {"geometry": each, "properties": {}} for each in found]
         return [
             {"geometry": projected(each["geometry"]), "properties": each.get("properties") or {}}
             for each in found
@@ -151,7 +164,7 @@ def areas_of(path: Path) -> list[tuple[dict[str, Any], int]]:
     for feature in features_of(path):
         if "Polygon" in feature["geometry"]["type"]:
             name = feature["properties"].get("cover")
-            if name not in NUMBER:
+            if not isinstance(name, str) or name not in NUMBER:
                 raise SettingsError(
                     f"{path}: an area needs a property cover, one of {', '.join(NUMBER)}; one has {name!r}"
                 )

@@ -189,18 +189,19 @@ def train_published(config: TrainConfig, on_checkpoint: Callable[[int], None] = 
     """
     if config.init is None:
         raise ValueError("the published recipe goes on from a model: init is its folder (tilecascade model import)")
+    (stage,) = config.stages
+    processes = Processes(stage.device)  # first, because it says which card is this process's
     torch.manual_seed(config.seed)
     network = load_network(config.init)
-    (stage,) = config.stages
     task = PublishedTask(network, SampleSource(config, "train"), SampleSource(config, "val"), stage)
     average = run(task, stage, config.out, config.seed, on_checkpoint)
     for name in ("encoder", "adapter", "unet"):
         getattr(network, name).load_state_dict(average[name].state_dict())
     if stage.lora:
-        if Processes(stage.device).first:
+        if processes.first:
             save_lora(network.unet.unet, config.out / "lora.safetensors")
         merge_lora(network.unet.unet)
     stem = config.out / "network"
-    if Processes(stage.device).first:
+    if processes.first:
         save_network(network.cpu(), stem, half=False)
     return stem

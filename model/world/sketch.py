@@ -109,10 +109,16 @@ def kinds_of(picture: Pixels, legend: Mapping[Colour, int] | None = None) -> Kin
     What is mixed where two colours meet, and would be a third one, takes the cover that is most around it.
     """
     table = legend or {cover.paint: number for number, cover in enumerate(COVERS)}
-    colours, numbers = np.array(list(table)), np.array(list(table.values()), dtype=np.uint8)
-    distance = ((picture[:, :, None].astype(np.int32) - colours) ** 2).sum(axis=3)
-    nearest, clear = numbers[distance.argmin(axis=2)], distance.min(axis=2) <= 30**2
+    nearest = np.zeros(picture.shape[:2], dtype=np.uint8)
+    least = np.full(picture.shape[:2], np.iinfo(np.int32).max, dtype=np.int32)
+    for colour, number in table.items():
+        distance = ((picture.astype(np.int32) - np.array(colour, dtype=np.int32)) ** 2).sum(axis=2, dtype=np.int32)
+        closer = distance < least
+        nearest[closer], least[closer] = number, distance[closer]
+    clear = least <= 30**2
     votes = [ndimage.uniform_filter(((nearest == n) & clear).astype(np.float32), 5) for n in range(len(COVERS))]
+    # where nothing around is clear, the picture is painted in other colours
+    clear |= np.max(votes, axis=0) < 1e-6
     return np.where(clear, nearest, np.argmax(votes, axis=0)).astype(np.uint8)
 
 
@@ -152,11 +158,10 @@ class Territory:
         right, down = (
             reach * fractal(self.seed, stream, xs, ys, 3 * self.pixel, 8, 0.6) for stream in (WANDER_X, WANDER_Y)
         )
-        left, _, _, top = self.box
-        cell = self.pixel / self.scale
-        column = (xs[None, :] + right - EQUATOR / 2 - left) / cell
-        row = (ys[:, None] + down - (EQUATOR / 2 - top)) / cell
+        left, bottom, east, top = self.box
         height, width = self.kinds.shape
+        column = (xs[None, :] + right - EQUATOR / 2 - left) / ((east - left) / width)
+        row = (ys[:, None] + down - (EQUATOR / 2 - top)) / ((top - bottom) / height)
         return self.kinds[row.astype(np.int64).clip(0, height - 1), column.astype(np.int64).clip(0, width - 1)]
 
     def inside(self, xs: Floats, ys: Floats) -> Mask:

@@ -58,6 +58,19 @@ def test_a_legend_that_cannot_be_read_gets_a_sentence(legend: dict[str, str], wo
         read_legend(legend)
 
 
+def test_other_flat_colours_are_the_nearest_cover() -> None:
+    for colour, name in (((34, 139, 34), "forest"), ((255, 0, 0), "town"), ((128, 128, 128), "rock")):
+        picture = np.broadcast_to(np.array(colour, dtype=np.uint8), (32, 32, 3))
+        assert (kinds_of(picture) == NUMBER[name]).all(), name
+
+
+def test_a_picture_of_another_shape_than_its_place_is_stretched_to_it() -> None:
+    kinds = kinds_of(painted("water", "forest")).T.copy().repeat(3, 1)
+    place = Territory(kinds, BOX, 1)  # water above, forest below, three times as wide as high
+    for y, name in ((0.2, "water"), (0.35, "water"), (0.65, "forest"), (0.9, "forest")):
+        assert (place.cover(*place.axes(window_of(13, 0.5, y, 32))) == NUMBER[name]).mean() > 0.95, (y, name)
+
+
 def test_flat_colours_are_told_from_a_picture() -> None:
     assert is_painted(painted("water", "forest"))
     rng = np.random.default_rng(0)

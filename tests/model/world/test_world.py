@@ -228,11 +228,11 @@ def test_a_layer_is_made_of_scenes_or_of_a_country(tmp_path: Path) -> None:
     assert layer.max_zoom == 18
     assert layer.version != build_layer(LayerSettings(country=4), generator, DataDir(tmp_path)).version
     assert "fictional" in layer.attribution
-    with pytest.raises(ValueError, match="not both"):
+    with pytest.raises(ValueError, match="one of them only"):
         LayerSettings()
     path = tmp_path / "layers.toml"
     path.write_text('[[layer]]\ncountry = 5\n[[layer]]\nname = "two"\nscenes = ["a.tif"]\ncountry = 1\n')
-    with pytest.raises(SettingsError, match="give scenes, or the seed of a country"):
+    with pytest.raises(SettingsError, match="give scenes, the seed of a country or a territory"):
         read_configuration(path)
     path.write_text("[[layer]]\ncountry = 5\n")
     assert read_configuration(path)[1][0].country == 5
