@@ -200,7 +200,8 @@ def test_a_killed_server_goes_on_with_its_job(start: Start, make_scene: SceneMak
     assert events.count("event: progress") >= 1
     done = json.loads(last[1].removeprefix("data: "))
     files = list((tmp_path / "data" / "tiles" / "map" / "current").glob(TILE_FILES))
-    assert done["finished"] == len(files) > done["generated"] > 0
+    # what was generated before it was killed counts, if it had been written down
+    assert done["finished"] == len(files) >= done["generated"] > 0
     assert done["finished"] + done["without_imagery"] == done["total"]
 
 
