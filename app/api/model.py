@@ -13,7 +13,6 @@ from tilecascade.app.api.schemas import ModelAnswer
 from tilecascade.app.errors import ModelError, NotReadyError, SettingsError
 from tilecascade.app.scenes.download import save
 from tilecascade.app.service import Service
-from tilecascade.model.sgdm.network import load_description
 
 router = APIRouter(tags=["model"])
 
@@ -26,7 +25,7 @@ async def answer_of(service: Service) -> ModelAnswer:
     before = await asyncio.to_thread(service.shelf.id_before)
     return ModelAnswer(
         id=model.info.hash,
-        name=load_description(model.stem).name,
+        name=model.pipeline.network.config.name,
         device=model.device,
         batch=model.batch,
         before=before,

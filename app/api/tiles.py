@@ -171,9 +171,8 @@ async def confidence_tile(context: ContextDep, layer: str, z: str, x: str, y: st
 async def answer(context: TileContext, layer: str | None, place: tuple[Tile, Variant], query: TileQuery) -> Response:
     """Answer a request for one tile, and measure how long it took."""
     began, state = time.perf_counter(), "error"
-    wanted = TileRequest(context, context.service.resolver(layer), *place, query)
     try:
-        response = await respond_once_more(wanted)
+        response = await respond_once_more(TileRequest(context, context.service.resolver(layer), *place, query))
         state = response.headers.get("x-tile-state", "later")
     except NoTileError:
         if query.missing == "404":

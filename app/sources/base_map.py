@@ -11,12 +11,13 @@ from __future__ import annotations
 import hashlib
 import io
 import threading
+from operator import attrgetter
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import httpx
 import numpy as np
-from cachetools import LRUCache
+from cachetools import LRUCache, cachedmethod
 from mercantile import Tile
 from PIL import Image, UnidentifiedImageError
 
@@ -96,21 +97,17 @@ class DrawnMap:
         self._territory = source.territory
         self.zooms = range(FIRST_DRAWN, LAST_DRAWN + 1)
         self.id = f"map of {source.id}"
-        self._tiles: LRUCache[Tile, bytes | None] = LRUCache(maxsize=KEPT_DRAWN)
+        self._tiles: LRUCache[Any, bytes] = LRUCache(maxsize=KEPT_DRAWN)
         self._covers = source.covers
         self._lock = threading.Lock()
 
     def get(self, tile: Tile) -> bytes | None:
         """See BaseMap."""
-        if not self._covers(tile):
-            return None
-        with self._lock:
-            if tile in self._tiles:
-                return self._tiles[tile]
-        data = png_of(self._territory.map(tile_window(tile)))
-        with self._lock:
-            self._tiles[tile] = data
-        return data
+        return self._drawn(tile) if self._covers(tile) else None
+
+    @cachedmethod(attrgetter("_tiles"), lock=attrgetter("_lock"))
+    def _drawn(self, tile: Tile) -> bytes:
+        return png_of(self._territory.map(tile_window(tile)))
 
 
 class RemoteMap:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import threading
+from operator import attrgetter
+from typing import Any
 
 import mercantile
 import numpy as np
-from cachetools import LRUCache
+from cachetools import LRUCache, cachedmethod
 from mercantile import Tile
 
 from tilecascade.app.sources.mosaic import KEPT_TILES
@@ -38,7 +40,7 @@ class CountrySource:
         self.center = (place.lng, place.lat)
         self.native_zoom = NATIVE_ZOOM
         self.attribution = "fictional country"
-        self._tiles: LRUCache[Tile, Pixels] = LRUCache(maxsize=KEPT_TILES)
+        self._tiles: LRUCache[Any, Pixels] = LRUCache(maxsize=KEPT_TILES)
         self._lock = threading.Lock()
         # the first tile plans rivers, roads and towns, which several first requests at once would do several times
         self._tile(mercantile.tile(*self.center, NATIVE_ZOOM))
@@ -56,12 +58,7 @@ class CountrySource:
         """See Source."""
         return self.id
 
+    @cachedmethod(attrgetter("_tiles"), lock=attrgetter("_lock"))
     def _tile(self, tile: Tile) -> Pixels:
-        with self._lock:
-            kept = self._tiles.get(tile)
-        if kept is None:
-            rendered = render_imagery(self.seed, tile_window(tile).grown(MARGIN))[MARGIN:-MARGIN, MARGIN:-MARGIN]
-            kept = np.dstack([rendered, np.full(rendered.shape[:2], 255, dtype=np.uint8)])
-            with self._lock:
-                self._tiles[tile] = kept
-        return kept
+        rendered = render_imagery(self.seed, tile_window(tile).grown(MARGIN))[MARGIN:-MARGIN, MARGIN:-MARGIN]
+        return np.dstack([rendered, np.full(rendered.shape[:2], 255, dtype=np.uint8)])

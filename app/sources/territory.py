@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import threading
+from operator import attrgetter
 from pathlib import Path
+from typing import Any
 
 import mercantile
 import numpy as np
-from cachetools import LRUCache
+from cachetools import LRUCache, cachedmethod
 from mercantile import Tile
 
 from tilecascade.app.errors import SceneError
@@ -45,7 +47,7 @@ class TerritorySource:
         self.center = (middle.lng, middle.lat)
         self.native_zoom = NATIVE_ZOOM
         self.attribution = "a territory that does not exist"
-        self._tiles: LRUCache[Tile, Pixels] = LRUCache(maxsize=KEPT_TILES)
+        self._tiles: LRUCache[Any, Pixels] = LRUCache(maxsize=KEPT_TILES)
         self._lock = threading.Lock()
 
     def read(self, window: Window) -> tuple[Pixels, Mask]:
@@ -62,14 +64,9 @@ class TerritorySource:
         """See Source."""
         return self.id
 
+    @cachedmethod(attrgetter("_tiles"), lock=attrgetter("_lock"))
     def _tile(self, tile: Tile) -> Pixels:
-        with self._lock:
-            kept = self._tiles.get(tile)
-        if kept is None:
-            window = tile_window(tile)
-            drawn = self.territory.imagery(window.grown(MARGIN))[MARGIN:-MARGIN, MARGIN:-MARGIN]
-            known = self.territory.inside(*self.territory.axes(window))
-            kept = np.dstack([drawn, known.astype(np.uint8) * 255])
-            with self._lock:
-                self._tiles[tile] = kept
-        return kept
+        window = tile_window(tile)
+        drawn = self.territory.imagery(window.grown(MARGIN))[MARGIN:-MARGIN, MARGIN:-MARGIN]
+        known = self.territory.inside(*self.territory.axes(window))
+        return np.dstack([drawn, known.astype(np.uint8) * 255])

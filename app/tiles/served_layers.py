@@ -131,7 +131,7 @@ class ServedLayers:
             self._publication.inform_workers(self.layers)
             self._scenes.go_on(lambda: self.layers)
         retiring = self._keep(retire(old, list(before.values())))
-        self._retiring = {layer.layer.folder: retiring for layer in before.values()} | self._retiring
+        self._retiring |= {resolver.layer.folder: retiring for resolver in before.values()}
         for name, resolver in after.items():
             before[name].replace_by(resolver)
             self.background.warm(resolver, self.settings.warm_tiles)

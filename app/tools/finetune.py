@@ -41,7 +41,7 @@ LEAST_PAIRS = 20
 """Fewer pairs teach a network nothing but themselves."""
 
 MOST_SHIFTED = 8
-"""Pixels of z17 by which imagery and map may lie apart before somebody should look why."""
+"""An offset between imagery and map of more pixels of z17 is worth a look at the pairs."""
 
 TIMED_STEPS = 5
 """Steps that say how many fit into the time, by the fastest: the first ones are slower than all that follow."""
@@ -74,14 +74,14 @@ def cut_pairs(scene: Path, map_source: Path, zooms: range, val_share: float, out
     Raises SceneError or SettingsError.
     """
     folder = out / "run" / "pairs"
-    told = json.dumps([str(scene), str(map_source), list(zooms), val_share])
+    stored = json.dumps([str(scene), str(map_source), list(zooms), val_share])
     cut = folder / "cut-from.json"
-    if not cut.is_file() or cut.read_text() != told:
+    if not cut.is_file() or cut.read_text() != stored:
         if (out / "run" / "run.json").is_file():
             raise SettingsError(f"{out} holds a run of other pairs; choose another folder for --out")
         shutil.rmtree(folder, ignore_errors=True)
         counts = build(scene, map_source, zooms, folder, "own", val_share)
-        cut.write_text(told)
+        cut.write_text(stored)
         print(", ".join(f"{split}: {count} pairs" for split, count in counts.items()))
     return folder
 

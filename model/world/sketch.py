@@ -189,7 +189,7 @@ class Territory:
         if farmed.any() or meadow.any():
             fields = self._fields(xs, ys)
             colours[farmed] = fields[farmed]
-            # meadows are parcels, too, less unlike each other
+            # meadows are parcels, too, more like each other
             colours[meadow] *= (0.8 + 0.2 * fields / CROPS.mean(axis=0))[meadow]
         built = cover == NUMBER["town"]
         if built.any():
@@ -268,23 +268,23 @@ class Territory:
         """Write `stem`.json, and the picture as `stem`.png."""
         Image.fromarray(self.kinds).save(stem.with_suffix(".png"))
         lines = [{"kind": line.kind, "points": line.points.tolist()} for line in self.lines]
-        told = {"box": self.box, "seed": self.seed, "scale": self.scale, "covers": list(NUMBER), "lines": lines}
-        stem.with_suffix(".json").write_text(json.dumps(told) + "\n")
+        stored = {"box": self.box, "seed": self.seed, "scale": self.scale, "covers": list(NUMBER), "lines": lines}
+        stem.with_suffix(".json").write_text(json.dumps(stored) + "\n")
 
     @classmethod
     def read(cls, stem: Path) -> Territory:
         """What `write` wrote. Raises ValueError or OSError for anything else."""
-        told = json.loads(stem.with_suffix(".json").read_text())
-        if told.get("covers") != list(NUMBER):
+        stored = json.loads(stem.with_suffix(".json").read_text())
+        if stored.get("covers") != list(NUMBER):
             raise ValueError(
                 f"{stem.with_suffix('.json')} is of another version: make the territory anew of its sketch"
             )
         with Image.open(stem.with_suffix(".png")) as image:
             kinds = np.asarray(image.convert("L"))
-        lines = [Line(each["kind"], np.array(each["points"], dtype=np.float64)) for each in told["lines"]]
-        west, south, east, north = (float(edge) for edge in told["box"])
+        lines = [Line(each["kind"], np.array(each["points"], dtype=np.float64)) for each in stored["lines"]]
+        west, south, east, north = (float(edge) for edge in stored["box"])
         box = (west, south, east, north)
-        return cls(np.minimum(kinds, len(COVERS) - 1), box, int(told["seed"]), lines, int(told["scale"]))
+        return cls(np.minimum(kinds, len(COVERS) - 1), box, int(stored["seed"]), lines, int(stored["scale"]))
 
     def _with_lines(self, ground: Pixels, window: Window, on_map: bool) -> Pixels:
         metres = EQUATOR / (TILE_SIZE << window.zoom)
