@@ -199,7 +199,7 @@ def country(seeds: tuple[int, ...], count: int, zooms: str | None, split: str, o
 
 @dataset.command()
 @click.option("--imagery", required=True, type=PATH, help="GeoTIFF, or a folder z/x/y.png.")
-@click.option("--map", "map_source", required=True, type=PATH, help="The same, of the map.")
+@click.option("--map", "map_source", required=True, type=PATH, help="The same, or .mbtiles, .geojson.")
 @click.option("--zooms", default="14-18", show_default=True)
 @click.option("--source", default="own", show_default=True, help="Name in the manifest.")
 @click.option("--val-share", default=0.1, show_default=True, type=click.FloatRange(0, 1), help="Share of z14 areas.")
@@ -296,7 +296,7 @@ def train(config: Path, stage: str | None) -> None:
 
 @click.command()
 @click.option("--scene", type=PATH, help="GeoTIFF, or a folder z/x/y.png.")
-@click.option("--map", "map_source", type=PATH, help="Map of some of it: GeoTIFF, .mbtiles, or a folder z/x/y.png.")
+@click.option("--map", "map_source", type=PATH, help="Map of some of it: GeoTIFF, .mbtiles, .geojson, or z/x/y.png.")
 @click.option("--zooms", default="14-17", show_default=True, help="Zooms to cut --scene and --map at.")
 @click.option("--val-share", default=0.15, show_default=True, type=click.FloatRange(0.01, 0.9), help="Held-out areas.")
 @click.option("--pairs", type=PATH, help="Folder of pairs, instead of --scene and --map.")

@@ -24,6 +24,7 @@ from tilecascade.app.errors import SceneError
 from tilecascade.app.sources.base_map import ArchiveMap
 from tilecascade.app.sources.mosaic import SceneMosaic
 from tilecascade.app.sources.scene import open_scene
+from tilecascade.app.sources.vector_map import VectorMap
 from tilecascade.app.storage.archives import ARCHIVES
 from tilecascade.model.cascade import TILE_SIZE, Mask, Pixels, enlarge_part, tile_window
 from tilecascade.model.data.pairs import read_image
@@ -112,6 +113,13 @@ def open_source(path: Path) -> TileFolder | Raster:
     return Raster(path)
 
 
+def open_map(path: Path) -> TileFolder | Raster | Archive | VectorMap:
+    """A map: tiles, an archive of tiles, a raster file, or vectors. Raises SceneError with a sentence."""
+    if path.suffix in (".geojson", ".json"):
+        return VectorMap(path)
+    return Archive(path) if path.suffix in ARCHIVES else open_source(path)
+
+
 def split_of(tile: Tile, val_share: float) -> str:
     """The split of a tile's area; the same for every tile below one z14 tile."""
     levels = tile.z - AREA_ZOOM
@@ -123,7 +131,7 @@ def split_of(tile: Tile, val_share: float) -> str:
 def build(imagery: Path, map_source: Path, zooms: range, out: Path, source: str, val_share: float) -> dict[str, int]:
     """Write the dataset; returns the number of pairs by split. Raises SceneError with a sentence."""
     seen = open_source(imagery)
-    maps = Archive(map_source) if map_source.suffix in ARCHIVES else open_source(map_source)
+    maps = open_map(map_source)
     tiles = sorted(t for z in zooms for t in seen.tiles(z) if z >= AREA_ZOOM and maps.has(t))
     names: dict[str, list[str]] = {"train": [], "val": []}
     rows = []

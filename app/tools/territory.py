@@ -24,6 +24,7 @@ from rasterio.transform import from_bounds
 
 from tilecascade.app.errors import SettingsError
 from tilecascade.app.sources.base_map import LAST_DRAWN
+from tilecascade.app.sources.vector_map import read_features
 from tilecascade.model.cascade import TILE_SIZE, Pixels
 from tilecascade.model.sgdm.scale_text import MAX_TABLE_ZOOM
 from tilecascade.model.world.sketch import COVERS, NUMBER, Line, Territory, is_painted, kinds_of, read_legend
@@ -68,7 +69,7 @@ def new_territory(wanted: NewTerritory) -> str:
     if wanted.out.exists() and any(wanted.out.iterdir() if wanted.out.is_dir() else [wanted.out]):
         raise SettingsError(f"{wanted.out} exists already and is not empty; choose another folder for --out")
     picture = read_picture(wanted.sketch)
-    legend = None if wanted.legend is None else _tried(wanted.legend, lambda text: read_legend(json.loads(text)))
+    legend = None if wanted.legend is None else _tried(wanted.legend, legend_of)
     painted = legend is not None or is_painted(picture)
     wanted.out.mkdir(parents=True, exist_ok=True)
     name = wanted.out.resolve().name
@@ -117,10 +118,10 @@ def read_picture(path: Path) -> Pixels:
         raise SettingsError(f"{path} is no picture: {error}") from None
 
 
-def _tried(path: Path, read: Callable[[str], Any]) -> Any:
-    """What is read of a text file. Raises SettingsError with a sentence."""
+def _tried(path: Path, read: Callable[[Path], Any]) -> Any:
+    """What is read of a file. Raises SettingsError with a sentence."""
     try:
-        return read(path.read_text())
+        return read(path)
     except OSError as error:
         raise SettingsError(f"{path} cannot be read: {error.strerror}") from None
     except (ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
@@ -141,20 +142,14 @@ def territory_of(wanted: NewTerritory, kinds: Any) -> tuple[Territory, int]:
     return replace(with_areas(territory, areas), lines=lines_of(wanted.vectors)), len(areas)
 
 
+def legend_of(path: Path) -> Any:
+    """The legend in a JSON file. Raises what `_tried` turns into a sentence."""
+    return read_legend(json.loads(path.read_text()))
+
+
 def features_of(path: Path) -> list[dict[str, Any]]:
     """The features of a GeoJSON file, in metres of Web Mercator. Raises SettingsError."""
-
-    def read(text: str) -> list[dict[str, Any]]:
-        data = json.loads(text)
-        found = data["features"] if data.get("type") == "FeatureCollection" else [data]
-        found = [each if "geometry" in each else {"geometry": each, "properties": {}} for each in found]
-        return [
-            {"geometry": projected(each["geometry"]), "properties": each.get("properties") or {}}
-            for each in found
-            if (each.get("geometry") or {}).get("coordinates")
-        ]
-
-    features: list[dict[str, Any]] = _tried(path, read)
+    features: list[dict[str, Any]] = _tried(path, read_features)
     return features
 
 
@@ -184,19 +179,6 @@ def lines_of(path: Path) -> list[Line]:
                 if road is not None and len(part) > 1:
                     found.append(Line(road, np.array(part, dtype=np.float64)[:, :2]))
     return found
-
-
-def projected(geometry: dict[str, Any]) -> dict[str, Any]:
-    """A geometry in degrees -> in metres of Web Mercator."""
-
-    def each(value: Any) -> Any:
-        if not isinstance(value, list):
-            raise ValueError(f"coordinates are numbers, not {value!r}")
-        if value and isinstance(value[0], (int, float)):
-            return list(mercantile.xy(float(value[0]), float(value[1])))
-        return [each(part) for part in value]
-
-    return {"type": geometry["type"], "coordinates": each(geometry["coordinates"])}
 
 
 def with_areas(territory: Territory, areas: list[tuple[dict[str, Any], int]]) -> Territory:
