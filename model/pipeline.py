@@ -20,6 +20,7 @@ from tilecascade.model.noise import noise_on_device, noise_window
 from tilecascade.model.palette import LAND
 from tilecascade.model.sgdm.autoencoder import Draft, PaletteAutoencoder
 from tilecascade.model.sgdm.config import LATENT_STRIDE
+from tilecascade.model.sgdm.graphs import Graphed
 from tilecascade.model.sgdm.layers import cut, store_products_as
 from tilecascade.model.sgdm.mf_encoder import BackboneBranch
 from tilecascade.model.sgdm.network import SGDM, Encoded
@@ -69,6 +70,9 @@ class CascadePipeline:
         self._contexts: dict[tuple[int, int | None], Tensor] = {}
         self._nothing: Tensor | None = None
         self._pool = WindowPool()
+        on_cuda = self.device.type == "cuda"
+        # a recorded call must keep no copy of weights that autocast made for it
+        self._unet = Graphed(network.unet, partial(self._precision, cache=False)) if on_cuda else self._plain_unet
         self.drawer: MapDrawer | None = None
         if network.perception is not None and not self.windows.blend:
             self.drawer = MapDrawer(network.perception, self.windows, self.device, dtype)
@@ -186,8 +190,14 @@ class CascadePipeline:
         """How far conditions are seen beyond what is denoised."""
         return 0 if self.windows.blend else self.windows.encode - self.windows.denoise
 
-    def _precision(self) -> torch.autocast:
-        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
+    def _precision(self, cache: bool = True) -> torch.autocast:
+        """The context of matrix products. cache: keep the weights that are converted while it lasts."""
+        return torch.autocast(self.device.type, self.dtype, self.dtype != torch.float32, cache)
+
+    def _plain_unet(self, latent: Tensor, steps: Tensor, context: Tensor, features: Sequence[Tensor]) -> Tensor:
+        with self._precision():
+            output: Tensor = self.network.unet(latent, steps, context, features)
+        return output
 
     def _context(self, stage: Stage) -> Tensor:
         key = (stage.zoom, stage.reference_zoom)
@@ -206,11 +216,10 @@ class CascadePipeline:
         latent, walk = self.sampler.start(noise_batch(stage, windows, 0, channels, self.device)), self.sampler.walk()
         for index, t in enumerate(self.sampler.steps):
             steps = torch.full((len(windows),), t, device=self.device)
-            with self._precision():
-                output = self.network.unet(latent, steps, context, features).float()
-                if self.sampler.config.guidance != 1:
-                    plain = self.network.unet(latent, steps, self._empty(len(windows)), features).float()
-                    output = plain + self.sampler.config.guidance * (output - plain)
+            output = self._unet(latent, steps, context, features).float()
+            if self.sampler.config.guidance != 1:
+                plain = self._unet(latent, steps, self._empty(len(windows)), features).float()
+                output = plain + self.sampler.config.guidance * (output - plain)
             fresh = None
             if self.sampler.needs_step_noise:
                 fresh = noise_batch(stage, windows, index + 1, channels, self.device)

@@ -47,7 +47,8 @@ class StageConfig:
         `cache`.
     device: what the stage runs on ("cpu" or "cuda"). sampled: steps of the sampler that makes the references of the
         drawing stage. lora, checkpointing: of the published stage: ranks of LoRA (0: the projections themselves are
-    trained), and whether activations are computed again instead of kept, for less memory.
+        trained), and whether activations are computed again instead of kept, for less memory. tensorboard: write its
+        events, too.
     """
 
     name: str
@@ -81,6 +82,7 @@ class StageConfig:
     sampled: int = 2
     lora: int = 0
     checkpointing: bool = False
+    tensorboard: bool = False
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,6 @@ import functools
 import json
 import math
 import os
-import time
 import zlib
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -21,13 +20,13 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from tilecascade.model.data.pairs import Pixels
 from tilecascade.model.training.config import StageConfig
 from tilecascade.model.training.processes import Processes
+from tilecascade.model.training.run_log import RunLog
 
 
 class Task(Protocol):
@@ -103,12 +102,6 @@ def _save(path: Path, content: dict[str, object]) -> None:
     os.replace(temporary, path)
 
 
-def _write(log: Path, stage: str, entry: dict[str, object]) -> None:
-    """Append an entry to a run's log."""
-    with log.open("a") as lines:
-        lines.write(json.dumps({"stage": stage, "time": round(time.time(), 1), **entry}) + "\n")
-
-
 def run(
     task: Task, stage: StageConfig, out: Path, seed: int, on_checkpoint: Callable[[int], None] = lambda step: None
 ) -> Any:
@@ -120,7 +113,7 @@ def run(
     processes = Processes(stage.device)
     torch.set_num_threads(stage.threads)
     out.mkdir(parents=True, exist_ok=True)
-    checkpoint = out / f"{stage.name}.ckpt"
+    checkpoint, log = out / f"{stage.name}.ckpt", RunLog(out, stage)
     optimizer = torch.optim.AdamW(task.groups(), lr=stage.rate, weight_decay=stage.weight_decay)
     scales = [float(str(group.get("scale", 1.0))) for group in optimizer.param_groups]
     average = copy.deepcopy(task.module).eval()
@@ -152,13 +145,12 @@ def run(
         )
         on_checkpoint(step)
         metrics, grid = task.validate(average)
-        Image.fromarray(grid).save(out / f"{stage.name}-{step:06d}.png")
+        log.picture(step, grid)
         if isinstance(task, Refreshed):
             task.refresh(average, step)
-        write({"step": step, "validation": metrics})
+        log.write(step, {"validation": metrics})
         tqdm.write(f"{stage.name} step {step}: {json.dumps(metrics)}")
 
-    write = functools.partial(_write, out / "log.jsonl", stage.name)
     if isinstance(task, Refreshed):
         task.refresh(average, start)
     task.module.train()
@@ -185,7 +177,7 @@ def run(
             update_average(average, task.module, stage.ema, step)
             if step % 20 == 0 and processes.first:
                 told = {name: round(float(value), 5) for name, value in logged.items()}
-                write({"step": step, "loss": round(float(loss.detach()), 5), "norm": round(float(norm), 4), **told})
+                log.write(step, {"loss": round(float(loss.detach()), 5), "norm": round(float(norm), 4), **told})
             if due:
                 keep(step + 1)
                 pending = ahead.submit(load, step + 1)

@@ -41,3 +41,14 @@ def test_a_batch_gives_the_same_bytes_twice_and_in_every_slot(blend: bool) -> No
 
 def test_the_free_memory_is_less_than_the_whole() -> None:
     assert 0 < free_memory("cuda") <= torch.cuda.get_device_properties(0).total_memory
+
+
+def test_recorded_calls_of_the_unet_give_the_bytes_of_plain_ones() -> None:
+    network, dtype = random_network(tiny()), choose_dtype("auto", "cuda")
+    stage, _ = conditions(0, 16, tiny().windows)
+    batch = [conditions(i, 16, tiny().windows)[1] for i in range(4)]
+    plain, recorded = CascadePipeline(network, "cuda", dtype), CascadePipeline(network, "cuda", dtype)
+    plain._unet = plain._plain_unet
+    for _ in range(2):
+        pairs = zip(plain(stage, batch), recorded(stage, batch), strict=True)
+        assert all((a.pixels == b.pixels).all() for a, b in pairs)

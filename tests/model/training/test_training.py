@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,9 @@ import numpy as np
 import pytest
 import torch
 from mercantile import Tile
+from PIL import Image
 from safetensors.torch import save_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.model.training.conftest import BUILDING_AND_ROAD, imagery_of
 from tests.support import map_picture
@@ -39,6 +42,7 @@ from tilecascade.model.training.losses import (
 from tilecascade.model.training.objects import halved, object_planes
 from tilecascade.model.training.perceive import CAP, capped_loss
 from tilecascade.model.training.run import train
+from tilecascade.model.training.run_log import RunLog
 from tilecascade.model.training.samples import SampleSource
 
 
@@ -123,6 +127,24 @@ def stopping_at(step: int, settings: TrainConfig, stage: str) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         train(settings, only=stage, on_checkpoint=stop)
+
+
+def test_tensorboard_gets_what_the_log_gets(tmp_path: Path) -> None:
+    stage = StageConfig("perceive", 4, tensorboard=True)
+    log = RunLog(tmp_path, stage)
+    log.write(2, {"loss": 0.5, "validation": {"miou": 0.25}, "note": "words are not drawn"})
+    log.picture(2, np.zeros((8, 16, 3), np.uint8))
+    events = EventAccumulator(str(tmp_path / "tensorboard" / "perceive")).Reload()
+    assert set(events.Tags()["scalars"]) == {"loss", "validation/miou"}
+    assert [(event.step, event.value) for event in events.Scalars("validation/miou")] == [(2, 0.25)]
+    assert events.Images("validation")[0].width == 16
+    assert Image.open(tmp_path / "perceive-000002.png").size == (16, 8)
+
+
+def test_a_run_without_the_package_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(ValueError, match=r"pip install 'tilecascade\[tensorboard\]'"):
+        RunLog(tmp_path, StageConfig("perceive", 4, tensorboard=True))
 
 
 def test_a_run_leaves_log_grids_and_a_network(pairs_dir: Path, tmp_path: Path) -> None:
