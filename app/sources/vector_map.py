@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +20,13 @@ from mercantile import Tile
 from PIL import Image, ImageColor, ImageDraw
 from shapely.geometry import shape
 from shapely.geometry.base import BaseGeometry
-from shapely.ops import substring
 
 from tilecascade.app.errors import SceneError
 from tilecascade.model.cascade import TILE_SIZE, Mask, Pixels, Window, tile_window
-from tilecascade.model.palette import PALETTE
+from tilecascade.model.style import BUILDINGS, COLOUR, LEAST_AREA, WIDTH, Floats, MapCanvas
 
 FINER = 4
-"""Drawn so many times larger and averaged: smooth edges."""
+"""Areas are drawn so many times larger and averaged: smooth edges."""
 
 BEYOND = 16
 """Pixels drawn beyond a tile: half the widest line and its casing."""
@@ -36,13 +34,10 @@ BEYOND = 16
 KNOWN = 0.1
 """Share of a file's extent, by side, that its map may be beyond the outermost feature: maps end in fields."""
 
-FIRST_OUTLINE = 16
-OUTLINE = 0.75
-"""The first zoom at which areas have outlines, and how many pixels wide."""
-
 RGB = tuple[int, int, int]
 
-COLOUR = {name: colour for name, colour, _ in PALETTE}
+OUTLINE = 1.0
+"""Pixels of an outline of its own."""
 
 AREAS = {
     "landuse": {
@@ -63,47 +58,31 @@ AREAS = {
 """The palette's colour of an area, by OpenStreetMap's tag."""
 
 ROADS = {
-    "motorway": ("trunk road", (6, 10, 10, 18, 21)), "trunk": ("trunk road", (6, 10, 10, 18, 21)),
-    "primary": ("primary road", (5, 10, 10, 18, 21)), "secondary": ("secondary road", (5, 9, 10, 18, 21)),
-    "tertiary": ("road", (5, 9, 10, 18, 21)), "unclassified": ("road", (3, 5, 6, 12, 13)),
-    "residential": ("road", (3, 5, 6, 12, 13)), "living_street": ("road", (3, 5, 6, 12, 13)),
-    "road": ("road", (3, 5, 6, 12, 13)), "pedestrian": ("road", (0, 5, 6, 12, 13)),
-    "service": ("road", (1.5, 2, 3.5, 7, 8.5)), "track": ("track", (0, 1, 1.2, 1.5, 1.5)),
-    "footway": ("path", (0, 1, 1, 1, 1.3)), "path": ("path", (0, 1, 1, 1, 1.3)), "steps": ("path", (0, 0, 2, 3, 3)),
-    "cycleway": ("path", (0, 1, 1, 1, 1.3)),
+    "motorway": "primary", "trunk": "primary", "primary": "primary", "secondary": "secondary", "tertiary": "tertiary",
+    "unclassified": "residential", "residential": "residential", "living_street": "residential", "road": "residential",
+    "pedestrian": "residential", "service": "service",
 }  # fmt: skip
-"""The palette's colour of a road and its width in pixels at z14 to z18; from the highest rank to the lowest."""
+"""The map style's class of a road by OpenStreetMap's `highway`."""
 
+PATHS = {"path": "path", "footway": "path", "cycleway": "path", "steps": "path", "track": "track"}
 WATERWAYS = {"river": (4, 6, 6, 10, 12), "canal": (3, 5, 5, 9, 10), "stream": (0.7, 2, 2, 2.5, 2.5)}
-RAILWAY = (1, 2, 2, 3, 3)
-DASHES = {"path": 4.0, "track": 6.0}
-"""Pixels of a dash, and two thirds of a gap, by colour."""
-
-TOP = 40
-"""Rank of what is drawn last."""
-
-CASED = 2.5
-"""Narrower lines have no casing."""
+"""Pixels of a waterway at z14 to z18."""
 
 FIRST_WIDTH = 14
-LEAST_BUILDING = {14: 150.0, 15: 60.0}
-"""Square metres that a building needs to be drawn, by zoom; at coarser zooms there are none."""
 
 
 @dataclass(frozen=True)
 class Look:
     """How a feature is drawn.
 
-    rank: what is drawn later lies above. stroke: an area's outline, or a line's casing. widths: of a line at z14 to
-    z18, in pixels; 0 is not drawn. dash: its dashes' length in pixels; 0 for none.
+    kind: "area", "building", "line", "rail", a class of roads, or "path" or "track". widths: of a line, in pixels at
+    z14 to z18.
     """
 
-    rank: int
+    kind: str
     fill: RGB
+    widths: tuple[float, ...] = ()
     stroke: RGB | None = None
-    widths: tuple[float, ...] = (0,)
-    building: bool = False
-    dash: float = 0.0
 
 
 def read_features(path: Path) -> list[dict[str, Any]]:
@@ -136,31 +115,33 @@ def projected(geometry: dict[str, Any]) -> dict[str, Any]:
 
 def look_of(tags: dict[str, Any], is_area: bool) -> Look | None:
     """How a feature is drawn; None if it is not."""
-    own = next((tags[name] for name in (("fill", "stroke") if is_area else ("stroke",)) if tags.get(name)), None)
-    if own is not None:
-        width = float(tags.get("stroke-width") or 2)
-        stroke = _colour(tags["stroke"]) if is_area and tags.get("stroke") else None
-        return Look((2 if tags.get("building") else 0) if is_area else TOP, _colour(own), stroke, (width,))
+    if is_area and tags.get("fill"):
+        return Look("area", _colour(tags["fill"]), stroke=_colour(tags["stroke"]) if tags.get("stroke") else None)
+    if not is_area and tags.get("stroke"):
+        return Look("line", _colour(tags["stroke"]), (float(tags.get("stroke-width") or 2),))
     if is_area:
         if tags.get("building"):
-            return Look(2, COLOUR["building"], COLOUR["building outline"], building=True)
-        for key, names in AREAS.items():
-            if tags.get(key) in names:
-                name = names[tags[key]]
-                return Look(1 if name == "water" else 0, COLOUR[name])
-        return None
+            return Look("building", COLOUR["building"])
+        names = (names[tags[key]] for key, names in AREAS.items() if tags.get(key) in names)
+        name = next(names, None)
+        return None if name is None else Look("area", COLOUR[name])
     if tags.get("highway") in ROADS:
-        name, widths = ROADS[tags["highway"]]
-        order = list(ROADS).index(tags["highway"])
-        return Look(TOP - order, COLOUR[name], COLOUR["building outline"], widths, dash=DASHES.get(name, 0.0))
+        return Look(ROADS[tags["highway"]], COLOUR["road"])
+    if tags.get("highway") in PATHS:
+        return Look(PATHS[tags["highway"]], COLOUR["path"])
     if tags.get("waterway") in WATERWAYS:
-        return Look(3, COLOUR["water"], None, WATERWAYS[tags["waterway"]])
-    return Look(4, COLOUR["railway"], None, RAILWAY) if tags.get("railway") == "rail" else None
+        return Look("line", COLOUR["water"], WATERWAYS[tags["waterway"]])
+    return Look("rail", COLOUR["railway"]) if tags.get("railway") == "rail" else None
 
 
 def _colour(text: Any) -> RGB:
     """A colour as CSS writes it. Raises ValueError."""
     return ImageColor.getrgb(str(text))[:3]
+
+
+def least_building(zoom: int) -> float:
+    """Square metres that a building needs to be on the map of a zoom."""
+    return math.inf if zoom < BUILDINGS else LEAST_AREA.get(zoom, 0.0)
 
 
 class VectorMap:
@@ -185,7 +166,7 @@ class VectorMap:
                 f"{path} has no feature that can be drawn: tags such as highway, building, landuse, natural are "
                 "needed, or fill and stroke"
             )
-        drawn.sort(key=lambda each: (each[1].rank, -each[0].area))
+        drawn.sort(key=lambda each: (each[1].fill == COLOUR["water"], -each[0].area))
         self._shapes = [each for each, _ in drawn]
         self._looks = [look for _, look in drawn]
         self._tree = shapely.STRtree(self._shapes)
@@ -208,25 +189,34 @@ class VectorMap:
     def draw(self, window: Window) -> Pixels:
         """The map of a window, H x W x 3 uint8."""
         place = Place(window)
-        image = Image.new("RGB", (window.width * FINER, window.height * FINER), COLOUR["land"])
+        ground = Image.new("RGB", (window.width * FINER, window.height * FINER), COLOUR["land"])
         found = sorted(self._tree.query(place.box, predicate="intersects").tolist())
-        shown = [(self._looks[n], self._shapes[n]) for n in found if self._is_shown(n, place)]
+        shown = [(self._looks[n], self._shapes[n]) for n in found]
+        for look, form in shown:
+            if look.kind == "area":
+                for polygon in _parts(form.intersection(place.box), "Polygon"):
+                    _fill(ground, place, polygon, look.fill)
+        canvas = MapCanvas(np.asarray(ground.resize((window.width, window.height), Image.Resampling.BOX)), window.zoom)
+        roads: dict[str, list[Floats]] = {}
         for look, form in shown:
             for polygon in _parts(form, "Polygon"):
-                _fill(image, place, polygon, look)
-        pen = ImageDraw.Draw(image)
-        for cased in (True, False):
-            for look, form in shown:
-                for line in _parts(form, "LineString"):
-                    _draw_line(pen, place, line, look, cased)
-        return np.asarray(image.resize((window.width, window.height), Image.Resampling.BOX))
-
-    def _is_shown(self, number: int, place: Place) -> bool:
-        """Whether a feature is drawn at the place's zoom."""
-        if not self._looks[number].building or place.zoom > max(LEAST_BUILDING):
-            return True
-        least = LEAST_BUILDING.get(place.zoom)
-        return least is not None and self._shapes[number].area * place.shrink**2 >= least
+                if look.kind == "building" and form.area * place.shrink**2 >= least_building(window.zoom):
+                    canvas.building(place.points(polygon.exterior))
+                elif look.stroke is not None:
+                    canvas.line(place.points(polygon.exterior), look.stroke, OUTLINE)
+            for line in _parts(form, "LineString"):
+                points = place.points(line)
+                if look.kind in WIDTH:
+                    roads.setdefault(look.kind, []).append(points)
+                elif look.kind == "rail":
+                    canvas.railway(points)
+                elif look.kind in ("path", "track"):
+                    canvas.path(points, look.kind)
+                else:
+                    level = min(max(0, window.zoom - FIRST_WIDTH), len(look.widths) - 1)
+                    canvas.line(points, look.fill, look.widths[level] * 0.5 ** max(0, FIRST_WIDTH - window.zoom))
+        canvas.roads(roads)
+        return canvas.finish()
 
 
 class Place:
@@ -247,18 +237,10 @@ class Place:
         bottom = self._top - window.height * self.resolution
         self.box = shapely.box(self._left - reach, bottom - reach, right + reach, self._top + reach)
 
-    def points(self, part: Any) -> list[tuple[float, float]]:
-        """The points of a line or ring."""
+    def points(self, part: Any) -> Floats:
+        """The points of a line or ring in pixels, N x 2, (0, 0) the corner at the top left."""
         metres = np.asarray(part.coords)[:, :2] - (self._left, self._top)
-        pixels = metres * (FINER, -FINER) / self.resolution
-        return [(float(x), float(y)) for x, y in pixels]
-
-
-def dashes(line: Any, length: float) -> list[Any]:
-    """The dashes of a line, counted from its beginning; the line itself for a length of 0."""
-    if not length:
-        return [line]
-    return [substring(line, at, at + length) for at in np.arange(0, line.length, 1.6 * length)]
+        return np.asarray(metres * (1, -1) / self.resolution)
 
 
 def _parts(form: BaseGeometry, kind: str) -> list[Any]:
@@ -266,38 +248,10 @@ def _parts(form: BaseGeometry, kind: str) -> list[Any]:
     return [part for part in getattr(form, "geoms", [form]) if part.geom_type == kind and not part.is_empty]
 
 
-def _fill(image: Image.Image, place: Place, polygon: Any, look: Look) -> None:
-    """Fill a polygon but for its holes."""
-    for part in _parts(polygon.intersection(place.box), "Polygon"):
-        mask = Image.new("1", image.size)
-        pen = ImageDraw.Draw(mask)
-        rings = [place.points(ring) for ring in (part.exterior, *part.interiors)]
-        for number, ring in enumerate(rings):
-            pen.polygon(ring, fill=0 if number else 1)
-        image.paste(look.fill, mask=mask)
-        if look.stroke is not None and place.zoom >= FIRST_OUTLINE:
-            for ring in rings:
-                _stroke(ImageDraw.Draw(image), ring, look.stroke, OUTLINE * FINER)
-
-
-def _draw_line(pen: ImageDraw.ImageDraw, place: Place, line: Any, look: Look, cased: bool) -> None:
-    """A line's casing, or what lies in it; each only if there is one."""
-    width = look.widths[min(max(0, place.zoom - FIRST_WIDTH), len(look.widths) - 1)]
-    width *= 0.5 ** max(0, FIRST_WIDTH - place.zoom)
-    has_casing = look.stroke is not None and width > CASED
-    if not width or (cased and not has_casing):
-        return
-    colour = look.stroke if cased and look.stroke is not None else look.fill
-    drawn = width + (0.6 if cased else -1.0 if has_casing else 0.0)
-    for part in dashes(line, look.dash * place.resolution):
-        _stroke(pen, place.points(part), colour, FINER * drawn)
-
-
-def _stroke(pen: ImageDraw.ImageDraw, line: list[tuple[float, float]], colour: RGB, width: float) -> None:
-    """A line with round joints and ends."""
-    whole = max(1, round(width))
-    for start, end in pairwise(line):
-        pen.line([start, end], fill=colour, width=whole)
-    if whole > 2:
-        for x, y in line:
-            pen.ellipse([x - width / 2, y - width / 2, x + width / 2, y + width / 2], fill=colour)
+def _fill(image: Image.Image, place: Place, polygon: Any, colour: RGB) -> None:
+    """Fill a polygon but for its holes, in a picture FINER times as large."""
+    mask = Image.new("1", image.size)
+    pen = ImageDraw.Draw(mask)
+    for number, ring in enumerate((polygon.exterior, *polygon.interiors)):
+        pen.polygon([(float(x), float(y)) for x, y in FINER * place.points(ring)], fill=0 if number else 1)
+    image.paste(colour, mask=mask)

@@ -24,7 +24,7 @@ from rasterio.transform import from_bounds
 
 from tilecascade.app.errors import SettingsError
 from tilecascade.app.sources.base_map import LAST_DRAWN
-from tilecascade.app.sources.vector_map import read_features
+from tilecascade.app.sources.vector_map import ROADS, read_features
 from tilecascade.model.cascade import TILE_SIZE, Pixels
 from tilecascade.model.sgdm.scale_text import MAX_TABLE_ZOOM
 from tilecascade.model.world.sketch import COVERS, NUMBER, Line, Territory, is_painted, kinds_of, read_legend
@@ -36,12 +36,6 @@ MOST_PIXELS = 4096
 
 MOST_LATITUDE = 85.0
 """Degrees; Web Mercator goes a little farther."""
-
-ROADS = {
-    "motorway": "primary", "trunk": "primary", "primary": "primary", "secondary": "secondary", "tertiary": "tertiary",
-    "unclassified": "tertiary", "residential": "residential", "service": "service",
-}  # fmt: skip
-"""Classes of roads by OpenStreetMap's `highway`."""
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,10 @@ from mercantile import Tile
 from tests.conftest import PLACE
 from tests.golden import SHARED
 from tilecascade.app.errors import SceneError
-from tilecascade.app.sources.vector_map import COLOUR, ROADS, VectorMap
+from tilecascade.app.sources.vector_map import VectorMap
 from tilecascade.model.data.pairs import read_image
 from tilecascade.model.evaluation.metrics import luma, psnr
+from tilecascade.model.style import COLOUR, road_filling
 
 
 def feature(kind: str, corners: Any, **tags: str) -> dict[str, Any]:
@@ -67,7 +68,7 @@ def test_areas_lines_and_holes_have_the_style_s_colours(tmp_path: Path) -> None:
     assert middle(image, 0.3, 0.85) == COLOUR["primary road"]
     assert middle(image, 0.85, 0.85) == COLOUR["primary road"]  # lies above the lesser road
     width = (image[:, 60] == COLOUR["primary road"]).all(-1).sum()
-    assert abs(width - ROADS["primary"][1][0]) <= 2
+    assert abs(width - road_filling("primary", PLACE.z)) <= 2
     finer = drawn.tile(Tile(PLACE.x * 4, PLACE.y * 4, PLACE.z + 2))
     assert finer is not None
     assert finer[0].shape == (256, 256, 3)
