@@ -35,7 +35,7 @@ FETCH_SECONDS = 20.0
 NO_TILE = b"no tile"
 """Content of the file that records that a server has no such tile."""
 
-FIRST_DRAWN, LAST_DRAWN = 6, 14
+FIRST_DRAWN, LAST_DRAWN = 6, 16
 """Zooms of a territory's map that are drawn of its sketch; the network takes over below them."""
 
 KEPT_DRAWN = 1024

@@ -18,7 +18,7 @@ from tilecascade.app.sources.mosaic import KEPT_TILES
 from tilecascade.model.cascade import Mask, Pixels, Window, assemble, tile_window
 from tilecascade.model.world.sketch import Territory
 
-VERSION = 1
+VERSION = 2
 """Counts changes of code that change a territory's pixels."""
 
 MARGIN = 8

@@ -89,7 +89,7 @@ def new_territory(wanted: NewTerritory) -> str:
         write_layers(wanted, name, [(layer, f'territory = "{layer}.json"', LAST_DRAWN) for layer in variants])
         shares = np.bincount(territory.kinds.ravel(), minlength=len(COVERS)) / territory.kinds.size
         kinds = ", ".join(f"{c.name} {share:.0%}" for c, share in zip(COVERS, shares, strict=True) if share >= 0.005)
-        what = f"painted land cover ({kinds}; {len(territory.lines)} lines and {areas} areas given)"
+        what = f"painted land cover ({kinds}; {areas} areas given, {len(territory.lines)} roads and rivers)"
     return f"{what}\npainted on to zoom {wanted.painted_zoom}\nserve it: tilecascade serve {wanted.out}"
 
 
@@ -131,9 +131,11 @@ def territory_of(wanted: NewTerritory, kinds: Any) -> tuple[Territory, int]:
     """The territory with what is given besides, and how many areas these are."""
     territory = Territory(kinds, metres(wanted.bounds), wanted.seed)
     if wanted.vectors is None:
-        return territory, 0
-    areas = areas_of(wanted.vectors)
-    return replace(with_areas(territory, areas), lines=lines_of(wanted.vectors)), len(areas)
+        return territory.with_roads(), 0
+    areas, lines = areas_of(wanted.vectors), lines_of(wanted.vectors)
+    territory = replace(with_areas(territory, areas), lines=lines)
+    has_roads = any(line.kind != "river" for line in lines)
+    return territory if has_roads else territory.with_roads(), len(areas)
 
 
 def legend_of(path: Path) -> Any:

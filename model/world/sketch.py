@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,15 +21,17 @@ from tilecascade.model.cascade import EQUATOR, TILE_SIZE, Mask, Pixels, Window
 from tilecascade.model.palette import PALETTE
 from tilecascade.model.style import MapCanvas
 from tilecascade.model.world.lattice import Floats, fractal, hashed, noise
+from tilecascade.model.world.roads import roads_between
+from tilecascade.model.world.town import imagery_of_town, map_of_town
 
 Colour = tuple[int, int, int]
 Kinds = NDArray[np.uint8]
 
-WANDER_X, WANDER_Y, ROUGH, PATCHES, FIELDS, RELIEF, ROOFS, CROWNS = 60, 61, 62, 63, 64, 65, 66, 67
+WANDER_X, WANDER_Y, ROUGH, PATCHES, FIELDS, RELIEF, CROWNS = 60, 61, 62, 63, 64, 65, 67
 """Streams of noise (see `lattice`)."""
 
-PARCEL, LOT, CROWN = 130.0, 30.0, 9.0
-"""Metres of half a field, of a house with its garden, and of a tree."""
+PARCEL, CROWN = 130.0, 9.0
+"""Metres of half a field, and of a tree."""
 
 WANDER = 0.9
 """How far borders wander, in pixels of the picture."""
@@ -42,7 +44,7 @@ class LandCover:
     """One kind of ground.
 
     paint: its colour in a picture without a legend. first, second: what its imagery varies between; rough: by how much
-    its brightness varies. shown: its colour on the map.
+    its brightness varies. shown: its colour on the map. crossing: what a road over it costs; 1 over grass.
     """
 
     name: str
@@ -51,29 +53,23 @@ class LandCover:
     second: Colour
     rough: float
     shown: str
+    crossing: float = 1.0
 
 
 COVERS: tuple[LandCover, ...] = (
     LandCover("water", (60, 110, 190), (24, 40, 48), (30, 50, 56), 0.03, "water"),
-    LandCover("forest", (30, 90, 40), (44, 62, 38), (62, 76, 44), 0.16, "forest"),
-    LandCover("scrub", (140, 150, 70), (92, 97, 60), (112, 106, 70), 0.14, "scrub"),
+    LandCover("forest", (30, 90, 40), (44, 62, 38), (62, 76, 44), 0.16, "forest", 1.8),
+    LandCover("scrub", (140, 150, 70), (92, 97, 60), (112, 106, 70), 0.14, "scrub", 1.2),
     LandCover("farmland", (220, 200, 110), (128, 118, 82), (108, 120, 70), 0.05, "farmland"),
     LandCover("grass", (130, 190, 80), (128, 138, 84), (142, 142, 96), 0.06, "grass"),
-    LandCover("wetland", (90, 150, 140), (70, 80, 56), (50, 62, 54), 0.12, "wetland"),
-    LandCover("sand", (240, 225, 170), (196, 180, 144), (182, 160, 122), 0.08, "land"),
-    LandCover("rock", (150, 145, 140), (138, 130, 120), (112, 106, 98), 0.16, "land"),
+    LandCover("wetland", (90, 150, 140), (70, 80, 56), (50, 62, 54), 0.12, "wetland", 6.0),
+    LandCover("sand", (240, 225, 170), (196, 180, 144), (182, 160, 122), 0.08, "land", 1.5),
+    LandCover("rock", (150, 145, 140), (138, 130, 120), (112, 106, 98), 0.16, "land", 3.0),
     LandCover("town", (200, 70, 60), (132, 126, 118), (104, 104, 88), 0.10, "residential"),
-    LandCover("snow", (250, 250, 250), (226, 230, 236), (206, 212, 222), 0.05, "land"),
+    LandCover("snow", (250, 250, 250), (226, 230, 236), (206, 212, 222), 0.05, "land", 8.0),
 )
 
 NUMBER = {cover.name: number for number, cover in enumerate(COVERS)}
-LOTS = np.array(
-    [(150, 96, 70), (140, 140, 142), (128, 84, 66), (170, 160, 146), (112, 104, 100), (196, 190, 182)], float
-)
-"""Roofs of a town."""
-
-GARDEN, STREET = (98.0, 104.0, 66.0), (116.0, 115.0, 112.0)
-
 CROPS = np.array([(150, 128, 96), (122, 128, 72), (166, 152, 98), (92, 114, 60), (112, 95, 72), (140, 132, 88)], float)
 
 FLAT_COLOURS, FLAT_SHARE = 24, 0.9
@@ -193,7 +189,7 @@ class Territory:
             colours[meadow] *= (0.8 + 0.2 * fields / CROPS.mean(axis=0))[meadow]
         built = cover == NUMBER["town"]
         if built.any():
-            colours[built] = self._roofs(xs, ys)[built]
+            colours[built] = imagery_of_town(self.seed, xs, ys)[built]
         colours *= (1 + np.array([each.rough for each in COVERS])[cover] * rough)[..., None]
         colours *= self._light(xs, ys, cover)[..., None]
         colours *= self._crowns(xs, ys, cover)[..., None]
@@ -209,28 +205,6 @@ class Territory:
         chance = hashed(self.seed, FIELDS, row.astype(np.int64), column.astype(np.int64))
         shade = 0.9 + 0.2 * hashed(self.seed, FIELDS, row.astype(np.int64), column.astype(np.int64), 5)
         return np.asarray(CROPS[(chance * len(CROPS)).astype(int)] * shade[..., None])
-
-    def _roofs(self, xs: Floats, ys: Floats) -> Floats:
-        """Roofs, gardens and streets; their mean where they are smaller than a pixel."""
-        if xs[1] - xs[0] > LOT / 2:
-            grain = hashed(
-                self.seed, ROOFS, np.floor(xs / 40).astype(np.int64)[None], np.floor(ys / 40).astype(np.int64)[:, None]
-            )
-            return np.asarray(LOTS.mean(axis=0) * (0.86 + 0.28 * grain)[..., None])
-        quarter = float(xs[1] - xs[0]) / 4
-        xs, ys = (np.stack([axis - quarter, axis + quarter], axis=1).ravel() for axis in (xs, ys))
-        bend_x, bend_y = (220 * noise(self.seed, ROOFS + 8 * i, xs, ys, 1_800) for i in (1, 2))
-        east, north = (xs[None, :] + bend_x) / LOT, (ys[:, None] + bend_y) / LOT
-        column, row = np.floor(east).astype(np.int64), np.floor(north).astype(np.int64)
-        # a street on each side of every block of lots, which are three wide and two deep
-        street = ((east % 4) < 0.45) | ((north % 2) < 0.4)
-        chance = hashed(self.seed, ROOFS, column, row)
-        shade = 0.85 + 0.3 * hashed(self.seed, ROOFS, column, row, 3)
-        roof = (np.abs(east % 1 - 0.5) < 0.28) & (np.abs(north % 1 - 0.52) < 0.24) & (chance < 0.86)
-        colours = np.where(roof[..., None], LOTS[(chance * 97 % 1 * len(LOTS)).astype(int)] * shade[..., None], GARDEN)
-        colours[street] = STREET
-        # of four samples a pixel, or lines and roofs would make patterns with the pixels
-        return np.asarray(colours.reshape(len(ys) // 2, 2, len(xs) // 2, 2, 3).mean(axis=(1, 3)))
 
     def _crowns(self, xs: Floats, ys: Floats, cover: Kinds) -> Floats:
         """Light and shade of single trees, where a pixel is small enough to show them."""
@@ -259,10 +233,24 @@ class Territory:
         fine = Window(window.zoom + 1, 2 * window.left, 2 * window.top, 2 * window.width, 2 * window.height)
         shown = np.array([_MAP[each.shown] for each in COVERS], dtype=np.uint8)
         xs, ys = self.axes(fine)
-        colours = shown[self.cover(xs, ys)]
+        cover = self.cover(xs, ys)
+        colours = shown[cover]
+        built = cover == NUMBER["town"]
+        if built.any():
+            colours[built] = map_of_town(self.seed, xs, ys, window.zoom)[built]
         colours[~self.inside(xs, ys)] = _MAP["water" if self._is_island else "land"]
         ground = np.asarray(Image.fromarray(colours).reduce(2))
         return self._with_lines(ground, window, on_map=True)
+
+    def with_roads(self) -> Territory:
+        """The territory with roads between its towns."""
+        cost = np.array([each.crossing for each in COVERS])[self.kinds]
+        found = roads_between(self.kinds == NUMBER["town"], self.kinds == NUMBER["water"], cost, self.seed)
+        left, bottom, right, top = self.box
+        height, width = self.kinds.shape
+        pixel = np.array([(right - left) / width, (bottom - top) / height])
+        lines = [Line(road.kind, (left, top) + road.points * pixel) for road in found]
+        return replace(self, lines=[*self.lines, *lines])
 
     def write(self, stem: Path) -> None:
         """Write `stem`.json, and the picture as `stem`.png."""

@@ -84,7 +84,7 @@ def test_a_sketch_is_served_as_imagery_and_map_and_an_event_changes_only_its_are
     made = new(sketch, tmp_path / "isle", "--seed", "7", "--event", str(tmp_path / "flood.geojson"))
     assert made.returncode == 0, made.stderr
     assert "painted land cover" in made.stdout
-    paths = [f"/tiles/{layer}/{place(z, 0.4, 0.4)}?wait=150" for z in (15, 14, 12) for layer in ("map", "after")]
+    paths = [f"/tiles/{layer}/{place(z, 0.4, 0.4)}?wait=150" for z in (17, 16, 12) for layer in ("map", "after")]
     paths += [f"/imagery/{layer}/{place(z, 0.62, 0.62)}" for z in (12, 16, 17) for layer in ("map", "after")]
     found = []
     for turn, order in enumerate((paths, paths[::-1])):

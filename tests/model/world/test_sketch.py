@@ -101,7 +101,9 @@ def test_the_sketch_survives_at_every_zoom_and_another_seed_changes_only_detail(
             pictures = [territory(seed).imagery(window_of(zoom, x, 0.5, size)).astype(float) for seed in (1, 2)]
             maps = [territory(seed).map(window_of(zoom, x, 0.5, size)) for seed in (1, 2)]
             for drawn in maps:
-                assert (drawn == shown[name]).all(axis=2).mean() > 0.8, (zoom, name)
+                # a town closer by is streets and houses, too
+                least = 0.4 if name == "town" and zoom >= 14 else 0.8
+                assert (drawn == shown[name]).all(axis=2).mean() > least, (zoom, name)
             assert np.abs(pictures[0] - pictures[1]).mean() > 1
             if zoom <= 12:  # closer by, a window may be one side of a hill
                 assert np.abs(pictures[0].mean((0, 1)) - pictures[1].mean((0, 1))).max() < 25
