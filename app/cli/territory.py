@@ -25,7 +25,7 @@ def territory() -> None:
 @click.option("--legend", type=PATH, help='JSON, colour to land cover: {"#1e5a28": "forest", ...}.')
 @click.option("--vectors", type=PATH, help="GeoJSON of roads, rivers (lines) and land cover (areas) that are there.")
 @click.option("--event", type=PATH, help="GeoJSON of areas that change, such as a flood: a second layer, `after`.")
-@click.option("--painted-zoom", default=17, show_default=True, type=click.IntRange(14, 19), help="Finest zoom.")
+@click.option("--painted-zoom", default=18, show_default=True, type=click.IntRange(14, 19), help="Finest zoom.")
 @click.option("--out", required=True, type=PATH, help="Folder to write, for `tilecascade serve`.")
 def new(
     sketch: Path, bounds: str, seed: int, legend: Path | None, vectors: Path | None, event: Path | None,

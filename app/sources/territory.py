@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
+from collections.abc import Iterator
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from mercantile import Tile
 from tilecascade.app.errors import SceneError
 from tilecascade.app.sources.mosaic import KEPT_TILES
 from tilecascade.model.cascade import Mask, Pixels, Window, assemble, tile_window
+from tilecascade.model.style import ORDER
 from tilecascade.model.world.sketch import Territory
 
 VERSION = 2
@@ -59,6 +61,13 @@ class TerritorySource:
         west, south, east, north = mercantile.xy_bounds(tile)
         left, bottom, right, top = self.territory.box
         return west < right and east > left and south < top and north > bottom
+
+    def roads(self) -> Iterator[tuple[str, list[tuple[float, float]]]]:
+        """The roads that the territory has for sure, the greatest last: class, and points as longitude and latitude."""
+        for kind in ORDER:
+            for line in self.territory.lines:
+                if line.kind == kind:
+                    yield kind, [mercantile.lnglat(x, y) for x, y in line.points.tolist()]
 
     def id_at(self, tile: Tile) -> str:
         """See Source."""

@@ -22,7 +22,7 @@ from tilecascade.app.sources.source import Source, digest
 from tilecascade.app.sources.territory import TerritorySource
 from tilecascade.app.tiles.formats import MAX_ZOOM, PLAIN, Variant
 from tilecascade.app.tiles.layer_info import BASE_MAP_NOTICE, DRAWN_NOTICE, NOTICE, LayerInfo
-from tilecascade.app.tiles.reviews import Reviews
+from tilecascade.app.tiles.reviews import Reviews, given_road
 from tilecascade.model.blending import STARTS
 from tilecascade.model.cartography.finish import libraries
 from tilecascade.model.cascade import Block, Ladder, WindowConfig
@@ -67,7 +67,8 @@ class Layer:
     stays, no tile changes.
     info: what answers say of the layer's tiles. base: the base map, whose tiles are served as they are and are the
     references of generated ones. finish: see `model.pipeline.Stage`. reviews: what people have said about its objects.
-    base_drawn: whether the base map is drawn of a sketch.
+    base_drawn: whether the base map is drawn of a sketch. given: objects of the imagery's source that are there for
+    certain; they come before what people say.
     """
 
     name: str
@@ -80,6 +81,7 @@ class Layer:
     base: BaseMapTiles | None = None
     finish: Finish = "none"
     reviews: Reviews = field(default_factory=Reviews)
+    given: Reviews = field(default_factory=Reviews)
     base_drawn: bool = False
     version: str = field(init=False)
     revision: str = field(init=False)
@@ -209,10 +211,12 @@ def build_layer(
     Raises SceneError or SettingsError with one sentence.
     """
     imagery: Source
+    given = Reviews()
     if settings.country is not None:
         imagery = CountrySource(settings.country)
     elif settings.territory is not None:
         imagery = TerritorySource(settings.territory)
+        given = Reviews(tuple(given_road(kind, points) for kind, points in imagery.roads()))
     else:
         imagery = SceneMosaic(configured_scenes(settings) if scenes is None else scenes)
     if settings.painted_zoom is not None:
@@ -238,6 +242,7 @@ def build_layer(
         base=base,
         finish=_finish(settings, model, base),
         reviews=Reviews.read(data_dir.reviews(settings.name)),
+        given=given,
         base_drawn=settings.base_map_drawn,
     )
 

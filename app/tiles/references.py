@@ -22,10 +22,10 @@ class References:
 
 
 def read_conditions(layer: Layer, window: Window, references: References) -> Conditions:
-    """Imagery and enlarged reference over a window, where the reference is the base map's, and what is reviewed. May
-    block."""
+    """Imagery and enlarged reference over a window, where the reference is the base map's, and what is given or
+    reviewed. May block."""
     imagery, known = layer.imagery.read(window)
-    reviews = tuple(layer.reviews.within(window))
+    reviews = (*layer.given.within(window), *layer.reviews.within(window))
     if layer.ladder.reference_window(window) is None:
         return Conditions(window, imagery, known, None, None, None, reviews)
     fields = {place: image.decode(data) for place, data in references.fields.items()}

@@ -71,6 +71,12 @@ class Review:
         return {"type": "Feature", "id": self.id, "properties": properties, "geometry": self.there or self.seen}
 
 
+def given_road(kind: str, points: Sequence[tuple[float, float]]) -> Review:
+    """A road that is there for certain, without anybody having looked. points: longitude, latitude."""
+    line = {"type": "LineString", "coordinates": [list(point) for point in points]}
+    return Review("redrawn", LAYERS["road"], kind, None, line, 0)
+
+
 def review_of(feature: Feature) -> Review:
     """Inverse of `Review.feature`. Raises KeyError or TypeError for anything else."""
     properties, geometry = feature["properties"], feature["geometry"]

@@ -53,7 +53,7 @@ class NewTerritory:
     legend: Path | None = None
     vectors: Path | None = None
     event: Path | None = None
-    painted_zoom: int = 17
+    painted_zoom: int = 18
 
 
 def new_territory(wanted: NewTerritory) -> str:
