@@ -66,29 +66,21 @@ class Conditions:
         return Conditions(window, self.imagery[box], self.imagery_known[box], reference, known, from_base_map)
 
 
-def as_images(
-    batch: Sequence[Conditions], device: torch.device, blank: tuple[int, int, int] | None = None
-) -> tuple[Tensor, Tensor, Tensor]:
+def as_images(batch: Sequence[Conditions], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     """Imagery and reference as N x 3 x H x W in [-1, 1], and where the reference is a base map's, N x 1 x H x W.
 
-    What is unknown is 0; blank: the colour of an unknown reference instead, for networks that always had a map there.
+    What is unknown is 0.
     """
     imagery = _unit([item.imagery for item in batch], [item.imagery_known for item in batch], device)
     from_base_map = torch.zeros_like(imagery[:, :1])
-    empty = torch.zeros(3) if blank is None else torch.tensor(blank) / 127.5 - 1
-    empty = empty.to(imagery).view(1, 3, 1, 1)
     if batch[0].reference is None:
-        return imagery, empty.expand_as(imagery).contiguous(memory_format=torch.channels_last), from_base_map
+        return imagery, torch.zeros_like(imagery), from_base_map
     for place, item in enumerate(batch):
         if item.from_base_map is not None and item.reference_known is not None:
             from_base_map[place, 0] = torch.from_numpy(item.from_base_map & item.reference_known).to(from_base_map)
     images = [item.reference for item in batch if item.reference is not None]
     masks = [item.reference_known for item in batch if item.reference_known is not None]
-    reference = _unit(images, masks, device)
-    if blank is not None:
-        unknown = ~torch.from_numpy(np.stack(masks)).to(device).unsqueeze(1)
-        reference = torch.where(unknown, empty, reference)
-    return imagery, reference, from_base_map
+    return imagery, _unit(images, masks, device), from_base_map
 
 
 def _unit(images: list[Pixels], masks: list[Mask], device: torch.device) -> Tensor:

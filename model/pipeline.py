@@ -17,7 +17,6 @@ from tilecascade.model.confidence import SAMPLES
 from tilecascade.model.drawing import MapDrawer
 from tilecascade.model.generated import Drawing, GeneratedMap, Uncertainty, pixels_of, uncertainties
 from tilecascade.model.noise import noise_on_device, noise_window
-from tilecascade.model.palette import LAND
 from tilecascade.model.sgdm.autoencoder import Draft, PaletteAutoencoder
 from tilecascade.model.sgdm.config import LATENT_STRIDE
 from tilecascade.model.sgdm.graphs import Graphed
@@ -177,7 +176,7 @@ class CascadePipeline:
     def _condition(self, stage: Stage, batch: Sequence[Conditions]) -> tuple[Encoded, Tensor]:
         """What the conditions say, as far as is denoised, and the scale text."""
         context = self._context(stage).expand(len(batch), -1, -1)
-        images = as_images(batch, self.device, LAND if self.network.config.encoder.blank_reference else None)
+        images = as_images(batch, self.device)
         with self._precision():
             return self.network.condition(*images, context, self._context_pixels), context
 

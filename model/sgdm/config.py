@@ -47,8 +47,6 @@ class EncoderConfig:
     generated_contrast: what a reference is multiplied by where the cascade has generated it; where it is a trusted map
     it
         stays as it is. The network so knows how far to trust it.
-    blank_reference: an unknown reference, as at the root, is an empty map of land instead of zeros. The published
-        network always had a map there in training, and has never seen zeros.
     """
 
     imagery_branch: Literal["conv", "efficientnet_lite0", "efficientnet_lite2"] = "conv"
@@ -57,7 +55,6 @@ class EncoderConfig:
     backbone_levels: int = 5
     downsample_first: bool = False
     generated_contrast: float = 1.0
-    blank_reference: bool = False
     stem: int = 32
     widths: tuple[int, int, int] = (64, 128, 256)
     spade_hidden: int = 128
@@ -217,7 +214,7 @@ def _without_lists(value: Any) -> Any:
 
 def sd21() -> SGDMConfig:
     """The published sizes: 866 M U-Net, 53 M encoder and adapter, ViT-H-14 text tower, SD's autoencoder."""
-    return SGDMConfig(name="sd21", encoder=EncoderConfig(blank_reference=True), text=TextConfig(profile="published"))
+    return SGDMConfig(name="sd21", text=TextConfig(profile="published"))
 
 
 def default() -> SGDMConfig:

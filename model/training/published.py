@@ -22,7 +22,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tilecascade.model.data.pairs import Pair, Pixels
-from tilecascade.model.palette import LAND
 from tilecascade.model.sgdm.autoencoder import KLAutoencoder
 from tilecascade.model.sgdm.network import SGDM, load_network, save_network
 from tilecascade.model.sgdm.sampler import TRAIN_STEPS, Sampler
@@ -41,12 +40,18 @@ CHECKED = 8
 
 
 class Conditions:
-    """A batch: imagery, reference and map N x 3 x 256 x 256 in [-1, 1], and texts."""
+    """A batch: imagery, reference and map N x 3 x 256 x 256 in [-1, 1], and texts. No reference is 0, as served."""
 
-    def __init__(self, images: list[tuple[Pixels, Pixels, Pixels]], texts: list[str]) -> None:
+    def __init__(self, images: list[tuple[Pixels, Pixels | None, Pixels]], texts: list[str]) -> None:
+        imagery, references, maps = zip(*images, strict=True)
+        nothing = np.zeros_like(to_unit(maps[0]))
         self.imagery, self.reference, self.map = (
-            torch.from_numpy(np.stack([to_unit(image) for image in kind])).contiguous(memory_format=torch.channels_last)
-            for kind in zip(*images, strict=True)
+            torch.from_numpy(np.stack(kind)).contiguous(memory_format=torch.channels_last)
+            for kind in (
+                [to_unit(image) for image in imagery],
+                [nothing if image is None else to_unit(image) for image in references],
+                [to_unit(image) for image in maps],
+            )
         )
         self.texts = texts
 
@@ -131,9 +136,9 @@ class PublishedTask:
             span = min(span, pair.zoom - ROOT_ZOOM)
             above = source.reference(pair, span) if span > 0 else None
             texts.append(self.text.of_scale(pair.zoom, pair.zoom - span if above is not None else None))
-            reference = np.full_like(pair.map, LAND) if above is None else above
-            images.append(tuple(symmetry(image, turn) for image in (pair.imagery, reference, pair.map)))
-        return Conditions(images, texts)  # type: ignore[arg-type]
+            reference = None if above is None else symmetry(above, turn)
+            images.append((symmetry(pair.imagery, turn), reference, symmetry(pair.map, turn)))
+        return Conditions(images, texts)
 
     def loss(self, batch: Conditions, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """L1 between the noise that was added and the noise that is seen."""
