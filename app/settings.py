@@ -67,6 +67,10 @@ class DataDir:
         """What people have said about a layer's objects."""
         return self.layers / layer / "reviews.geojson"
 
+    def rejected(self, layer: str) -> Path:
+        """Painted imagery of a layer that was not good enough."""
+        return self.layers / layer / "rejected"
+
     def review_journal(self, layer: str, version: str) -> Path:
         """Which reviews are in the stored tiles of one version of a layer."""
         return self.layers / layer / f"{version}.reviews.json"
@@ -89,6 +93,11 @@ class LayerSettings(BaseModel, extra="forbid"):
         description="zoom to which imagery is painted beyond its own resolution, by diffusion: of a sketch, or of a "
         "satellite's overview. it is invented, and changes with the seed",
     )  # fmt: skip
+    keep_rejected: bool = Field(
+        default=False,
+        description="keep painted imagery that was painted again because its detail was not like imagery's, in "
+        "DATA_DIR/layers/NAME/rejected: examples of what imagery is not",
+    )
     root_zoom: int = Field(
         default=DEFAULT_ROOT_ZOOM,
         ge=0,

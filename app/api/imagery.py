@@ -16,6 +16,7 @@ from tilecascade.app.api.dependencies import ServiceDep
 from tilecascade.app.api.http_cache import matches
 from tilecascade.app.api.tiles import parse_tile
 from tilecascade.app.errors import NotFoundError
+from tilecascade.app.sources.painted import PaintedSource
 from tilecascade.app.sources.source import Source
 from tilecascade.app.tiles.formats import MEDIA_TYPES
 from tilecascade.model.cascade import tile_window
@@ -62,6 +63,8 @@ async def imagery_tile(
         raise NotFoundError(f"there is no imagery at {tile.z}/{tile.x}/{tile.y}")
     etag = f'"{hashlib.blake2b(data, digest_size=12).hexdigest()}"'
     headers = {"ETag": etag, "Cache-Control": "no-cache", "X-Tile-Imagery": shown.imagery.id}
+    if isinstance(shown.imagery, PaintedSource):
+        headers["X-Imagery-Attempts"] = str(await asyncio.to_thread(shown.imagery.attempts_at, tile))
     if matches(request.headers.get("if-none-match", ""), etag):
         return Response(status_code=304, headers=headers)
     return Response(data, media_type=MEDIA_TYPES[variant.format], headers=headers)

@@ -15,6 +15,7 @@ from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
 from tilecascade.app.service import Service
+from tilecascade.app.sources.painted import PaintedSource
 
 SECONDS = (0.001, 0.005, 0.02, 0.1, 0.25, 0.5, 1, 2, 4, 8, 16, 32, 64)
 
@@ -49,6 +50,7 @@ class ServiceCollector(Collector):
             encode.add_metric([name], generator.blocks_generated, generator.encode_seconds)
         yield blocks
         yield encode
+        yield from painted_blocks(service)
         if engine is None:
             return
         state = engine.state()
@@ -77,6 +79,24 @@ class ServiceCollector(Collector):
 
             used = torch.cuda.memory_allocated(service.model.device)
             yield GaugeMetricFamily("tilecascade_device_memory_bytes", "Allocated on the device.", used)
+
+
+def painted_blocks(service: Service) -> Iterator[Metric]:
+    """How often blocks of imagery were painted, and which no attempt brought into the gate's range."""
+    painted = CounterMetricFamily(
+        "tilecascade_painted_blocks", "Blocks of imagery painted, by attempts.", labels=["layer", "attempts"]
+    )
+    unaccepted = CounterMetricFamily(
+        "tilecascade_painted_blocks_unaccepted", "Blocks of imagery out of range at last.", labels=["layer"]
+    )
+    for name, resolver in service.resolvers.items():
+        imagery = resolver.layer.imagery
+        if isinstance(imagery, PaintedSource):
+            for attempts, count in sorted(imagery.attempts.items()):
+                painted.add_metric([name, str(attempts)], count)
+            unaccepted.add_metric([name], imagery.unaccepted)
+    yield painted
+    yield unaccepted
 
 
 class ServiceMetrics:

@@ -197,6 +197,23 @@ def country(seeds: tuple[int, ...], count: int, zooms: str | None, split: str, o
         write_pairs(out, seed, count, split, shares)
 
 
+@dataset.command("generate")
+@click.argument("territory", type=PATH)
+@click.option("--zooms", default="14-17", show_default=True, help="A-B, each as often.")
+@click.option("--count", default=400, show_default=True, type=click.IntRange(1), help="Tiles.")
+@click.option(
+    "--seed", default=0, show_default=True, type=click.IntRange(0, 2**32 - 1), help="Another one: other ones."
+)
+@click.option("--val-share", default=0.15, show_default=True, type=click.FloatRange(0, 1), help="Areas listed as val.")
+@click.option("--out", required=True, type=PATH, help="Folder; manifest.csv is appended to.")
+def generate(territory: Path, zooms: str, count: int, seed: int, val_share: float, out: Path) -> None:
+    """Write imagery, map and classes of a TERRITORY that does not exist, for training other networks."""
+    from tilecascade.app.tools.generate_pairs import WantedPairs, generate_pairs
+
+    counts = generate_pairs(WantedPairs(territory, parse_zooms(zooms), count, out, seed, val_share))
+    click.echo(", ".join(f"{split}: {found} pairs" for split, found in counts.items()))
+
+
 @dataset.command()
 @click.option("--imagery", required=True, type=PATH, help="GeoTIFF, or a folder z/x/y.png.")
 @click.option("--map", "map_source", required=True, type=PATH, help="The same, or .mbtiles, .geojson.")

@@ -220,7 +220,8 @@ def build_layer(
     else:
         imagery = SceneMosaic(configured_scenes(settings) if scenes is None else scenes)
     if settings.painted_zoom is not None:
-        imagery = PaintedSource(imagery, settings.painted_zoom, settings.seed)
+        rejected = data_dir.rejected(settings.name) if settings.keep_rejected else None
+        imagery = PaintedSource(imagery, settings.painted_zoom, settings.seed, rejected)
     max_zoom = settings.max_zoom if settings.max_zoom is not None else min(imagery.native_zoom, MAX_TABLE_ZOOM)
     root = settings.root_zoom
     if max_zoom < root:

@@ -9,18 +9,20 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from cachetools import LRUCache
-from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tilecascade.model.cascade import TILE_SIZE, Pixels, Window, metres_per_pixel
+from tilecascade.model.imagery.gate import Gate, Image
 from tilecascade.model.imagery.network import DEVIATION, OctaveConfig, OctaveNet, sample
 from tilecascade.model.imagery.octave import CHANNELS, join
 from tilecascade.model.noise import noise_window
@@ -41,32 +43,59 @@ DEGRADED = 0.3
 """How far the imagery above, which is painted itself, is to be trusted: 0 is wholly."""
 
 
-def save_octaves(net: OctaveNet, stem: Path) -> None:
+MOST_ATTEMPTS = 3
+"""How often a block is painted at most; it is painted again only while that brings it nearer to the gate's range."""
+
+
+def save_octaves(net: OctaveNet, stem: Path, gate: Gate) -> None:
     """Write `stem`.safetensors (float16) and `stem`.json."""
     state = {key: value.half().contiguous() for key, value in net.state_dict().items()}
     stem.parent.mkdir(parents=True, exist_ok=True)
     save_file(state, stem.with_suffix(".safetensors"))
-    stem.with_suffix(".json").write_text(json.dumps(net.config.to_dict(), indent=2) + "\n")
+    stem.with_suffix(".json").write_text(json.dumps(net.config.to_dict() | {"gate": gate.to_list()}) + "\n")
 
 
-def load_octaves(stem: Path) -> OctaveNet:
+def load_octaves(stem: Path) -> tuple[OctaveNet, Gate]:
     """Read what `save_octaves` wrote; float32, eval mode."""
     told: dict[str, Any] = json.loads(stem.with_suffix(".json").read_text())
+    gate = Gate.from_list(told.pop("gate"))
     given: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in told.items()}
     net = OctaveNet(OctaveConfig(**given))
     net.load_state_dict({key: value.float() for key, value in load_file(stem.with_suffix(".safetensors")).items()})
-    return net.eval()
+    return net.eval(), gate
+
+
+OnRejected = Callable[[Window, Pixels], None]
+"""Is told of an attempt that was not kept: its window and its pixels."""
 
 
 class OctavePainter:
     """Paints one octave of detail. seed: another one gives other detail of the same coarse imagery."""
 
-    def __init__(self, net: OctaveNet, seed: int, dtype: torch.dtype = torch.float32) -> None:
-        self.net, self.seed, self.dtype = net, seed, dtype
+    def __init__(self, net: OctaveNet, seed: int, dtype: torch.dtype = torch.float32, gate: Gate | None = None) -> None:
+        """gate: what `painted` accepts; everything if None."""
+        self.net, self.seed, self.dtype, self.gate = net, seed, dtype, gate or Gate()
+
+    def painted(self, window: Window, above: Image, degradation: float, on_rejected: OnRejected) -> Painted:
+        """A window, painted again with other noise where the gate rejects it; see `paint`.
+
+        The best of its attempts, the first of equally good ones: a function of the same things as one attempt is.
+        """
+        best = self.paint(window, above, degradation)
+        least, attempts = self.gate.excess(best, _metres(window)), 1
+        while least and attempts < MOST_ATTEMPTS:
+            image = self.paint(window, above, degradation, attempts)
+            excess, attempts = self.gate.excess(image, _metres(window)), attempts + 1
+            if excess >= least:
+                on_rejected(window, _as_pixels(image))
+                break
+            on_rejected(window, _as_pixels(best))
+            best, least = image, excess
+        return Painted(best, attempts, least == 0)
 
     @torch.inference_mode()
-    def paint(self, window: Window, above: NDArray[np.float32], degradation: float) -> NDArray[np.float32]:
-        """The pixels of a window, H x W x 3 in [-1, 1].
+    def paint(self, window: Window, above: Image, degradation: float, attempt: int = 0) -> Image:
+        """The pixels of a window, H x W x 3 in [-1, 1]. attempt: each has noise of its own.
 
         window: its sides are multiples of 8. above: of the zoom above, of the same ground and MARGIN more on every
         side, (H / 2 + 2 MARGIN) x (W / 2 + 2 MARGIN) x 3 in [-1, 1].
@@ -74,10 +103,9 @@ class OctavePainter:
         parent = window.above(1).grown(MARGIN)
         # the world is 128 << zoom pixels of the zoom above wide, four times what noise of latents repeats at
         noise = noise_window(
-            self.seed, window.zoom + 2, parent.left, parent.top, parent.width, parent.height, CHANNELS, PHASE
+            self.seed, window.zoom + 2, parent.left, parent.top, parent.width, parent.height, CHANNELS, PHASE + attempt
         )
-        row = (window.top + window.height / 2) / TILE_SIZE - 0.5
-        metres = torch.tensor([metres_per_pixel(window.zoom, row)])
+        metres = torch.tensor([_metres(window)])
         image = torch.from_numpy(above).permute(2, 0, 1)[None].contiguous(memory_format=torch.channels_last)
         with torch.autocast("cpu", self.dtype, enabled=self.dtype != torch.float32):
             detail = sample(
@@ -90,6 +118,23 @@ class OctavePainter:
             )
         coarse, detail = (_inner(each.float()) for each in (image, detail))
         return np.asarray(_kept(coarse, DEVIATION * detail)[0].permute(1, 2, 0))
+
+
+@dataclass(frozen=True)
+class Painted:
+    """A painted window.
+
+    image: H x W x 3 in [-1, 1]. attempts: how often it was painted. accepted: whether the gate takes the one kept.
+    """
+
+    image: Image
+    attempts: int
+    accepted: bool
+
+
+def _metres(window: Window) -> float:
+    """Metres per pixel in the middle of a window, true at its latitude."""
+    return metres_per_pixel(window.zoom, (window.top + window.height / 2) / TILE_SIZE - 0.5)
 
 
 def _inner(image: Tensor) -> Tensor:
@@ -107,38 +152,67 @@ def _kept(coarse: Tensor, detail: Tensor) -> Tensor:
 
 
 class ImageryCascade:
-    """Imagery of every zoom below `zoom`, painted from `top`, which gives a window of that zoom as H x W x 3 uint8."""
+    """Imagery of every zoom below `zoom`, painted from `top`, which gives a window of that zoom as H x W x 3 uint8.
 
-    def __init__(self, top: Callable[[Window], Pixels], zoom: int, painter: OctavePainter) -> None:
-        self.top, self.zoom, self.painter = top, zoom, painter
-        self._blocks: LRUCache[tuple[int, int, int], NDArray[np.float32]] = LRUCache(maxsize=KEPT)
+    on_rejected: told of every attempt that was not kept: its window and pixels. attempts: blocks by how often they were
+    painted. unaccepted: blocks that no attempt brought into the gate's range.
+    """
+
+    def __init__(
+        self, top: Callable[[Window], Pixels], zoom: int, painter: OctavePainter,
+        on_rejected: OnRejected = lambda window, image: None,
+    ) -> None:  # fmt: skip
+        self.top, self.zoom, self.painter, self._on_rejected = top, zoom, painter, on_rejected
+        self.attempts: Counter[int] = Counter()
+        self.unaccepted = 0
+        self._blocks: LRUCache[tuple[int, int, int], Painted] = LRUCache(maxsize=KEPT)
         self._lock = threading.RLock()
 
     def read(self, window: Window) -> Pixels:
         """H x W x 3 uint8. Blocks that are not kept are painted, and what they need above them."""
         if window.zoom <= self.zoom:
             return self.top(window)
-        return ((self._read(window) + 1) * 127.5).round().clip(0, 255).astype(np.uint8)
+        return _as_pixels(self._read(window))
 
-    def _read(self, window: Window) -> NDArray[np.float32]:
+    def attempts_at(self, window: Window) -> int:
+        """How often what a window shows was painted, at most; 0 if nothing of it is painted."""
+        if window.zoom <= self.zoom:
+            return 0
+        return max(self._block(window.zoom, *place).attempts for place in _blocks_of(window))
+
+    def _read(self, window: Window) -> Image:
         if window.zoom == self.zoom:
             return self.top(window).astype(np.float32) / 127.5 - 1
         out = np.empty((window.height, window.width, 3), dtype=np.float32)
-        for row in range(window.top // BLOCK, (window.top + window.height - 1) // BLOCK + 1):
-            for column in range(window.left // BLOCK, (window.left + window.width - 1) // BLOCK + 1):
-                block = self._block(window.zoom, column, row)
-                y, x = row * BLOCK - window.top, column * BLOCK - window.left
-                y0, x0 = max(0, y), max(0, x)
-                y1, x1 = min(window.height, y + BLOCK), min(window.width, x + BLOCK)
-                out[y0:y1, x0:x1] = block[y0 - y : y1 - y, x0 - x : x1 - x]
+        for column, row in _blocks_of(window):
+            block = self._block(window.zoom, column, row).image
+            y, x = row * BLOCK - window.top, column * BLOCK - window.left
+            y0, x0 = max(0, y), max(0, x)
+            y1, x1 = min(window.height, y + BLOCK), min(window.width, x + BLOCK)
+            out[y0:y1, x0:x1] = block[y0 - y : y1 - y, x0 - x : x1 - x]
         return out
 
-    def _block(self, zoom: int, column: int, row: int) -> NDArray[np.float32]:
+    def _block(self, zoom: int, column: int, row: int) -> Painted:
         with self._lock:
             kept = self._blocks.get((zoom, column, row))
             if kept is None:
                 window = Window(zoom, column * BLOCK, row * BLOCK, BLOCK, BLOCK)
                 above = self._read(window.above(1).grown(MARGIN))
-                kept = self.painter.paint(window, above, 0.0 if zoom == self.zoom + 1 else DEGRADED)
+                kept = self.painter.painted(
+                    window, above, 0.0 if zoom == self.zoom + 1 else DEGRADED, self._on_rejected
+                )
                 self._blocks[zoom, column, row] = kept
+                self.attempts[kept.attempts] += 1
+                self.unaccepted += not kept.accepted
             return kept
+
+
+def _blocks_of(window: Window) -> Iterator[tuple[int, int]]:
+    """Columns and rows of the blocks that a window meets."""
+    for row in range(window.top // BLOCK, (window.top + window.height - 1) // BLOCK + 1):
+        for column in range(window.left // BLOCK, (window.left + window.width - 1) // BLOCK + 1):
+            yield column, row
+
+
+def _as_pixels(image: Image) -> Pixels:
+    return np.asarray(((image + 1) * 127.5).round().clip(0, 255), dtype=np.uint8)

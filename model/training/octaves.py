@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 from tilecascade.model.cascade import metres_per_pixel
 from tilecascade.model.data.pairs import Pixels
+from tilecascade.model.imagery.gate import learn_gate
 from tilecascade.model.imagery.network import DEVIATION, OctaveConfig, OctaveNet, sample
 from tilecascade.model.imagery.octave import join, split
 from tilecascade.model.imagery.painter import save_octaves
@@ -266,5 +267,6 @@ def train_octaves(config: TrainConfig, shape: OctaveConfig | None = None) -> Pat
         average = run(task, stage, config.out, config.seed)
         net.load_state_dict(average["net"].state_dict())
         net = net.to("cpu")
-    save_octaves(net, config.out / "imagery")
+    images, metres, _ = read_images(config, "train")
+    save_octaves(net, config.out / "imagery", learn_gate(images, metres))
     return config.out / "imagery"

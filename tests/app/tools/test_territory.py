@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 import os
@@ -16,7 +17,10 @@ import pytest
 from PIL import Image, ImageDraw
 
 from tests.program import TILECASCADE, free_port, run_cli
-from tilecascade.model.world.sketch import COVERS, NUMBER
+from tilecascade.model.cascade import tile_window
+from tilecascade.model.data.pairs import read_image, read_pairs
+from tilecascade.model.palette import classify
+from tilecascade.model.world.sketch import COVERS, NUMBER, Territory
 
 BOUNDS = (20.0, 45.0, 20.2, 45.15)
 
@@ -162,3 +166,37 @@ def test_what_cannot_be_used_gets_a_sentence(
     assert words in refused.stderr
     assert "Traceback" not in refused.stderr
     assert not (out / "layers.toml").exists()
+
+
+def test_pairs_of_a_territory_are_true_to_the_pixel(sketch: Path, tmp_path: Path) -> None:
+    assert new(sketch, tmp_path / "isle").returncode == 0
+    out = tmp_path / "pairs"
+    command = (
+        "dataset",
+        "generate",
+        str(tmp_path / "isle"),
+        "--zooms",
+        "15-16",
+        "--out",
+        str(out),
+        "--val-share",
+        "0.5",
+    )
+    made = run_cli(*command, "--count", "12")
+    assert made.returncode == 0, made.stderr
+    found = [pair for split in ("train", "val") for pair in read_pairs(out, "territory", split)]
+    assert len(found) == 12
+    assert all(pair.parent is not None for pair in found)
+    rows = list(csv.DictReader((out / "manifest.csv").open()))
+    territory = Territory.read(tmp_path / "isle" / "map")
+    for row in rows[:4]:
+        drawn = territory.map(tile_window(mercantile.Tile(int(row["x"]), int(row["y"]), int(row["zoom"]))))
+        assert np.array_equal(read_image(out / row["map"]), drawn)
+        with Image.open(out / row["classes"]) as classes:
+            assert np.array_equal(np.asarray(classes), classify(drawn))
+    assert run_cli(*command, "--count", "12", "--seed", "1").returncode == 0
+    assert len(list(csv.DictReader((out / "manifest.csv").open()))) == 24
+    refused = run_cli(*command, "--count", "100000")
+    assert refused.returncode == 2
+    assert "and not 100000" in refused.stderr
+    assert run_cli("dataset", "generate", str(tmp_path), "--out", str(out)).returncode == 2

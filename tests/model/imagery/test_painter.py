@@ -10,6 +10,7 @@ import torch
 
 from tests.conftest import picture
 from tilecascade.model.cascade import Pixels, Window
+from tilecascade.model.imagery.gate import Gate
 from tilecascade.model.imagery.network import OctaveConfig, OctaveNet, sample, times
 from tilecascade.model.imagery.octave import CHANNELS, join, split
 from tilecascade.model.imagery.painter import (
@@ -107,15 +108,17 @@ def test_another_seed_gives_other_detail_of_the_same_imagery(net: OctaveNet) -> 
 
 
 def test_a_stored_network_is_the_same(net: OctaveNet, tmp_path: Path) -> None:
-    save_octaves(net, tmp_path / "octaves")
-    again = load_octaves(tmp_path / "octaves")
+    gate = Gate(((1.0, (-1.0, -1.0, -1.0), (0.5, 0.5, 0.5)),))
+    save_octaves(net, tmp_path / "octaves", gate)
+    again, its_gate = load_octaves(tmp_path / "octaves")
+    assert its_gate == gate
     assert again.config == net.config
     assert all(torch.allclose(a, b, atol=1e-3) for a, b in zip(net.parameters(), again.parameters(), strict=True))
 
 
 def test_the_shipped_network_paints_detail_without_a_grid() -> None:
     """Means are kept, detail grows octave by octave, and steps at the borders of blocks are those of elsewhere."""
-    source = cascade(load_octaves(WEIGHTS_DIR / "imagery"))
+    source = cascade(load_octaves(WEIGHTS_DIR / "imagery")[0])
     size = 2 * BLOCK
     corner = (BLOCK - (TOP_ROW * 4) % BLOCK) % BLOCK, (BLOCK - (LEFT * 4) % BLOCK) % BLOCK
     place = Window(TOP + 2, LEFT * 4 + corner[1], TOP_ROW * 4 + corner[0], size, size)

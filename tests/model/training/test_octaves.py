@@ -68,9 +68,9 @@ def test_a_stage_learns(kind: type[OctaveTask], config: TrainConfig) -> None:
 
 def test_a_run_gives_a_network_that_loads(config: TrainConfig) -> None:
     stem = train_octaves(config, SMALL)
-    net = load_octaves(stem)
+    net, _ = load_octaves(stem)
     assert net.config == SMALL
-    again = load_octaves(train_octaves(config, SMALL))
+    again, _ = load_octaves(train_octaves(config, SMALL))
     assert all(torch.equal(a, b) for a, b in zip(net.parameters(), again.parameters(), strict=True))
 
 
