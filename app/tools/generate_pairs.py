@@ -32,8 +32,8 @@ SOURCE = "territory"
 IN_TOWNS = 0.5
 """Share of the tiles whose middle is in a town, where there is most to learn; the others are anywhere."""
 
-TRIES = 50
-"""Places tried for each tile that is wanted, at most."""
+MISSES = 1_000
+"""After so many places in a row whose tile is known already or not inside, there are hardly more."""
 
 
 @dataclass(frozen=True)
@@ -87,18 +87,19 @@ def choose(territory: Territory, wanted: WantedPairs) -> Iterator[Tile]:
     height, width = territory.kinds.shape
     towns = np.argwhere(territory.kinds == NUMBER["town"])
     seen: set[Tile] = set()
-    for _ in range(TRIES * wanted.count):
-        if len(seen) == wanted.count:
-            return
+    missed = 0
+    while len(seen) < wanted.count and missed < MISSES:
         row, column = rng.random(2) * (height, width)
         if len(towns) and rng.random() < IN_TOWNS:
             row, column = towns[rng.integers(len(towns))] + rng.random(2)
         x, y = left + column / width * (right - left), top - row / height * (top - bottom)
         tile = mercantile.tile(*mercantile.lnglat(x, y), int(rng.choice(list(wanted.zooms))))
         place = mercantile.xy_bounds(tile)
+        missed += 1
         inside = left <= place.left and place.right <= right and bottom <= place.bottom and place.top <= top
         if inside and tile not in seen:
             seen.add(tile)
+            missed = 0
             yield tile
 
 

@@ -182,7 +182,7 @@ def test_pairs_of_a_territory_are_true_to_the_pixel(sketch: Path, tmp_path: Path
         "--val-share",
         "0.5",
     )
-    made = run_cli(*command, "--count", "12")
+    made = run_cli(*command, "--count", "12", "--val-share", "0.5")
     assert made.returncode == 0, made.stderr
     found = [pair for split in ("train", "val") for pair in read_pairs(out, "territory", split)]
     assert len(found) == 12
