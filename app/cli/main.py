@@ -196,7 +196,9 @@ def order_scenes(client: SceneClient, ids: tuple[str, ...]) -> None:
 
 
 @main.command()
-@click.option("--bbox", required=True, help="W,S,E,N in degrees.")
+@click.option("--bbox", help="W,S,E,N in degrees; that of --clip unless given.")
+@click.option("--clip", type=click.Path(path_type=Path), help="GeoJSON of areas: what lies outside is transparent.")
+@click.option("--imagery", is_flag=True, help="The imagery instead of the map.")
 @click.option("--zooms", required=True, help="A-B, such as 14-17; one number for a picture.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="FILE.mbtiles, .pmtiles, .tif or .png.")
 @click.option("--url", default="http://127.0.0.1:8000", show_default=True, help="The running server.")
@@ -209,8 +211,9 @@ def order_scenes(client: SceneClient, ids: tuple[str, ...]) -> None:
     help="A map that exists (.geojson, .gpkg, .fgb, .osm, .osm.pbf): features are marked new, changed, same or gone.",
 )
 def export(
-    bbox: str, zooms: str, out: Path, url: str, layer: str | None, parallel: int, wait: float, against: Path | None
-) -> None:
+    bbox: str | None, clip: Path | None, imagery: bool, zooms: str, out: Path, url: str, layer: str | None,
+    parallel: int, wait: float, against: Path | None,
+) -> None:  # fmt: skip
     """Write an area of a running server's layer, generated where need be, into one file.
 
     Tiles: .mbtiles, .pmtiles and .sqlitedb (OsmAnd) take many zooms; .tif (cloud-optimised, EPSG:3857) and .png are the
@@ -218,16 +221,18 @@ def export(
     tile failed.
     """
     # Has this many parameters because these are its options.
-    from tilecascade.app.client.export import run_export
+    from tilecascade.app.client.export import Export, run_export
     from tilecascade.app.client.export_features import export_features
     from tilecascade.app.client.feature_files import FEATURE_WRITERS
 
-    area, levels = parse_bbox(bbox), parse_zooms(zooms)
+    area, levels = None if bbox is None else parse_bbox(bbox), parse_zooms(zooms)
     if out.suffix in FEATURE_WRITERS:
+        if area is None or imagery or clip is not None:
+            raise SettingsError("map objects are of the map and of a --bbox, without --imagery and --clip")
         sys.exit(asyncio.run(export_features(area, levels, out, url, layer, parallel, wait, against)))
     if against is not None:
         raise SettingsError(f"--against is for map objects: --out ends in one of {', '.join(FEATURE_WRITERS)}")
-    sys.exit(asyncio.run(run_export(area, levels, out, url, layer, parallel, wait)))
+    sys.exit(asyncio.run(run_export(Export(levels, out, area, imagery, clip), url, layer, parallel, wait)))
 
 
 @main.command("import")

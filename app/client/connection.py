@@ -17,6 +17,7 @@ from mercantile import Tile
 from tilecascade.app.api.schemas import Bounds, TileJSON
 from tilecascade.app.errors import SettingsError, TileFailedError
 from tilecascade.app.settings import ENVIRONMENT, DataDir
+from tilecascade.app.tiles.layer_info import NOTICE
 
 Fetched = TypeVar("Fetched")
 
@@ -39,6 +40,7 @@ class ServedLayer:
     bounds: Bounds
     attribution: str
     revision: str
+    notice: str = NOTICE
 
     def path(self, tile: Tile, suffix: str = ".png") -> str:
         """A tile's URL path."""
@@ -65,6 +67,15 @@ class ServedLayer:
             return answer.content
         reason = f"only a {state}" if answer.status_code == 200 else detail(answer)
         raise TileFailedError(f"{tile.z}/{tile.x}/{tile.y}: {reason}")
+
+    async def fetch_imagery(self, tile: Tile) -> bytes | None:
+        """The imagery under a tile; None where there is none. Raises TileFailedError."""
+        answer = await self._ask(tile, f"/imagery/{self.name}/{tile.z}/{tile.x}/{tile.y}.png")
+        if answer.status_code == 404 and "imagery is shown" not in detail(answer):
+            return None
+        if answer.status_code != 200:
+            raise TileFailedError(f"{tile.z}/{tile.x}/{tile.y}: {detail(answer)}")
+        return answer.content
 
     async def fetch_features(self, tile: Tile) -> list[dict[str, Any]] | None:
         """The features of a tile, generated if need be; None where there is no imagery. Raises TileFailedError, and

@@ -1,35 +1,42 @@
 """`tilecascade export`: tiles of an area of a running server, in one file.
 
 MBTiles and PMTiles files hold the tiles as they are; a GeoTIFF (cloud-optimised, EPSG:3857) or a PNG holds the mosaic
-of one zoom. A file appears whole or not at all.
+of one zoom: of the map, or of the imagery that it is generated from. A file appears whole or not at all.
 """
 
 from __future__ import annotations
 
 import io
 import os
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import mercantile
 import numpy as np
 import rasterio
+import shapely
 from mercantile import Tile
 from PIL import Image
 from rasterio.enums import ColorInterp
+from rasterio.features import geometry_mask
 from rasterio.shutil import copy as copy_raster
-from rasterio.transform import from_origin
+from rasterio.transform import from_bounds, from_origin
 from rasterio.windows import Window
+from shapely.geometry import shape
 from tqdm import tqdm
 
 from tilecascade.app.client.connection import Bounds, ServedLayer, connect
 from tilecascade.app.client.feature_files import FEATURE_WRITERS
 from tilecascade.app.errors import SettingsError, TileFailedError
+from tilecascade.app.sources.vector_map import read_features
 from tilecascade.app.storage.archives import ExportedLayer, MBTilesWriter, OsmAndWriter, PMTilesWriter, TileWriter
-from tilecascade.app.tiles.layer_info import NOTICE
 from tilecascade.model.cascade import TILE_SIZE
 
 MAX_PIXELS = 1 << 31
 """Pixels of a GeoTIFF mosaic."""
+
+IMAGERY_NOTICE = "the imagery that a map is generated from"
 
 MAX_PICTURE = 1 << 26
 """Pixels of a PNG, which is held in memory."""
@@ -74,7 +81,9 @@ class MosaicWriter(TileWriter):
         )
         self._file.colorinterp = [ColorInterp.red, ColorInterp.green, ColorInterp.blue, ColorInterp.alpha]
         self._file.update_tags(
-            TIFFTAG_SOFTWARE="tilecascade", TIFFTAG_IMAGEDESCRIPTION=NOTICE, TIFFTAG_COPYRIGHT=self.layer.attribution
+            TIFFTAG_SOFTWARE="tilecascade",
+            TIFFTAG_IMAGEDESCRIPTION=self.layer.notice,
+            TIFFTAG_COPYRIGHT=self.layer.attribution,
         )
 
     def add(self, tile: Tile, data: bytes) -> None:
@@ -112,6 +121,57 @@ class PictureWriter(MosaicWriter):
         self._canvas.save(self.path, "PNG")
 
 
+@dataclass(frozen=True)
+class Export:
+    """What is wanted.
+
+    bbox: degrees; that of `clip` if None. imagery: instead of the map. clip: GeoJSON file of areas; what lies outside
+    of them is transparent.
+    """
+
+    zooms: range
+    out: Path
+    bbox: Bounds | None = None
+    imagery: bool = False
+    clip: Path | None = None
+
+
+class Clip:
+    """Areas, in metres of Web Mercator, that an export is cut out with."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises SettingsError for a file without areas."""
+        try:
+            shapes = [shape(each["geometry"]) for each in read_features(path)]
+        except OSError as error:
+            raise SettingsError(f"{path} cannot be read: {error.strerror}") from None
+        except (ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
+            raise SettingsError(f"{path} is no GeoJSON: {error}") from None
+        areas = [each for each in shapes if each.geom_type in ("Polygon", "MultiPolygon")]
+        if not areas:
+            raise SettingsError(f"{path} has no area (Polygon or MultiPolygon) to clip with")
+        self.area = shapely.union_all(shapely.make_valid(np.array(areas, dtype=object)))
+        left, bottom, right, top = self.area.bounds
+        self.bounds: Bounds = (*mercantile.lnglat(left, bottom), *mercantile.lnglat(right, top))
+
+    def meets(self, tile: Tile) -> bool:
+        """Whether any of a tile lies inside."""
+        return bool(self.area.intersects(shapely.box(*mercantile.xy_bounds(tile))))
+
+    def cut(self, tile: Tile, data: bytes) -> bytes:
+        """A tile with what lies outside transparent; as it is if nothing does."""
+        place = mercantile.xy_bounds(tile)
+        if self.area.contains(shapely.box(*place)):
+            return data
+        with Image.open(io.BytesIO(data)) as image:
+            pixels = np.array(image.convert("RGBA"))
+        outside = geometry_mask([self.area], pixels.shape[:2], from_bounds(*place, *pixels.shape[1::-1]))
+        pixels[outside] = 0
+        out = io.BytesIO()
+        Image.fromarray(pixels).save(out, "PNG")
+        return out.getvalue()
+
+
 WRITERS: dict[str, type[TileWriter]] = {
     ".mbtiles": MBTilesWriter,
     ".pmtiles": PMTilesWriter,
@@ -121,18 +181,28 @@ WRITERS: dict[str, type[TileWriter]] = {
 }
 
 
-async def run_export(
-    bbox: Bounds, zooms: range, out: Path, url: str, layer: str | None, parallel: int, wait: float
-) -> int:
+async def run_export(wanted: Export, url: str, layer: str | None, parallel: int, wait: float) -> int:
     """Write the file; prints progress and a summary. Returns 0, or 1 if a tile failed, and then leaves no file.
 
     Raises SettingsError for what is wrong with the arguments or the server.
     """
+    out = wanted.out
     check_out(out)
+    clip = None if wanted.clip is None else Clip(wanted.clip)
+    bbox = wanted.bbox or (clip.bounds if clip is not None else None)
+    if bbox is None:
+        raise SettingsError("give --bbox, or --clip with areas")
     temporary = out.with_name(f".{out.stem}-{os.getpid()}{out.suffix}")
     try:
         async with connect(url, layer, parallel, wait) as served:
-            count = await write(WRITERS[out.suffix](temporary, served, served.clip(bbox, zooms), zooms), served)
+            area = served.clip(bbox, wanted.zooms)
+            told = served
+            if wanted.imagery:
+                told = replace(told, notice=IMAGERY_NOTICE, revision=f"imagery of {told.revision}")
+            if clip is not None:  # so that `tilecascade import` does not take its tiles for whole ones
+                told = replace(told, revision=f"clipped {told.revision}")
+            writer = WRITERS[out.suffix](temporary, told, area, wanted.zooms)
+            count = await write(writer, served, served.fetch_imagery if wanted.imagery else served.fetch, clip)
         size = put_in_place(temporary, out)
     except TileFailedError as error:
         print(f"{error}; nothing was written")
@@ -143,13 +213,18 @@ async def run_export(
     return 0
 
 
-async def write(writer: TileWriter, served: ServedLayer) -> int:
+async def write(
+    writer: TileWriter,
+    served: ServedLayer,
+    fetch: Callable[[Tile], Coroutine[None, None, bytes | None]],
+    clip: Clip | None,
+) -> int:
     """Fetch and add every tile; returns how many there are. Raises SettingsError if none."""
-    order, count = writer.order(), 0
+    order, count = [tile for tile in writer.order() if clip is None or clip.meets(tile)], 0
     with tqdm(total=len(order), unit="tile") as bar:
-        async for tile, data in served.in_order(order, served.fetch):
+        async for tile, data in served.in_order(order, fetch):
             if data is not None:
-                writer.add(tile, data)
+                writer.add(tile, data if clip is None else clip.cut(tile, data))
                 count += 1
             bar.update()
     if not count:

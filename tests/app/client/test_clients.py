@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import sqlite3
 import subprocess
 from collections.abc import Iterator
@@ -183,8 +184,11 @@ AREA = mercantile.bounds(PLACE)
 BBOX = f"{AREA.west + 1e-6},{AREA.south + 1e-6},{AREA.east - 1e-6},{AREA.north - 1e-6}"
 
 
-def export(server: Server, out: Path, zooms: str, bbox: str = BBOX) -> subprocess.CompletedProcess[str]:
-    command = [*TILECASCADE, "export", "--url", server.url, "--bbox", bbox, "--zooms", zooms, "--out", str(out)]
+def export(
+    server: Server, out: Path, zooms: str, bbox: str | None = BBOX, *more: str
+) -> subprocess.CompletedProcess[str]:
+    place = [] if bbox is None else ["--bbox", bbox]
+    command = [*TILECASCADE, "export", "--url", server.url, *place, "--zooms", zooms, "--out", str(out), *more]
     return subprocess.run(command, capture_output=True, text=True, timeout=300)
 
 
@@ -250,6 +254,36 @@ def test_an_exported_geotiff_and_picture_are_the_mosaic(server: Server, truth: n
     assert export(server, picture, "16").returncode == 0
     with Image.open(picture) as image:
         assert np.array_equal(np.asarray(image.convert("RGB")), mosaic)
+
+
+def test_imagery_is_exported_and_areas_are_cut_out(server: Server, truth: np.ndarray, tmp_path: Path) -> None:
+    west, south, east, north = AREA
+    half = {"type": "Polygon", "coordinates": [[[west, south], [east, south], [east, north], [west, south]]]}
+    (tmp_path / "half.geojson").write_text(json.dumps(half))
+    seen, cut = tmp_path / "seen.tif", tmp_path / "cut.tif"
+    made = export(server, seen, "16", BBOX, "--imagery")
+    assert made.returncode == 0, made.stderr
+    made = export(server, cut, "16", None, "--clip", str(tmp_path / "half.geojson"))
+    assert made.returncode == 0, made.stderr
+    with rasterio.open(seen) as imagery, rasterio.open(cut) as map_:
+        assert "generated from" in imagery.tags()["TIFFTAG_IMAGEDESCRIPTION"]
+        answer = server.get(f"/imagery/map/{ZOOM}/{X}/{Y}.png")
+        with Image.open(io.BytesIO(answer.content)) as tile:
+            assert np.array_equal(tile_of(imagery), np.asarray(tile.convert("RGB")))
+        alpha = map_.read(4)
+        assert (map_.width, map_.height) == (1024, 1024)
+        assert 0.49 < (alpha > 0).mean() < 0.51
+        assert alpha[1000, 1000] == 255  # the lower right half
+        assert alpha[20, 20] == 0
+    (tmp_path / "line.geojson").write_text('{"type": "LineString", "coordinates": [[0, 0], [1, 1]]}')
+    for more, words in (
+        (("--clip", str(tmp_path / "line.geojson")), "no area"),
+        (("--clip", str(tmp_path / "none.geojson")), "cannot be read"),
+        ((), "give --bbox"),
+    ):
+        refused = export(server, tmp_path / "no.tif", "16", None, *more)
+        assert refused.returncode == 2
+        assert words in refused.stderr
 
 
 @pytest.mark.parametrize(
