@@ -18,7 +18,7 @@ from tilecascade.app.errors import SceneError
 from tilecascade.app.sources.mosaic import KEPT_TILES
 from tilecascade.model.cascade import Mask, Pixels, Window, assemble, tile_window
 from tilecascade.model.style import ORDER
-from tilecascade.model.world.sketch import Territory
+from tilecascade.model.world.sketch import HEIGHTS, Territory
 
 VERSION = 2
 """Counts changes of code that change a territory's pixels."""
@@ -37,7 +37,8 @@ class TerritorySource:
         """Raises SceneError."""
         try:
             self.territory = Territory.read(stem)
-            digest = hashlib.sha256(stem.with_suffix(".json").read_bytes() + stem.with_suffix(".png").read_bytes())
+            files = [stem.with_suffix(suffix) for suffix in (".json", ".png", HEIGHTS)]
+            digest = hashlib.sha256(b"".join(file.read_bytes() for file in files if file.is_file()))
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise SceneError(f"territory {stem} cannot be read: {error}") from None
         self.id = f"territory-{VERSION}-{digest.hexdigest()[:12]}"

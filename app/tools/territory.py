@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,9 +19,13 @@ from typing import Any
 import mercantile
 import numpy as np
 import rasterio
+from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
+from rasterio.enums import Resampling
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.features import rasterize
 from rasterio.transform import from_bounds
+from rasterio.vrt import WarpedVRT
 
 from tilecascade.app.errors import SettingsError
 from tilecascade.app.sources.base_map import LAST_DRAWN
@@ -34,6 +39,9 @@ Bounds = tuple[float, float, float, float]
 MOST_PIXELS = 4096
 """Longest side of a sketch."""
 
+MOST_HEIGHTS = 512
+"""Cells along a side of the heights that are kept."""
+
 MOST_LATITUDE = 85.0
 """Degrees; Web Mercator goes a little farther."""
 
@@ -43,7 +51,8 @@ class NewTerritory:
     """What is wanted.
 
     vectors: GeoJSON of lines (highway, waterway) and areas (cover: a name of COVERS) that the territory has. event: the
-    same of areas that are another cover afterwards. painted_zoom: the last zoom that can be had.
+    same of areas that are another cover afterwards. height: raster of metres above the sea. painted_zoom: the last zoom
+    that can be had.
     """
 
     sketch: Path
@@ -53,6 +62,7 @@ class NewTerritory:
     legend: Path | None = None
     vectors: Path | None = None
     event: Path | None = None
+    height: Path | None = None
     painted_zoom: int = 18
 
 
@@ -68,10 +78,10 @@ def new_territory(wanted: NewTerritory) -> str:
     wanted.out.mkdir(parents=True, exist_ok=True)
     name = wanted.out.resolve().name
     if not painted:
-        if wanted.vectors is not None or wanted.event is not None:
+        if wanted.vectors is not None or wanted.event is not None or wanted.height is not None:
             raise SettingsError(
-                f"{wanted.sketch} is no painting of flat colours, so nothing is drawn into it: --vectors and "
-                "--event are for land cover; give a --legend if it is one"
+                f"{wanted.sketch} is no painting of flat colours, so nothing is drawn into it: --vectors, --height "
+                "and --event are for land cover; give a --legend if it is one"
             )
         zoom = write_picture(picture, wanted.bounds, wanted.out / "territory.tif")
         write_layers(wanted, name, [("map", 'scenes = ["territory.tif"]', None)])
@@ -130,12 +140,39 @@ def metres(bounds: Bounds) -> Bounds:
 def territory_of(wanted: NewTerritory, kinds: Any) -> tuple[Territory, int]:
     """The territory with what is given besides, and how many areas these are."""
     territory = Territory(kinds, metres(wanted.bounds), wanted.seed)
+    if wanted.height is not None:
+        territory = replace(territory, heights=heights_of(wanted.height, territory.box))
     if wanted.vectors is None:
         return territory.with_roads(), 0
     areas, lines = areas_of(wanted.vectors), lines_of(wanted.vectors)
     territory = replace(with_areas(territory, areas), lines=lines)
     has_roads = any(line.kind != "river" for line in lines)
     return territory if has_roads else territory.with_roads(), len(areas)
+
+
+def heights_of(path: Path, box: Bounds) -> NDArray[np.float32]:
+    """Metres above the sea over a box of Web Mercator: from where the raster says it lies, or stretched to the box.
+
+    Raises SettingsError.
+    """
+    try:
+        with warnings.catch_warnings(action="ignore", category=NotGeoreferencedWarning), rasterio.open(path) as raster:
+            if raster.count != 1:
+                raise SettingsError(f"{path} has {raster.count} bands; a height raster has one, of metres")
+            shape = tuple(max(4, min(MOST_HEIGHTS, side)) for side in raster.shape)
+            if raster.crs is None:
+                found = raster.read(1, out_shape=shape, resampling=Resampling.bilinear, masked=True)
+            else:
+                place = from_bounds(*box, shape[1], shape[0])
+                options = {"crs": "EPSG:3857", "transform": place, "height": shape[0], "width": shape[1]}
+                with WarpedVRT(raster, resampling=Resampling.bilinear, add_alpha=False, **options) as warped:
+                    found = warped.read(1, masked=True)
+    except RasterioError as error:
+        raise SettingsError(f"{path} is no height raster: {error}") from None
+    heights = found.astype(np.float32)
+    if heights.mask.all() or not np.isfinite(heights.compressed()).all():
+        raise SettingsError(f"{path} has no heights within the bounds")
+    return np.asarray(heights.filled(heights.min()))
 
 
 def legend_of(path: Path) -> Any:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,12 @@ Kinds = NDArray[np.uint8]
 
 WANDER_X, WANDER_Y, ROUGH, PATCHES, FIELDS, RELIEF, CROWNS = 60, 61, 62, 63, 64, 65, 67
 """Streams of noise (see `lattice`)."""
+
+HEIGHTS = ".npy"
+"""How the file of a territory's heights ends."""
+
+STEEP = 10.0
+"""A road up a slope of one costs so many times more than on the flat."""
 
 PARCEL, CROWN = 130.0, 9.0
 """Metres of half a field, and of a tree."""
@@ -129,13 +136,15 @@ class Line:
 @dataclass(frozen=True)
 class Territory:
     """kinds: the painted picture, each of its pixels as `scale` x `scale` of them. box: left, bottom, right, top of it
-    in metres of Web Mercator. lines: what is given besides."""
+    in metres of Web Mercator. lines: what is given besides. heights: metres above the sea over the box, H x W from its
+    upper left, if they are given, too."""
 
     kinds: Kinds
     box: tuple[float, float, float, float]
     seed: int
     lines: Sequence[Line] = field(default=())
     scale: int = 1
+    heights: NDArray[np.float32] | None = None
 
     @property
     def pixel(self) -> float:
@@ -221,12 +230,29 @@ class Territory:
 
     def _light(self, xs: Floats, ys: Floats, cover: Kinds) -> Floats:
         """Light and shade of hills; none on water."""
-        high = 160 * fractal(self.seed, RELIEF, xs, ys, 6_000, 9, 0.5)
+        high = self._relief(xs, ys)
         step = float(xs[1] - xs[0])
         slope = (np.gradient(high, axis=1) + np.gradient(high, axis=0)) / step
         steep = np.where(np.isin(cover, (NUMBER["rock"], NUMBER["snow"], NUMBER["forest"])), 2.2, 0.8)
         steep[np.isin(cover, (NUMBER["water"], NUMBER["town"]))] = 0.0
         return np.asarray((1 - steep * slope).clip(0.7, 1.25))
+
+    def _relief(self, xs: Floats, ys: Floats) -> Floats:
+        """Metres above the sea: as given, with some roughness between what is given."""
+        if self._spline is None:
+            return 160 * fractal(self.seed, RELIEF, xs, ys, 6_000, 9, 0.5)
+        height, width = self._spline.shape
+        left, bottom, right, top = self.box
+        columns = (xs - EQUATOR / 2 - left) / (right - left) * width - 0.5
+        rows = (ys - (EQUATOR / 2 - top)) / (top - bottom) * height - 0.5
+        cell = (right - left) / width
+        rows, columns = rows.clip(0, height - 1), columns.clip(0, width - 1)
+        given = ndimage.map_coordinates(self._spline, np.meshgrid(rows, columns, indexing="ij"), prefilter=False)
+        return np.asarray(given + 0.02 * cell * fractal(self.seed, RELIEF, xs, ys, 2 * cell, 7, 0.5))
+
+    @cached_property
+    def _spline(self) -> Floats | None:
+        return None if self.heights is None else ndimage.spline_filter(self.heights.astype(np.float64))
 
     def map(self, window: Window) -> Pixels:
         """The map of it in the default style, H x W x 3 uint8."""
@@ -245,6 +271,11 @@ class Territory:
     def with_roads(self) -> Territory:
         """The territory with roads between its towns."""
         cost = np.array([each.crossing for each in COVERS])[self.kinds]
+        if self.heights is not None:
+            zoom = [own / given for own, given in zip(cost.shape, self.heights.shape, strict=True)]
+            high = ndimage.zoom(self.heights.astype(np.float64), zoom, order=1, grid_mode=True, mode="nearest")
+            slope = np.hypot(*np.gradient(high[: cost.shape[0], : cost.shape[1]])) / (self.pixel / self.scale)
+            cost = cost * (1 + STEEP * slope)
         found = roads_between(self.kinds == NUMBER["town"], self.kinds == NUMBER["water"], cost, self.seed)
         left, bottom, right, top = self.box
         height, width = self.kinds.shape
@@ -255,8 +286,17 @@ class Territory:
     def write(self, stem: Path) -> None:
         """Write `stem`.json, and the picture as `stem`.png."""
         Image.fromarray(self.kinds).save(stem.with_suffix(".png"))
+        if self.heights is not None:
+            np.save(stem.with_suffix(HEIGHTS), self.heights)
         lines = [{"kind": line.kind, "points": line.points.tolist()} for line in self.lines]
-        stored = {"box": self.box, "seed": self.seed, "scale": self.scale, "covers": list(NUMBER), "lines": lines}
+        stored: dict[str, object] = {
+            "box": self.box,
+            "seed": self.seed,
+            "scale": self.scale,
+            "covers": list(NUMBER),
+            "lines": lines,
+        }
+        stored["heights"] = self.heights is not None
         stem.with_suffix(".json").write_text(json.dumps(stored) + "\n")
 
     @classmethod
@@ -272,7 +312,9 @@ class Territory:
         lines = [Line(each["kind"], np.array(each["points"], dtype=np.float64)) for each in stored["lines"]]
         west, south, east, north = (float(edge) for edge in stored["box"])
         box = (west, south, east, north)
-        return cls(np.minimum(kinds, len(COVERS) - 1), box, int(stored["seed"]), lines, int(stored["scale"]))
+        heights = np.load(stem.with_suffix(HEIGHTS), allow_pickle=False) if stored.get("heights") else None
+        kinds = np.minimum(kinds, len(COVERS) - 1)
+        return cls(kinds, box, int(stored["seed"]), lines, int(stored["scale"]), heights)
 
     def _with_lines(self, ground: Pixels, window: Window, on_map: bool) -> Pixels:
         metres = EQUATOR / (TILE_SIZE << window.zoom)

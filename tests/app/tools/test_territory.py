@@ -148,6 +148,7 @@ def test_a_picture_from_above_keeps_its_colours(tmp_path: Path) -> None:
         ("areas.geojson", '{"geometry": {"type": "Polygon", "coordinates": [[[20, 45], [21, 45], [21, 46]]]}}',
          "--vectors", "needs a property cover"),
         ("lines.geojson", '{"type": "FeatureCollection"}', "--vectors", "lines.geojson"),
+        ("height.png", "no raster", "--height", "is no height raster"),
         ("odd.geojson", '{"geometry": {"type": "Polygon", "coordinates": [[["a", "b"]]]}}', "--vectors", "odd.geojson"),
     ],
 )  # fmt: skip
@@ -160,12 +161,34 @@ def test_what_cannot_be_used_gets_a_sentence(
         (out / "mine.txt").write_text("mine")
     if content is not None:
         (tmp_path / name).write_text(content)
-    more = [option, str(tmp_path / name)] if option in ("--legend", "--vectors") else []
+    more = [option, str(tmp_path / name)] if option in ("--legend", "--vectors", "--height") else []
     refused = new(tmp_path / name if option == "--sketch" else sketch, out, *more)
     assert refused.returncode == 2, refused.stdout
     assert words in refused.stderr
     assert "Traceback" not in refused.stderr
     assert not (out / "layers.toml").exists()
+
+
+def test_heights_are_hills_that_roads_go_round(sketch: Path, tmp_path: Path) -> None:
+    rows, columns = np.mgrid[0:64, 0:64]
+    ridge = 900 * np.exp(-(((columns - 30) / 4.0) ** 2)) * (rows < 60)
+    Image.fromarray(ridge.astype(np.uint16)).save(tmp_path / "height.png")
+    with Image.open(sketch) as image:
+        draw = ImageDraw.Draw(image)
+        draw.ellipse((55, 115, 75, 135), fill=COVERS[NUMBER["town"]].paint)
+        image.save(sketch)
+    assert new(sketch, tmp_path / "flat").returncode == 0
+    made = new(sketch, tmp_path / "hilly", "--height", str(tmp_path / "height.png"))
+    assert made.returncode == 0, made.stderr
+    assert "Warning" not in made.stderr
+    flat, hilly = (Territory.read(tmp_path / name / "map") for name in ("flat", "hilly"))
+    assert hilly.heights is not None
+    assert 850 < hilly.heights.max() <= 900
+    west, south, east, north = mercantile.bounds(mercantile.tile(20.12, 45.1, 12))
+    window = tile_window(mercantile.tile((west + east) / 2, (south + north) / 2, 12))
+    assert (flat.imagery(window) != hilly.imagery(window)).any(axis=2).mean() > 0.3
+    assert len(flat.lines) == len(hilly.lines) == 1
+    assert not np.array_equal(flat.lines[0].points, hilly.lines[0].points)
 
 
 def test_pairs_of_a_territory_are_true_to_the_pixel(sketch: Path, tmp_path: Path) -> None:
