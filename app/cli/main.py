@@ -218,9 +218,8 @@ def export(
 
     Tiles: .mbtiles, .pmtiles and .sqlitedb (OsmAnd) take many zooms; .tif (cloud-optimised, EPSG:3857) and .png are the
     mosaic of one. Map objects: .geojson, .gpkg, .fgb, .osm and .osm.pbf take one zoom. Exit code 1, and no file, if a
-    tile failed.
+    tile failed, because a file with holes would look whole.
     """
-    # Has this many parameters because these are its options.
     from tilecascade.app.client.export import Export, run_export
     from tilecascade.app.client.export_features import export_features
     from tilecascade.app.client.feature_files import FEATURE_WRITERS

@@ -21,14 +21,15 @@ from scipy import ndimage
 from tilecascade.model.cascade import EQUATOR, TILE_SIZE, Mask, Pixels, Window
 from tilecascade.model.palette import PALETTE
 from tilecascade.model.style import MapCanvas
-from tilecascade.model.world.lattice import Floats, fractal, hashed, noise
+from tilecascade.model.world.ground import CROPS, crowns_at, fields_at
+from tilecascade.model.world.lattice import Floats, fractal
 from tilecascade.model.world.roads import roads_between
 from tilecascade.model.world.town import imagery_of_town, map_of_town
 
 Colour = tuple[int, int, int]
 Kinds = NDArray[np.uint8]
 
-WANDER_X, WANDER_Y, ROUGH, PATCHES, FIELDS, RELIEF, CROWNS = 60, 61, 62, 63, 64, 65, 67
+WANDER_X, WANDER_Y, ROUGH, PATCHES, RELIEF = 60, 61, 62, 63, 65
 """Streams of noise (see `lattice`)."""
 
 HEIGHTS = ".npy"
@@ -36,9 +37,6 @@ HEIGHTS = ".npy"
 
 STEEP = 10.0
 """A road up a slope of one costs so many times more than on the flat."""
-
-PARCEL, CROWN = 130.0, 9.0
-"""Metres of half a field, and of a tree."""
 
 WANDER = 0.9
 """How far borders wander, in pixels of the picture."""
@@ -77,8 +75,6 @@ COVERS: tuple[LandCover, ...] = (
 )
 
 NUMBER = {cover.name: number for number, cover in enumerate(COVERS)}
-CROPS = np.array([(150, 128, 96), (122, 128, 72), (166, 152, 98), (92, 114, 60), (112, 95, 72), (140, 132, 88)], float)
-
 FLAT_COLOURS, FLAT_SHARE = 24, 0.9
 """A picture of so few colours on so many of its pixels is painted, and not a photograph."""
 
@@ -192,7 +188,7 @@ class Territory:
         colours = (1 - mix) * first[cover] + mix * second[cover]
         farmed, meadow = cover == NUMBER["farmland"], cover == NUMBER["grass"]
         if farmed.any() or meadow.any():
-            fields = self._fields(xs, ys)
+            fields = fields_at(self.seed, xs, ys)
             colours[farmed] = fields[farmed]
             # meadows are parcels, too, more like each other
             colours[meadow] *= (0.8 + 0.2 * fields / CROPS.mean(axis=0))[meadow]
@@ -201,32 +197,9 @@ class Territory:
             colours[built] = imagery_of_town(self.seed, xs, ys)[built]
         colours *= (1 + np.array([each.rough for each in COVERS])[cover] * rough)[..., None]
         colours *= self._light(xs, ys, cover)[..., None]
-        colours *= self._crowns(xs, ys, cover)[..., None]
-        return self._with_lines(colours.clip(0, 255).round().astype(np.uint8), window, on_map=False)
-
-    def _fields(self, xs: Floats, ys: Floats) -> Floats:
-        """Parcels of crops that bend with the land; their mean where a pixel is as large as one."""
-        if xs[1] - xs[0] > PARCEL:
-            return np.broadcast_to(CROPS.mean(axis=0), (len(ys), len(xs), 3))
-        bend_x, bend_y = (900 * noise(self.seed, FIELDS + 8 * i, xs, ys, 5_000) for i in (1, 2))
-        row = np.floor((ys[:, None] + bend_y) / 260)
-        column = np.floor((xs[None, :] + bend_x + 97 * (row % 5)) / 390)
-        chance = hashed(self.seed, FIELDS, row.astype(np.int64), column.astype(np.int64))
-        shade = 0.9 + 0.2 * hashed(self.seed, FIELDS, row.astype(np.int64), column.astype(np.int64), 5)
-        return np.asarray(CROPS[(chance * len(CROPS)).astype(int)] * shade[..., None])
-
-    def _crowns(self, xs: Floats, ys: Floats, cover: Kinds) -> Floats:
-        """Light and shade of single trees, where a pixel is small enough to show them."""
         share = np.select([cover == NUMBER["forest"], cover == NUMBER["scrub"]], [0.3, 0.18])
-        open_land = cover == NUMBER["grass"]
-        if xs[1] - xs[0] > CROWN or not (share.any() or open_land.any()):
-            return np.ones(cover.shape)
-        bumps = 0.75 * noise(self.seed, CROWNS, xs, ys, 1.6 * CROWN)
-        if xs[1] - xs[0] < CROWN / 2:
-            bumps = bumps + 0.6 * noise(self.seed, CROWNS + 50, xs, ys, 0.8 * CROWN)
-        # on open land only the highest are bushes, which are dark
-        light = np.where(open_land, -0.4 * (bumps > 1.5), share * bumps)
-        return np.asarray((1 + light).clip(0.45, 1.5))
+        colours *= crowns_at(self.seed, xs, ys, share, cover == NUMBER["grass"])[..., None]
+        return self._with_lines(colours.clip(0, 255).round().astype(np.uint8), window, on_map=False)
 
     def _light(self, xs: Floats, ys: Floats, cover: Kinds) -> Floats:
         """Light and shade of hills; none on water."""

@@ -14,9 +14,11 @@ from pathlib import Path
 
 import httpx
 import pytest
+from PIL import Image
 
 from tests.conftest import picture, write_scene
 from tests.program import Server
+from tilecascade.app.tools.territory import NewTerritory, new_territory
 from tilecascade.model.sgdm.config import tiny
 from tilecascade.model.sgdm.network import random_network, save_network
 
@@ -87,7 +89,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_scene(here / "scene.tif", picture(4096, 0), area, "EPSG:4326")
     write_scene(here / "drone.tif", picture(512, 9), (60.76, 56.075, 60.765, 56.08), "EPSG:4326")
     ring = [[60.76, 56.075], [60.765, 56.075], [60.765, 56.08], [60.76, 56.075]]
-    (here / "village.geojson").write_text(json.dumps({"type": "Polygon", "coordinates": [ring]}))
+    for name in ("village", "border"):
+        (here / f"{name}.geojson").write_text(json.dumps({"type": "Polygon", "coordinates": [ring]}))
+    Image.new("RGB", (64, 64), (30, 90, 40)).save(here / "carana.png")
+    new_territory(NewTerritory(here / "carana.png", (20.0, 45.0, 20.2, 45.2), here / "carana"))
     house = {"type": "Polygon", "coordinates": [ring]}
     feature = {"type": "Feature", "properties": {"building": "yes"}, "geometry": house}
     (here / "existing.geojson").write_text(json.dumps({"type": "FeatureCollection", "features": [feature]}))
@@ -155,6 +160,10 @@ def test_the_commands_work(block: list[str], server: Server, folder: Path) -> No
             ("0123456789ab", job),
             # the area of the examples has hundreds of tiles: the same with fewer
             ("60.75,56.07,60.79,56.09", "60.76,56.075,60.765,56.08"),
+            ("20.1,45.05,20.2,45.12", "60.76,56.075,60.765,56.08"),
+            ("--zooms 15-17", "--zooms 15-16"),
+            ("--count 400", "--count 4"),
+            ("--zooms 16 ", "--zooms 14 "),
             ("[60.75, 56.07, 60.79, 56.09]", "[60.76, 56.075, 60.765, 56.08]"),
             ("--zooms 14-17", "--zooms 14-15"),
             ("--zooms 14-18", "--zooms 14-15"),
