@@ -8,10 +8,13 @@ and from noise that is a function of coordinates. So any order of requests gives
 from __future__ import annotations
 
 import json
+import os
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -167,6 +170,8 @@ class ImageryCascade:
         self.unaccepted = 0
         self._blocks: LRUCache[tuple[int, int, int], Painted] = LRUCache(maxsize=KEPT)
         self._lock = threading.RLock()
+        # one thread for each core, and one core for each block: sums that are split among cores round differently
+        self._cores = ThreadPoolExecutor(os.cpu_count(), "paint", partial(torch.set_num_threads, 1))
 
     def read(self, window: Window) -> Pixels:
         """H x W x 3 uint8. Blocks that are not kept are painted, and what they need above them."""
@@ -178,33 +183,36 @@ class ImageryCascade:
         """How often what a window shows was painted, at most; 0 if nothing of it is painted."""
         if window.zoom <= self.zoom:
             return 0
-        return max(self._block(window.zoom, *place).attempts for place in _blocks_of(window))
+        return max(block.attempts for block in self._painted(window).values())
 
     def _read(self, window: Window) -> Image:
         if window.zoom == self.zoom:
             return self.top(window).astype(np.float32) / 127.5 - 1
         out = np.empty((window.height, window.width, 3), dtype=np.float32)
-        for column, row in _blocks_of(window):
-            block = self._block(window.zoom, column, row).image
+        for (column, row), painted in self._painted(window).items():
+            block = painted.image
             y, x = row * BLOCK - window.top, column * BLOCK - window.left
             y0, x0 = max(0, y), max(0, x)
             y1, x1 = min(window.height, y + BLOCK), min(window.width, x + BLOCK)
             out[y0:y1, x0:x1] = block[y0 - y : y1 - y, x0 - x : x1 - x]
         return out
 
-    def _block(self, zoom: int, column: int, row: int) -> Painted:
+    def _painted(self, window: Window) -> dict[tuple[int, int], Painted]:
+        """The blocks that a window meets, by column and row. Those that are not kept are painted side by side."""
+        zoom, places = window.zoom, list(_blocks_of(window))
         with self._lock:
-            kept = self._blocks.get((zoom, column, row))
-            if kept is None:
-                window = Window(zoom, column * BLOCK, row * BLOCK, BLOCK, BLOCK)
-                above = self._read(window.above(1).grown(MARGIN))
-                kept = self.painter.painted(
-                    window, above, 0.0 if zoom == self.zoom + 1 else DEGRADED, self._on_rejected
-                )
-                self._blocks[zoom, column, row] = kept
-                self.attempts[kept.attempts] += 1
-                self.unaccepted += not kept.accepted
-            return kept
+            found = {place: kept for place in places if (kept := self._blocks.get((zoom, *place))) is not None}
+            missing = [place for place in places if place not in found]
+            windows = [Window(zoom, column * BLOCK, row * BLOCK, BLOCK, BLOCK) for column, row in missing]
+            above = [self._read(each.above(1).grown(MARGIN)) for each in windows]
+            for place, painted in zip(missing, self._cores.map(self._paint, windows, above), strict=True):
+                self._blocks[zoom, *place] = found[place] = painted
+                self.attempts[painted.attempts] += 1
+                self.unaccepted += not painted.accepted
+        return found
+
+    def _paint(self, window: Window, above: Image) -> Painted:
+        return self.painter.painted(window, above, 0.0 if window.zoom == self.zoom + 1 else DEGRADED, self._on_rejected)
 
 
 def _blocks_of(window: Window) -> Iterator[tuple[int, int]]:
