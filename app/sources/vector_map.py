@@ -32,7 +32,7 @@ BEYOND = 16
 """Pixels drawn beyond a tile: half the widest line and its casing."""
 
 KNOWN = 0.1
-"""Share of a file's extent, by side, that its map may be beyond the outermost feature: maps end in fields."""
+"""How far the map is taken to reach beyond its outermost features, in parts of its extent: maps end in fields."""
 
 RGB = tuple[int, int, int]
 
@@ -52,7 +52,6 @@ AREAS = {
     },
     "leisure": {"park": "park", "garden": "grass", "pitch": "pitch", "playground": "pitch"},
     "amenity": {"parking": "parking", "grave_yard": "cemetery"},
-    "water": {},
     "waterway": {"riverbank": "water", "dock": "water"},
 }  # fmt: skip
 """The palette's colour of an area, by OpenStreetMap's tag."""
@@ -120,7 +119,7 @@ def look_of(tags: dict[str, Any], is_area: bool) -> Look | None:
     if not is_area and tags.get("stroke"):
         return Look("line", _colour(tags["stroke"]), (float(tags.get("stroke-width") or 2),))
     if is_area:
-        if tags.get("building"):
+        if tags.get("building") not in (None, "", "no"):
             return Look("building", COLOUR["building"])
         names = (names[tags[key]] for key, names in AREAS.items() if tags.get(key) in names)
         name = next(names, None)
