@@ -45,14 +45,14 @@ def layers_to_serve(scenes: tuple[Path, ...], layers: list[LayerSettings]) -> li
     return layers or [LayerSettings(scenes=list(scenes)) if scenes else LayerSettings(country=1)]
 
 
-def parse_bbox(text: str) -> tuple[float, float, float, float]:
-    """W,S,E,N in degrees. Raises SettingsError."""
+def parse_bbox(text: str, option: str = "--bbox") -> tuple[float, float, float, float]:
+    """W,S,E,N in degrees. option: what the user has called it. Raises SettingsError."""
     try:
         west, south, east, north = (float(part) for part in text.split(","))
     except ValueError:
-        raise SettingsError(f"--bbox wants W,S,E,N in degrees, not {text!r}") from None
+        raise SettingsError(f"{option} wants W,S,E,N in degrees, not {text!r}") from None
     if not (-180 <= west < east <= 180 and -90 <= south < north <= 90):
-        raise SettingsError(f"--bbox wants west < east and south < north, within the world, not {text!r}")
+        raise SettingsError(f"{option} wants west < east and south < north, within the world, not {text!r}")
     return west, south, east, north
 
 

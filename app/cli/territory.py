@@ -39,5 +39,5 @@ def new(
     """
     from tilecascade.app.tools.territory import NewTerritory, new_territory
 
-    wanted = NewTerritory(sketch, parse_bbox(bounds), out, seed, legend, vectors, event, height, painted_zoom)
+    wanted = NewTerritory(sketch, parse_bbox(bounds, "--bounds"), out, seed, legend, vectors, event, height, painted_zoom)
     click.echo(new_territory(wanted))

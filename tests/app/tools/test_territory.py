@@ -169,6 +169,14 @@ def test_what_cannot_be_used_gets_a_sentence(
     assert not (out / "layers.toml").exists()
 
 
+def test_bounds_that_are_none_are_called_by_their_name(sketch: Path, tmp_path: Path) -> None:
+    command = ("territory", "new", "--sketch", str(sketch), "--out", str(tmp_path / "isle"), "--bounds")
+    for bounds, words in (("1,2,3", "--bounds wants W,S,E,N"), ("5,5,4,6", "--bounds wants west < east")):
+        refused = run_cli(*command, bounds)
+        assert refused.returncode == 2
+        assert words in refused.stderr
+
+
 def test_heights_are_hills_that_roads_go_round(sketch: Path, tmp_path: Path) -> None:
     rows, columns = np.mgrid[0:64, 0:64]
     ridge = 900 * np.exp(-(((columns - 30) / 4.0) ** 2)) * (rows < 60)
