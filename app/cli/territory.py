@@ -39,5 +39,6 @@ def new(
     """
     from tilecascade.app.tools.territory import NewTerritory, new_territory
 
-    wanted = NewTerritory(sketch, parse_bbox(bounds, "--bounds"), out, seed, legend, vectors, event, height, painted_zoom)
+    box = parse_bbox(bounds, "--bounds")
+    wanted = NewTerritory(sketch, box, out, seed, legend, vectors, event, height, painted_zoom)
     click.echo(new_territory(wanted))
