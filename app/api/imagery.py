@@ -63,8 +63,8 @@ async def imagery_tile(
         raise NotFoundError(f"there is no imagery at {tile.z}/{tile.x}/{tile.y}")
     etag = f'"{hashlib.blake2b(data, digest_size=12).hexdigest()}"'
     headers = {"ETag": etag, "Cache-Control": "no-cache", "X-Tile-Imagery": shown.imagery.id}
-    if isinstance(shown.imagery, PaintedSource):
-        headers["X-Imagery-Attempts"] = str(await asyncio.to_thread(shown.imagery.attempts_at, tile))
     if matches(request.headers.get("if-none-match", ""), etag):
         return Response(status_code=304, headers=headers)
+    if isinstance(shown.imagery, PaintedSource):
+        headers["X-Imagery-Attempts"] = str(await asyncio.to_thread(shown.imagery.attempts_at, tile))
     return Response(data, media_type=MEDIA_TYPES[variant.format], headers=headers)

@@ -196,12 +196,12 @@ async def run_export(wanted: Export, url: str, layer: str | None, parallel: int,
     try:
         async with connect(url, layer, parallel, wait) as served:
             area = served.clip(bbox, wanted.zooms)
-            told = served
+            described = served
             if wanted.imagery:
-                told = replace(told, notice=IMAGERY_NOTICE, revision=f"imagery of {told.revision}")
+                described = replace(described, notice=IMAGERY_NOTICE, revision=f"imagery of {described.revision}")
             if clip is not None:  # so that `tilecascade import` does not take its tiles for whole ones
-                told = replace(told, revision=f"clipped {told.revision}")
-            writer = WRITERS[out.suffix](temporary, told, area, wanted.zooms)
+                described = replace(described, revision=f"clipped {described.revision}")
+            writer = WRITERS[out.suffix](temporary, described, area, wanted.zooms)
             count = await write(writer, served, served.fetch_imagery if wanted.imagery else served.fetch, clip)
         size = put_in_place(temporary, out)
     except TileFailedError as error:

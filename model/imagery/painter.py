@@ -60,9 +60,9 @@ def save_octaves(net: OctaveNet, stem: Path, gate: Gate) -> None:
 
 def load_octaves(stem: Path) -> tuple[OctaveNet, Gate]:
     """Read what `save_octaves` wrote; float32, eval mode."""
-    told: dict[str, Any] = json.loads(stem.with_suffix(".json").read_text())
-    gate = Gate.from_list(told.pop("gate"))
-    given: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in told.items()}
+    stored: dict[str, Any] = json.loads(stem.with_suffix(".json").read_text())
+    gate = Gate.from_list(stored.pop("gate"))
+    given: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in stored.items()}
     net = OctaveNet(OctaveConfig(**given))
     net.load_state_dict({key: value.float() for key, value in load_file(stem.with_suffix(".safetensors")).items()})
     return net.eval(), gate
@@ -180,10 +180,10 @@ class ImageryCascade:
         return _as_pixels(self._read(window))
 
     def attempts_at(self, window: Window) -> int:
-        """How often what a window shows was painted, at most; 0 if nothing of it is painted."""
-        if window.zoom <= self.zoom:
-            return 0
-        return max(block.attempts for block in self._painted(window).values())
+        """How often what a window shows was painted, at most; 0 if nothing of it is painted, or kept any more."""
+        with self._lock:
+            found = [self._blocks.get((window.zoom, *place)) for place in _blocks_of(window)]
+        return max((block.attempts for block in found if block is not None), default=0)
 
     def _read(self, window: Window) -> Image:
         if window.zoom == self.zoom:

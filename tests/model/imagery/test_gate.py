@@ -5,12 +5,10 @@ from __future__ import annotations
 import itertools
 
 import numpy as np
-import pytest
-import torch
 
 from tilecascade.model.cascade import Pixels, Window, metres_per_pixel
 from tilecascade.model.imagery.gate import FEWEST, SLACK, Gate, learn_gate, strength
-from tilecascade.model.imagery.network import OctaveConfig, OctaveNet
+from tilecascade.model.imagery.network import OctaveNet
 from tilecascade.model.imagery.painter import BLOCK, MOST_ATTEMPTS, ImageryCascade, OctavePainter, load_octaves
 from tilecascade.model.sgdm.config import WEIGHTS_DIR
 
@@ -31,16 +29,6 @@ def ground(window: Window) -> Pixels:
     rows, columns = np.arange(window.height) + window.top, np.arange(window.width) + window.left
     value = 128 + 40 * np.sin(rows[:, None] / 3.1) + 40 * np.cos(columns[None, :] / 4.7)
     return np.repeat(value[..., None], 3, axis=2).astype(np.uint8)
-
-
-@pytest.fixture(scope="module")
-def net() -> OctaveNet:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        made = OctaveNet(OctaveConfig((8, 12, 16), (1, 1, 1), 16, 2)).eval()
-        for parameter in made.parameters():
-            torch.nn.init.normal_(parameter, 0.0, 0.08)
-    return made
 
 
 def pixels(image: np.ndarray) -> np.ndarray:

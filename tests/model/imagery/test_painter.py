@@ -11,7 +11,7 @@ import torch
 from tests.conftest import picture
 from tilecascade.model.cascade import Pixels, Window
 from tilecascade.model.imagery.gate import Gate
-from tilecascade.model.imagery.network import OctaveConfig, OctaveNet, sample, times
+from tilecascade.model.imagery.network import OctaveNet, sample, times
 from tilecascade.model.imagery.octave import CHANNELS, join, split
 from tilecascade.model.imagery.painter import (
     BLOCK,
@@ -40,16 +40,6 @@ def window(zoom: int, x: int = 64, y: int = 64, edge: int = 256) -> Window:
     """A window near the middle of the sketch, at pixels (x, y) of the top zoom from its corner."""
     scale = 1 << (zoom - TOP)
     return Window(zoom, (LEFT + x) * scale, (TOP_ROW + y) * scale, edge, edge)
-
-
-@pytest.fixture(scope="module")
-def net() -> OctaveNet:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        made = OctaveNet(OctaveConfig((8, 12, 16), (1, 1, 1), 16, 2)).eval()
-        for parameter in made.parameters():
-            torch.nn.init.normal_(parameter, 0.0, 0.08)
-    return made
 
 
 def cascade(net: OctaveNet, seed: int = 1) -> ImageryCascade:
