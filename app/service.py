@@ -107,10 +107,10 @@ class Service(ServedLayers):
         """Load the model, open the scenes, check the tile directory. Raises SettingsError or SceneError."""
         choice = self.shelf.choice()
         self.model = model = self._load_model(Path(choice.stem), choice.batch)
-        layers = [self._scenes.build(wanted, model.info) for wanted in self._layer_settings]
-        for layer in layers:
-            self.resolvers[layer.name] = self._resolver_of(layer, model)
-        self._publication.inform_workers(layers)
+        built = [(wanted, self._scenes.build(wanted, model.info)) for wanted in self._layer_settings]
+        for wanted, layer in built:
+            self.resolvers |= self._serve(wanted, layer, model)
+        self._publication.inform_workers(self.layers)
         threading.Thread(target=clean_disk, args=(self.caches, self.data_dir, self.settings), daemon=True).start()
 
     async def _close(self) -> None:

@@ -29,6 +29,9 @@ from tilecascade.model.sgdm.scale_text import MAX_TABLE_ZOOM
 
 DEFAULT_ROOT_ZOOM = 14
 
+MAX_PAINTED_NAME = 24
+"""Characters of the name of a layer with painted imagery, whose own layer is called NAME-imagery."""
+
 ENVIRONMENT = "TILECASCADE_"
 """What the environment variables of settings begin with."""
 
@@ -142,6 +145,11 @@ class LayerSettings(BaseModel, extra="forbid"):
             raise ValueError("give scenes, the seed of a country or a territory, and one of them only")
         if self.painted_zoom is not None and self.country is not None:
             raise ValueError("painted_zoom is for scenes; the country has imagery of every zoom")
+        if self.painted_zoom is not None and len(self.name) > MAX_PAINTED_NAME:
+            raise ValueError(
+                f"a layer whose imagery is painted has a name of at most {MAX_PAINTED_NAME} characters, because there "
+                f"is a layer {self.name}-imagery, too"
+            )
         return self
 
 
@@ -289,6 +297,7 @@ def read_configuration(path: Path) -> tuple[dict[str, object], list[LayerSetting
     if not layers:
         raise SettingsError(f"layers file {path} has no [[layer]] table")
     names = [layer.name for layer in layers]
+    names += [f"{layer.name}-imagery" for layer in layers if layer.painted_zoom is not None]
     if len(set(names)) < len(names):
         raise SettingsError(f"layers file {path} uses a layer name twice")
     base = path.resolve().parent

@@ -80,6 +80,29 @@ def noise_window(
     return noise
 
 
+def noise_of(
+    seed: int,
+    zoom: int,
+    corners: Sequence[Corner],
+    width: int,
+    height: int,
+    channels: int,
+    device: torch.device,
+    phase: int = 0,
+) -> Tensor:
+    """The noise of several windows of one size, N x channels x height x width float32, channels last, by the way that
+    is the faster one on this device.
+
+    As many parameters as `noise_window` has, because it is the same field.
+    """
+    if device.type == "cpu":
+        fields = [noise_window(seed, zoom, *corner, width, height, channels, phase) for corner in corners]
+        noise = torch.from_numpy(np.stack(fields))
+    else:
+        noise = noise_on_device(seed, zoom, corners, width, height, channels, device, phase)
+    return noise.contiguous(memory_format=torch.channels_last)
+
+
 def noise_on_device(
     seed: int,
     zoom: int,

@@ -16,7 +16,7 @@ from tilecascade.model.conditions import Conditions, Stage, as_images
 from tilecascade.model.confidence import SAMPLES
 from tilecascade.model.drawing import MapDrawer
 from tilecascade.model.generated import Drawing, GeneratedMap, Uncertainty, pixels_of, uncertainties
-from tilecascade.model.noise import noise_on_device, noise_window
+from tilecascade.model.noise import noise_of
 from tilecascade.model.sgdm.autoencoder import Draft, PaletteAutoencoder
 from tilecascade.model.sgdm.config import LATENT_STRIDE
 from tilecascade.model.sgdm.graphs import Graphed
@@ -30,12 +30,7 @@ def noise_batch(stage: Stage, windows: Sequence[Window], phase: int, channels: i
     """The noise field under windows of pixels, N x channels x h x w, for one phase of the sampler."""
     corners = [(window.left // LATENT_STRIDE, window.top // LATENT_STRIDE) for window in windows]
     width, height = windows[0].width // LATENT_STRIDE, windows[0].height // LATENT_STRIDE
-    if device.type == "cpu":
-        fields = [noise_window(stage.seed, stage.zoom, *corner, width, height, channels, phase) for corner in corners]
-        noise = torch.from_numpy(np.stack(fields))
-    else:
-        noise = noise_on_device(stage.seed, stage.zoom, corners, width, height, channels, device, phase)
-    return noise.contiguous(memory_format=torch.channels_last)
+    return noise_of(stage.seed, stage.zoom, corners, width, height, channels, device, phase)
 
 
 def _inner(field: Pixels, ring: int) -> Drawing:

@@ -16,6 +16,7 @@ import mercantile
 import numpy as np
 import pytest
 import shapely
+import torch
 from fastapi.testclient import TestClient
 from mercantile import Tile
 
@@ -26,9 +27,10 @@ from tilecascade.app.settings import LayerSettings, Settings
 from tilecascade.app.sources.scene import window_bounds
 from tilecascade.app.tiles.resolver import TileResolver
 from tilecascade.model.cascade import tile_window
-from tilecascade.model.conditions import Conditions, Stage
+from tilecascade.model.conditions import Stage
 from tilecascade.model.engine import Declined, EngineState, Generated, GenerationEngine, Priority
-from tilecascade.model.engine.protocol import Prepare
+from tilecascade.model.engine.protocol import Prepare, PreparePainting
+from tilecascade.model.imagery.network import OctaveConfig, OctaveNet
 from tilecascade.model.palette import LAND
 
 MakeSettings = Callable[..., Settings]
@@ -73,6 +75,16 @@ async def fetch_all(resolver: TileResolver, order: Sequence[Tile], parallel: int
     return dict(await asyncio.gather(*(one(tile) for tile in order)))
 
 
+def tiny_octaves() -> OctaveNet:
+    """A network of imagery with random weights."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        made = OctaveNet(OctaveConfig((8, 12, 16), (1, 1, 1), 16, 2)).eval()
+        for parameter in made.parameters():
+            torch.nn.init.normal_(parameter, 0.0, 0.08)
+    return made
+
+
 async def until(ready: Callable[[], bool]) -> None:
     """Wait for something to become true."""
     for _ in range(6000):
@@ -98,14 +110,14 @@ class HeldEngine:
 
     def submit(
         self, stage: Stage, prepare: Prepare, priority: Priority = Priority.INTERACTIVE
-    ) -> Future[Generated[Any] | Declined]:
+    ) -> Future[Generated[Any, Any] | Declined]:
         """See GenerationEngine."""
         future = self.engine.submit(stage, self._held(prepare), priority)
         self.priorities[future] = priority
         return future
 
-    def _held(self, prepare: Prepare) -> Prepare:
-        def wait() -> Conditions | Declined:
+    def _held(self, prepare: Callable[[], Any]) -> Callable[[], Any]:
+        def wait() -> Any:
             conditions = prepare()
             self.begun.set()
             self._open.wait(30)
@@ -115,9 +127,17 @@ class HeldEngine:
 
     def submit_uncertainty(
         self, stage: Stage, prepare: Prepare, priority: Priority = Priority.INTERACTIVE
-    ) -> Future[Generated[Any] | Declined]:
+    ) -> Future[Generated[Any, Any] | Declined]:
         """See GenerationEngine."""
         return self.engine.submit_uncertainty(stage, self._held(prepare), priority)
+
+    def submit_imagery(
+        self, stage: Stage, prepare: PreparePainting, priority: Priority = Priority.INTERACTIVE
+    ) -> Future[Generated[Any, Any] | Declined]:
+        """See GenerationEngine."""
+        future = self.engine.submit_imagery(stage, self._held(prepare), priority)
+        self.priorities[future] = priority
+        return future
 
     def promote(self, future: Future[Any], priority: Priority) -> None:
         """See GenerationEngine."""

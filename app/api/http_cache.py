@@ -14,6 +14,7 @@ EXPOSED_HEADERS = [
     "Retry-After",
     "Server-Timing",
     "X-Cache",
+    "X-Imagery-Attempts",
     "X-Request-ID",
     "X-Tile-Ancestor",
     "X-Tile-Depth",

@@ -8,23 +8,21 @@ import io
 from typing import Annotated, Literal
 
 import numpy as np
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Query, Response
 from mercantile import Tile
 from PIL import Image
 
-from tilecascade.app.api.dependencies import ServiceDep
 from tilecascade.app.api.http_cache import matches
-from tilecascade.app.api.tiles import parse_tile
+from tilecascade.app.api.tiles import ContextDep, TileQuery, answer, parse_tile
 from tilecascade.app.errors import NotFoundError
-from tilecascade.app.sources.painted import PaintedSource
 from tilecascade.app.sources.source import Source
 from tilecascade.app.tiles.formats import MEDIA_TYPES
+from tilecascade.app.tiles.image import notes_of
+from tilecascade.app.tiles.imagery_generator import ATTEMPTS
+from tilecascade.app.tiles.layer import IMAGERY_SUFFIX, LEVELS_BELOW
 from tilecascade.model.cascade import tile_window
 
 router = APIRouter(tags=["imagery"])
-
-LEVELS_BELOW = 2
-"""Zooms coarser than a layer's first at which imagery is shown: farther out a scene without overviews is read whole."""
 
 
 def encode(imagery: Source, tile: Tile, form: str) -> bytes | None:
@@ -42,20 +40,27 @@ def encode(imagery: Source, tile: Tile, form: str) -> bytes | None:
 
 @router.get("/imagery/{layer}/{z}/{x}/{y}", operation_id="imagery_tile", response_class=Response)
 async def imagery_tile(
-    request: Request,
-    service: ServiceDep,
+    context: ContextDep,
     layer: str,
     z: str,
     x: str,
     y: str,
     missing: Annotated[Literal["204", "404"], Query(description="Status where there is no imagery.")] = "404",
 ) -> Response:
-    """The imagery under a tile, as .jpg, .png or .webp."""
+    """The imagery under a tile, as .jpg, .png or .webp. What is painted is a tile of the layer NAME-imagery."""
+    service = context.service
     shown = service.resolver(layer).layer
     tile, variant = parse_tile(z, x, y)
     first = (shown.ladder.root if shown.base is None else shown.min_zoom) - LEVELS_BELOW
     if variant.scale != 1 or not first <= tile.z <= shown.max_zoom:
         raise NotFoundError(f"imagery is shown at zooms {first} to {shown.max_zoom}, 256 pixels")
+    painted = service.resolvers.get(layer + IMAGERY_SUFFIX)
+    if painted is not None and tile.z > painted.layer.ladder.root:
+        response = await answer(context, painted.layer.name, (tile, variant), TileQuery(missing=missing))
+        stored = await painted.store.lookup(tile)
+        if stored is not None:
+            response.headers["X-Imagery-Attempts"] = notes_of(stored.data).get(ATTEMPTS, "0")
+        return response
     data = await asyncio.to_thread(encode, shown.imagery, tile, variant.format)
     if data is None and missing == "204":
         return Response(status_code=204)
@@ -63,8 +68,6 @@ async def imagery_tile(
         raise NotFoundError(f"there is no imagery at {tile.z}/{tile.x}/{tile.y}")
     etag = f'"{hashlib.blake2b(data, digest_size=12).hexdigest()}"'
     headers = {"ETag": etag, "Cache-Control": "no-cache", "X-Tile-Imagery": shown.imagery.id}
-    if matches(request.headers.get("if-none-match", ""), etag):
+    if matches(context.request.headers.get("if-none-match", ""), etag):
         return Response(status_code=304, headers=headers)
-    if isinstance(shown.imagery, PaintedSource):
-        headers["X-Imagery-Attempts"] = str(await asyncio.to_thread(shown.imagery.attempts_at, tile))
     return Response(data, media_type=MEDIA_TYPES[variant.format], headers=headers)

@@ -15,7 +15,7 @@ from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
 from tilecascade.app.service import Service
-from tilecascade.app.sources.painted import PaintedSource
+from tilecascade.app.tiles.imagery_generator import ImageryGenerator
 
 SECONDS = (0.001, 0.005, 0.02, 0.1, 0.25, 0.5, 1, 2, 4, 8, 16, 32, 64)
 
@@ -90,11 +90,11 @@ def painted_blocks(service: Service) -> Iterator[Metric]:
         "tilecascade_painted_blocks_unaccepted", "Blocks of imagery out of range at last.", labels=["layer"]
     )
     for name, resolver in service.resolvers.items():
-        imagery = resolver.layer.imagery
-        if isinstance(imagery, PaintedSource):
-            for attempts, count in sorted(imagery.attempts.items()):
+        generator = resolver.generator
+        if isinstance(generator, ImageryGenerator):
+            for attempts, count in sorted(generator.attempts.items()):
                 painted.add_metric([name, str(attempts)], count)
-            unaccepted.add_metric([name], imagery.unaccepted)
+            unaccepted.add_metric([name], generator.unaccepted)
     yield painted
     yield unaccepted
 

@@ -290,7 +290,8 @@ async def placeholder(wanted: TileRequest) -> Response:
         pixels = enlarge_part(image.decode(data), tile, tile.z - ancestor.z)
         headers["X-Tile-Ancestor"] = f"{ancestor.z}/{ancestor.x}/{ancestor.y}"
     else:
-        pixels = image.preview(*await asyncio.to_thread(wanted.resolver.layer.imagery.read, tile_window(tile)))
+        layer = wanted.resolver.layer
+        pixels = image.preview(*await asyncio.to_thread(layer.imagery.read, tile_window(tile)), layer.kind)
     known = pixels[..., 3] > 127
     if not known.any():
         raise NoTileError.no_imagery(tile)

@@ -72,7 +72,7 @@ def redrawn_by(layer: Layer, reviews: Sequence[Review]) -> AffectedTiles:
 
 
 def made_from(data_dir: DataDir, layer: Layer) -> list[MadeFrom[Any]]:
-    """Both kinds; a fictional country has no scenes."""
+    """Both kinds; only scenes of a map layer change while it is served."""
     reviews = MadeFrom(
         journal_of_reviews(data_dir, layer),
         list(layer.reviews.all),
@@ -80,7 +80,7 @@ def made_from(data_dir: DataDir, layer: Layer) -> list[MadeFrom[Any]]:
         lambda some: redrawn_by(layer, some),
         Entry([]),
     )
-    if not isinstance(layer.imagery, SceneMosaic):
+    if not isinstance(layer.imagery, SceneMosaic) or layer.kind == "imagery":
         return [reviews]
     scenes = MadeFrom(
         journal_of_scenes(data_dir, layer),

@@ -1,51 +1,49 @@
-"""Imagery that is painted beyond its own resolution: a sketch of a country, or a satellite's overview, as a source."""
+"""Imagery that is painted beyond its own resolution: of a sketch of a country, or of a satellite's overview.
+
+A layer of imagery has its own tiles: down to the source's resolution what the source shows (`SourceTiles`), and finer
+ones painted block by block. A map layer is generated from them; its imagery is a `PaintedSource`.
+"""
 
 from __future__ import annotations
 
-import hashlib
-from pathlib import Path
+import io
 
 import numpy as np
-import torch
 from mercantile import Tile
 from PIL import Image
 
 from tilecascade.app.sources.source import Source, digest
-from tilecascade.model.cascade import Mask, Pixels, Window, tile_window
-from tilecascade.model.engine.device import choose_dtype
-from tilecascade.model.imagery.painter import ImageryCascade, OctavePainter, load_octaves
-from tilecascade.model.sgdm.config import WEIGHTS_DIR
+from tilecascade.model.cascade import ENLARGE_MARGIN, Mask, Pixels, Window, enlarge, tile_window
+from tilecascade.model.palette import LAND
 
-VERSION = 2
-"""Counts changes of code that change painted pixels."""
+COMPRESSION = 1
+"""zlib level of the PNG files: made at each request and never stored."""
 
 
 class PaintedSource:
-    """See `Source`. What the scenes, or another source, show as far as their resolution goes, and painted detail from
-    there on."""
+    """See `Source`. What the scenes, or another source, show as far as their resolution goes.
 
-    def __init__(self, scenes: Source, zoom: int, seed: int, rejected: Path | None = None) -> None:
-        """rejected: folder for what the gate rejects, if it is to be kept: examples of what imagery is not."""
-        self.scenes, self._rejected = scenes, rejected
+    Finer zooms are those of the layer of imagery, whose `tiles` are wanted there; `read` only enlarges.
+    """
+
+    def __init__(self, scenes: Source, zoom: int, painting: str) -> None:
+        """zoom: the last one that is painted. painting: names what paints (see `imagery_layer`)."""
+        self.scenes, self.zoom = scenes, zoom
         self.bounds, self.center = scenes.bounds, scenes.center
         self.native_zoom = max(zoom, scenes.native_zoom)
         self.attribution = f"{scenes.attribution} (detail painted)".strip()
-        self.id = digest((scenes.id, f"painted {VERSION} {zoom} {seed}"))
-        net, gate = load_octaves(WEIGHTS_DIR / "imagery")
-        painter = OctavePainter(net, seed, choose_dtype("auto", "cpu"), gate)
-        self._cascade = ImageryCascade(self._top, scenes.native_zoom, painter, self._keep_rejected)
+        self.id = digest((scenes.id, f"painted {painting} to {zoom}"))
 
     def read(self, window: Window) -> tuple[Pixels, Mask]:
-        """H x W x 3 uint8 colours and the H x W mask of where the scenes are."""
+        """H x W x 3 uint8 colours and the H x W mask of where the scenes are; finer than they are, enlarged."""
         levels = window.zoom - self.scenes.native_zoom
         if levels <= 0:
             return self.scenes.read(window)
-        if torch.get_num_threads() != 1:  # of this thread; others generate maps
-            torch.set_num_threads(1)
         whole = _aligned(window, levels)
-        mask = self.scenes.read(whole.above(levels))[1].repeat(1 << levels, 0).repeat(1 << levels, 1)
+        colours, known = enlarge(*self.scenes.read(whole.above(levels).grown(ENLARGE_MARGIN)), levels, LAND)
         y, x = window.top - whole.top, window.left - whole.left
-        return self._cascade.read(window), mask[y : y + window.height, x : x + window.width]
+        inside = (slice(y, y + window.height), slice(x, x + window.width))
+        return colours[inside], known[inside]
 
     def covers(self, tile: Tile) -> bool:
         """Whether any pixel of the tile has imagery."""
@@ -55,34 +53,29 @@ class PaintedSource:
         """See Source: detail depends on all that is around."""
         return self.id
 
-    @property
-    def attempts(self) -> dict[int, int]:
-        """Blocks by how often they were painted, since the start."""
-        return dict(self._cascade.attempts)
 
-    @property
-    def unaccepted(self) -> int:
-        """Blocks that no attempt brought into the gate's range, since the start."""
-        return self._cascade.unaccepted
+class SourceTiles:
+    """A source's own pixels as tiles: what a layer of imagery shows, as a base map, where nothing is painted yet.
 
-    def attempts_at(self, tile: Tile) -> int:
-        """How often what a tile shows was painted; 0 if it is not painted."""
-        return self._cascade.attempts_at(tile_window(tile))
+    See `app.sources.base_map.BaseMapTiles`; these may be transparent in part.
+    """
 
-    def _keep_rejected(self, window: Window, image: Pixels) -> None:
-        if self._rejected is not None:
-            self._rejected.mkdir(parents=True, exist_ok=True)
-            digest = hashlib.sha256(image.tobytes()).hexdigest()[:8]
-            name = f"{window.zoom}_{window.left}_{window.top}_{digest}.png"
-            Image.fromarray(image).save(self._rejected / name)
+    def __init__(self, source: Source, first_zoom: int) -> None:
+        self.zooms = range(max(0, min(first_zoom, source.native_zoom)), source.native_zoom + 1)
+        self.id = f"imagery of {source.id}"
+        self._source = source
 
-    def _top(self, window: Window) -> Pixels:
-        """The scenes' own pixels; their mean colour where there are none."""
-        colours, known = self.scenes.read(window)
-        if not known.all():
-            colours = colours.copy()
-            colours[~known] = colours[known].mean(axis=0).round().astype(np.uint8) if known.any() else 128
-        return colours
+    def get(self, tile: Tile) -> bytes | None:
+        """A tile as PNG; None where the source has nothing. May block."""
+        if tile.z not in self.zooms or not self._source.covers(tile):
+            return None
+        colours, known = self._source.read(tile_window(tile))
+        if not known.any():
+            return None
+        pixels = colours if known.all() else np.dstack([colours * known[..., None], known.astype(np.uint8) * 255])
+        out = io.BytesIO()
+        Image.fromarray(np.ascontiguousarray(pixels)).save(out, "PNG", compress_level=COMPRESSION)
+        return out.getvalue()
 
 
 def _aligned(window: Window, levels: int) -> Window:

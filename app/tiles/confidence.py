@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Hashable
-from concurrent.futures import Future
 from functools import partial
 
 from mercantile import Tile
@@ -19,8 +18,9 @@ from tilecascade.app.tiles.store import GENERATED, FoundTile
 from tilecascade.app.tiles.work import Work
 from tilecascade.cache.single_flight import SingleFlight
 from tilecascade.model.cascade import Block
+from tilecascade.model.conditions import Conditions
 from tilecascade.model.confidence import BASE_MAP_COLOUR, colours_of, expected_error
-from tilecascade.model.engine import Declined, Generated, Priority, QueueFullError
+from tilecascade.model.engine import Declined, Generated, Priority, QueueFullError, UncertaintyFuture
 from tilecascade.model.pipeline import Uncertainty
 
 NOTE = "expected share of wrongly classed pixels, from green (few) to red (many); blue: surveyed"
@@ -34,7 +34,7 @@ class ConfidenceTiles:
 
     def __init__(self, generator: BlockGenerator) -> None:
         self._generator = generator
-        self._queued: dict[Hashable, Future[Generated[Uncertainty] | Declined]] = {}
+        self._queued: dict[Hashable, UncertaintyFuture] = {}
         self._flights: SingleFlight[dict[Tile, FoundTile]] = SingleFlight(self._begun)
 
     async def make(self, tile: Tile, priority: Priority) -> FoundTile:
@@ -80,7 +80,9 @@ class ConfidenceTiles:
             if all(kept):
                 return tiles
 
-    async def uncertainty(self, block: Block, priority: Priority = Priority.INTERACTIVE) -> Generated[Uncertainty]:
+    async def uncertainty(
+        self, block: Block, priority: Priority = Priority.INTERACTIVE
+    ) -> Generated[Uncertainty, Conditions]:
         """How far maps of a block that are generated with different noise disagree, and from which conditions."""
         generator = self._generator
         window = generator.store.layer.ladder.window(block)

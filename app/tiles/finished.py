@@ -43,6 +43,8 @@ def stored_block(store: TileStore, block: Block) -> FinishedBlock | None:
 
 def kept_besides(layer: Layer, block: Block) -> list[Variant]:
     """What is kept of a block beside its tiles, under its first tile."""
+    if layer.kind == "imagery":
+        return []
     return [FIELD] * (block.zoom < layer.max_zoom) + [OBJECTS] * (layer.finish != "none")
 
 

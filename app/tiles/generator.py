@@ -10,8 +10,9 @@ import asyncio
 import os
 import time
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -23,7 +24,7 @@ from tilecascade.app.tiles.finished import FinishedBlock, keep_block, stored_blo
 from tilecascade.app.tiles.formats import FIELD, OBJECTS
 from tilecascade.app.tiles.references import References, read_conditions
 from tilecascade.app.tiles.store import FoundTile, TileStore
-from tilecascade.app.tiles.work import Work, WorkInProgress
+from tilecascade.app.tiles.work import PaintedTiles, Work, WorkInProgress
 from tilecascade.cache.lease import Claim, Leases
 from tilecascade.cache.single_flight import SingleFlight
 from tilecascade.model.cascade import Block, Window
@@ -53,8 +54,11 @@ class Overtaken(Declined):
 class BlockGenerator:
     """Generates the blocks of one layer. Its coroutines belong to one event loop."""
 
-    def __init__(self, store: TileStore, leases: Leases, engine: GenerationEngine) -> None:
-        self.store = store
+    def __init__(
+        self, store: TileStore, leases: Leases, engine: GenerationEngine, imagery: PaintedTiles | None = None
+    ) -> None:
+        """imagery: what paints the imagery that this layer's maps are generated from, if it is painted."""
+        self.store, self.imagery = store, imagery
         self._leases = leases
         self.works = WorkInProgress(engine)
         self._flights: SingleFlight[FinishedBlock] = SingleFlight(self.works.begun_or_cancel)
@@ -91,24 +95,17 @@ class BlockGenerator:
     async def _generate(self, block: Block, work: Work) -> FinishedBlock:
         """Generate and store a block, or wait for the process that does so."""
         claim = Claim(self._leases, self.store.layer.block_key(block))
-        window = self.store.layer.ladder.window(block)
         try:
             while True:
                 began = work.began = self.store.clock.now
                 # of one moment: what is kept of a stage under its revision must not be made from another one's imagery
                 stage = self.stage(block)
                 references = await self.references(block, work)
-                prepare = partial(self._prepare, block, window, references, claim, began)
-                work.queued = self.works.engine.submit(stage, prepare, work.priority)
-                result = await asyncio.wrap_future(work.queued)
+                prepare = partial(self._prepare, block, references, claim, began)
+                queued = work.queued = self._submit(stage, prepare, work.priority)
+                result = await asyncio.wrap_future(queued)
                 if isinstance(result, Generated):
-                    await self._show_field(block, result, work)
-                    await asyncio.get_running_loop().run_in_executor(self._drawing, result.output.draw_once)
-                    field = work.field_file
-                    keep = partial(keep_block, self.store, block, result.output, field, result.conditions, began)
-                    start = time.perf_counter()
-                    finished = await self.store.run(keep)
-                    self.encode_seconds += time.perf_counter() - start
+                    finished = await self._keep(block, result, work)
                     if finished is not None:
                         self.generated[block.zoom] += 1
                         return finished
@@ -124,22 +121,39 @@ class BlockGenerator:
             self.works.end(block, work)
             await asyncio.shield(self.store.run(claim.give_up))
 
-    def _prepare(
-        self, block: Block, window: Window, references: References, claim: Claim, began: int
-    ) -> Conditions | Declined:
+    def _submit(self, stage: Stage, prepare: Callable[[], Any], priority: Priority) -> Future[Any]:
+        """Queue a block with the engine."""
+        return self.works.engine.submit(stage, prepare, priority)
+
+    def _read(self, block: Block, references: References) -> Any:
+        """What the network of the engine needs of a block. May block."""
+        return read_conditions(self.store.layer, self.store.layer.ladder.window(block), references)
+
+    async def _keep(self, block: Block, result: Generated[Any, Any], work: Work) -> FinishedBlock | None:
+        """Store what was generated; None if the imagery has changed meanwhile."""
+        await self._show_field(block, result, work)
+        await asyncio.get_running_loop().run_in_executor(self._drawing, result.output.draw_once)
+        keep = partial(keep_block, self.store, block, result.output, work.field_file, result.conditions, work.began)
+        return await self._timed(keep)
+
+    async def _timed(self, keep: Callable[[], FinishedBlock | None]) -> FinishedBlock | None:
+        start = time.perf_counter()
+        finished = await self.store.run(keep)
+        self.encode_seconds += time.perf_counter() - start
+        return finished
+
+    def _prepare(self, block: Block, references: References, claim: Claim, began: int) -> Any:
         """Called by the engine when the block's turn is near.
 
         The lease is taken only now, so that a long queue here keeps no other process waiting.
         """
         if not claim.acquire():
             return HeldElsewhere()
-        stored = stored_block(self.store, block)
-        if stored is not None:
+        if (stored := stored_block(self.store, block)) is not None:
             return Stored(stored)
-        layer = self.store.layer
         if self.store.clock.now != began:
             return Overtaken()
-        return read_conditions(layer, window, references)
+        return self._read(block, references)
 
     async def _wait_for_holder(self, block: Block, claim: Claim) -> FinishedBlock | None:
         """Wait until another process has stored a block. None if its lease has become ours instead."""
@@ -158,17 +172,23 @@ class BlockGenerator:
         return Stage(block.zoom, reference_zoom, size, layer.seed, layer.revision, ring, layer.finish, finer)
 
     async def references(self, block: Block, work: Work) -> References:
-        """The canonical references of a block, generated if need be, for this work."""
+        """The canonical references of a block, generated if need be, for this work, and its imagery if that is
+        painted."""
+        seen = self.store.layer.ladder.window(block)
+        above = self._from_above(block, seen, work)
+        if self.imagery is None:
+            return await above
+        references, painted = await asyncio.gather(above, self.imagery.tiles_of(seen, work))
+        return replace(references, painted=painted)
+
+    async def _from_above(self, block: Block, seen: Window, work: Work) -> References:
         layer = self.store.layer
-        seen = layer.ladder.window(block)
         window = layer.ladder.reference_window(seen)
-        if window is None:
-            return References()
-        tiles = list(window.tiles())
+        tiles = [] if window is None else list(window.tiles())
         found = await asyncio.gather(*(self.store.from_base_map(tile) for tile in tiles))
         base = {tile: there.data for tile, there in zip(tiles, found, strict=True) if there is not None}
         blocks = await self.store.run(self._to_generate, layer.ladder.reference_blocks(block), set(base))
-        work.needs = set(blocks)
+        work.needs |= {(self.works, needed) for needed in blocks}
         fields = await asyncio.gather(*(self.field(other, work.priority, seen) for other in blocks))
         return References({layer.ladder.field(b): data for b, data in zip(blocks, fields, strict=True)}, base)
 
@@ -185,7 +205,7 @@ class BlockGenerator:
         found = await self.store.lookup(block.tiles()[0], FIELD)
         if found is not None:
             return found.data
-        if seen is not None:
+        if seen is not None and self.imagery is None:
             asyncio.ensure_future(self.store.run(self.store.layer.imagery.read, seen)).add_done_callback(_seen)
         work = self.works.join(block, priority, block in self._flights)
         whole = asyncio.ensure_future(self._flight(block, work))
@@ -205,7 +225,7 @@ class BlockGenerator:
         # a block that was begun while its zoom was the last one has no field: it is generated once more
         return field if field is not None else await self.field(block, priority)
 
-    async def _show_field(self, block: Block, result: Generated[GeneratedMap], work: Work) -> None:
+    async def _show_field(self, block: Block, result: Generated[GeneratedMap, Conditions], work: Work) -> None:
         """Encode the field of a block, and let finer blocks have it while the map is drawn."""
         field = result.output.field
         if block.zoom < self.store.layer.max_zoom and field is not None:

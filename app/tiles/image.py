@@ -85,6 +85,12 @@ def encode(colours: Pixels, known: Mask, notes: dict[str, str], form: str = "png
     return with_checksum(out.getvalue())
 
 
+def notes_of(png: bytes) -> dict[str, str]:
+    """The notes inside a PNG, without decoding it."""
+    with Image.open(io.BytesIO(png)) as image:
+        return dict(getattr(image, "text", {}))
+
+
 def marked(data: bytes, form: str) -> bytes:
     """The same image and notes with a mark that people see: GENERATED along its lower edge, and a frame."""
     with Image.open(io.BytesIO(data)) as image:
@@ -122,8 +128,13 @@ PREVIEW_COLOUR, PREVIEW_STRENGTH = 0.35, 0.45
 """How much of the imagery's colour and of its contrast a preview keeps, so that it looks like ground under a map."""
 
 
-def preview(imagery: Pixels, known: Mask) -> Pixels:
-    """Imagery as the background of a map that is not finished: pale, on LAND. H x W x 3 and mask -> H x W x 4 RGBA."""
+def preview(imagery: Pixels, known: Mask, kind: str = "map") -> Pixels:
+    """What a tile that is not finished shows. H x W x 3 and mask -> H x W x 4 RGBA.
+
+    Imagery as the background of a map: pale, on LAND; as it is if tiles of imagery are wanted.
+    """
+    if kind == "imagery":
+        return np.dstack([imagery, known.astype(np.uint8) * 255])
     colours = imagery.astype(np.float32)
     grey = colours.mean(axis=2, keepdims=True)
     pale = np.array(LAND, dtype=np.float32) + PREVIEW_STRENGTH * (grey + PREVIEW_COLOUR * (colours - grey) - 128)

@@ -7,25 +7,27 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
+from typing import Literal
 
 import mercantile
 from mercantile import Tile
 
 from tilecascade.app.errors import SettingsError
 from tilecascade.app.settings import DataDir, LayerSettings
-from tilecascade.app.sources.base_map import BaseMapTiles, open_base_map
+from tilecascade.app.sources.base_map import FIRST_DRAWN, BaseMap, open_base_map
 from tilecascade.app.sources.country import CountrySource
 from tilecascade.app.sources.mosaic import SceneMosaic, newest_first
-from tilecascade.app.sources.painted import PaintedSource
+from tilecascade.app.sources.painted import PaintedSource, SourceTiles
 from tilecascade.app.sources.scene import Scene, open_scene
 from tilecascade.app.sources.source import Source, digest
 from tilecascade.app.sources.territory import TerritorySource
 from tilecascade.app.tiles.formats import MAX_ZOOM, PLAIN, Variant
-from tilecascade.app.tiles.layer_info import BASE_MAP_NOTICE, DRAWN_NOTICE, NOTICE, LayerInfo
+from tilecascade.app.tiles.layer_info import BASE_MAP_NOTICE, DRAWN_NOTICE, IMAGERY_NOTICE, NOTICE, LayerInfo
 from tilecascade.app.tiles.reviews import Reviews, given_road
 from tilecascade.model.blending import STARTS
 from tilecascade.model.cartography.finish import libraries
 from tilecascade.model.cascade import Block, Ladder, WindowConfig
+from tilecascade.model.imagery.painter import ImageryLadder
 from tilecascade.model.sgdm.config import Finish
 from tilecascade.model.sgdm.scale_text import MAX_TABLE_ZOOM
 from tilecascade.model.style import FIRST_ROAD_ZOOM
@@ -33,11 +35,17 @@ from tilecascade.model.style import FIRST_ROAD_ZOOM
 ALGORITHM = 10
 """Counts the changes of code that have changed pixels."""
 
+LEVELS_BELOW = 2
+"""Zooms coarser than a layer's first at which imagery is shown: farther out a scene without overviews is read whole."""
+
 OVERVIEW_LEVELS = 3
 """Zooms that are drawn of objects above the root zoom, however large the imagery is: 64 root tiles at most."""
 
 STYLE = "osm"
 """Name of the map style that the network has learned."""
+
+IMAGERY_SUFFIX = "-imagery"
+"""What is added to a layer's name for the layer of imagery that is painted for it."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +55,8 @@ class ModelInfo:
     hash: names the network's weights and configuration. runtime: what else the bytes depend on (see
     `model.engine.device`). windows: how far the network looks. calibration: what its uncertainty means (see
     `model.confidence`); empty if unknown. palette: whether it says how likely each colour of the palette is, of which
-    the cartographic finish makes objects. finish: the one that makes the better maps of it.
+    the cartographic finish makes objects. finish: the one that makes the better maps of it. painter: the network that
+    paints imagery on the same device.
     """
 
     hash: str
@@ -56,6 +65,7 @@ class ModelInfo:
     calibration: tuple[tuple[float, ...], ...] = ()
     palette: bool = True
     finish: Finish = "none"
+    painter: ModelInfo | None = None
 
 
 @dataclass(frozen=True)
@@ -69,6 +79,7 @@ class Layer:
     references of generated ones. finish: see `model.pipeline.Stage`. reviews: what people have said about its objects.
     base_drawn: whether the base map is drawn of a sketch. given: objects of the imagery's source that are there for
     certain; they come before what people say.
+    kind: "map"; or "imagery", painted for a map layer (see `imagery_layer`).
     """
 
     name: str
@@ -78,11 +89,12 @@ class Layer:
     seed: int
     model: ModelInfo
     attribution: str
-    base: BaseMapTiles | None = None
+    base: BaseMap | None = None
     finish: Finish = "none"
     reviews: Reviews = field(default_factory=Reviews)
     given: Reviews = field(default_factory=Reviews)
     base_drawn: bool = False
+    kind: Literal["map", "imagery"] = "map"
     version: str = field(init=False)
     revision: str = field(init=False)
     info: LayerInfo = field(init=False)
@@ -100,12 +112,13 @@ class Layer:
             "algorithm": ALGORITHM,
             "model": self.model.hash,
             "runtime": self.model.runtime,
-            "imagery": "scenes" if isinstance(self.imagery, SceneMosaic) else self.imagery.id,
+            # a map whose scenes change keeps the tiles that they do not affect; painted imagery depends on all of them
+            "imagery": "scenes" if isinstance(self.imagery, SceneMosaic) and self.kind == "map" else self.imagery.id,
             "root_zoom": self.ladder.root,
             "span": self.ladder.span,
             "windows": STARTS if self.ladder.windows.blend else asdict(self.ladder.windows),
             "seed": self.seed,
-            "style": STYLE,
+            "style": STYLE if self.kind == "map" else self.kind,
             "finish": libraries() if self.finish == "cartographic" else self.finish,
         } | ({} if self.base is None else {"base": self.base.id})
 
@@ -154,8 +167,13 @@ class Layer:
             },
             depths=[self.depth(zoom) for zoom in zooms],
             references=[0 if above is None else zoom - above for zoom, above in zip(zooms, references, strict=True)],
-            base_notice=DRAWN_NOTICE if self.base_drawn else BASE_MAP_NOTICE,
+            base_notice=self._base_notice(),
         )
+
+    def _base_notice(self) -> str:
+        if self.base_drawn:
+            return DRAWN_NOTICE
+        return BASE_MAP_NOTICE if self.kind == "map" else IMAGERY_NOTICE
 
     def block_key(self, block: Block) -> str:
         """The name of a block's lease, for servers with the same imagery."""
@@ -219,9 +237,9 @@ def build_layer(
         given = Reviews(tuple(given_road(kind, points) for kind, points in imagery.roads()))
     else:
         imagery = SceneMosaic(configured_scenes(settings) if scenes is None else scenes)
-    if settings.painted_zoom is not None:
-        rejected = data_dir.rejected(settings.name) if settings.keep_rejected else None
-        imagery = PaintedSource(imagery, settings.painted_zoom, settings.seed, rejected)
+    painted = imagery_layer(settings, imagery, model)
+    if painted is not None:
+        imagery = PaintedSource(imagery, painted.max_zoom, painted.version)
     max_zoom = settings.max_zoom if settings.max_zoom is not None else min(imagery.native_zoom, MAX_TABLE_ZOOM)
     root = settings.root_zoom
     if max_zoom < root:
@@ -248,13 +266,40 @@ def build_layer(
     )
 
 
+def imagery_layer(settings: LayerSettings, source: Source, model: ModelInfo) -> Layer | None:
+    """The layer of imagery that is painted for a map layer beyond its source's resolution; None if there is none.
+
+    It has the source's own tiles to its resolution. model: that of the map, which knows the painter's.
+    """
+    if settings.painted_zoom is None or settings.painted_zoom <= source.native_zoom:
+        return None
+    drawn = settings.territory is not None
+    return Layer(
+        name=settings.name + IMAGERY_SUFFIX,
+        imagery=source,
+        ladder=ImageryLadder(source.native_zoom, 1, WindowConfig(0, 0, 0, blend=False)),
+        max_zoom=max(settings.painted_zoom, settings.max_zoom or 0),
+        seed=settings.seed,
+        model=model.painter or ModelInfo("unknown", "unknown", WindowConfig()),
+        attribution=settings.attribution or source.attribution,
+        base=SourceTiles(source, FIRST_DRAWN if drawn else settings.root_zoom - LEVELS_BELOW),
+        base_drawn=drawn,
+        kind="imagery",
+    )
+
+
 def layer_with_model(layer: Layer, settings: LayerSettings, model: ModelInfo) -> Layer:
     """The same layer generated by another network. Raises SettingsError if that cannot make what the layer needs."""
-    ladder = Ladder(layer.ladder.root, layer.ladder.span, model.windows)
-    return replace(layer, model=model, ladder=ladder, finish=_finish(settings, model, layer.base))
+    ladder, imagery = Ladder(layer.ladder.root, layer.ladder.span, model.windows), layer.imagery
+    if isinstance(imagery, PaintedSource):
+        painted = imagery_layer(settings, imagery.scenes, model)
+        assert painted is not None
+        imagery = PaintedSource(imagery.scenes, painted.max_zoom, painted.version)
+    finish = _finish(settings, model, layer.base)
+    return replace(layer, model=model, imagery=imagery, ladder=ladder, finish=finish)
 
 
-def _finish(settings: LayerSettings, model: ModelInfo, base: BaseMapTiles | None) -> Finish:
+def _finish(settings: LayerSettings, model: ModelInfo, base: BaseMap | None) -> Finish:
     """The finish: the weights' own unless given, but none where tiles join a base map, whose pixels are kept."""
     if settings.finish == "cartographic" and not model.palette:
         raise SettingsError(f"layer {settings.name}: these weights have no palette to draw objects of; finish is none")

@@ -21,6 +21,9 @@ BASE_MAP_NOTICE = "from the base map"
 DRAWN_NOTICE = "drawn from a sketch, not surveyed"
 """What a tile of a base map that is drawn of a sketch says of itself."""
 
+IMAGERY_NOTICE = "imagery, not a map"
+"""What a tile of imagery that is as it was given says of itself."""
+
 FINISHED, PINNED = "no-cache", "public, max-age=31536000, immutable"
 """Cache-Control of finished tiles: asked for without a revision (a client revalidates), and with the present one."""
 

@@ -11,12 +11,18 @@ from pathlib import Path
 from tilecascade.app.errors import SettingsError
 from tilecascade.app.settings import Settings
 from tilecascade.app.tiles.layer import ModelInfo
+from tilecascade.model.cascade import WindowConfig
 from tilecascade.model.engine import LocalEngine
 from tilecascade.model.engine.device import choose_device, choose_dtype, free_memory, runtime_fingerprint
+from tilecascade.model.imagery.painter import OctavePainter, load_octaves
 from tilecascade.model.pipeline import CascadePipeline
+from tilecascade.model.sgdm.config import WEIGHTS_DIR
 from tilecascade.model.sgdm.network import load_description, load_network, stored_values, weights_hash
 
 log = logging.getLogger(__name__)
+
+IMAGERY = WEIGHTS_DIR / "imagery"
+"""The network that paints imagery. It is loaded when the first block of imagery is wanted."""
 
 MAX_CONCURRENCY = 8
 """Blocks generated side by side on a CPU unless `threads` says otherwise: each takes up to half a GB."""
@@ -25,7 +31,8 @@ MAX_CONCURRENCY = 8
 @dataclass(frozen=True)
 class LoadedModel:
     """stem: where its files are. batch: blocks generated at once; it is part of `info.runtime`, because the bytes of a
-    tile depend on it. pipeline: the network; several engines may have the same, one after the other."""
+    tile depend on it. pipeline, painter: the networks of maps and of imagery; several engines may have the same, one
+    after the other."""
 
     stem: Path
     info: ModelInfo
@@ -33,6 +40,7 @@ class LoadedModel:
     device: str
     batch: int
     pipeline: CascadePipeline
+    painter: OctavePainter
 
 
 def load_model(
@@ -52,29 +60,37 @@ def load_model(
             )
         dtype = choose_dtype(settings.dtype, device)
         pipeline = CascadePipeline(load_network(stem), device, dtype)
+        painter = OctavePainter(lambda: load_octaves(IMAGERY), device, dtype)
     except (FileNotFoundError, ValueError, TypeError, KeyError, RuntimeError, MemoryError) as error:
         reason = (str(error).strip().splitlines() or ["they cannot be read"])[0]
         raise SettingsError(f"weights or device: {reason}") from None
     batch = batch or settings.batch_blocks or (8 if device.startswith("cuda") else 1)
-    return with_engine(settings, stem, pipeline, batch, on_too_large)
+    return with_engine(settings, stem, (pipeline, painter), batch, on_too_large)
 
 
 def with_engine(
-    settings: Settings, stem: Path, pipeline: CascadePipeline, batch: int, on_too_large: Callable[[], None]
+    settings: Settings,
+    stem: Path,
+    networks: tuple[CascadePipeline, OctavePainter],
+    batch: int,
+    on_too_large: Callable[[], None],
 ) -> LoadedModel:
-    """A network that is on its device, with an engine of its own."""
+    """Networks that are on their device, with an engine of their own."""
+    pipeline, painter = networks
     config, device = pipeline.network.config, str(pipeline.device)
     cores = os.cpu_count() or 1
     concurrency = 1 if pipeline.device.type != "cpu" else settings.threads or min(MAX_CONCURRENCY, cores)
     readers = max(2, concurrency // 4) if pipeline.device.type == "cpu" else max(2, cores // 2)
-    engine = LocalEngine(pipeline, batch, concurrency, pipeline.uncertainty, on_too_large, readers)
+    engine = LocalEngine(pipeline, batch, concurrency, pipeline.uncertainty, on_too_large, readers, painter)
+    runtime = runtime_fingerprint(device, pipeline.dtype, batch)
     info = ModelInfo(
         weights_hash(stem),
-        runtime_fingerprint(device, pipeline.dtype, batch),
+        runtime,
         config.windows,
         config.calibration,
         pipeline.has_palette,
         config.finish,
+        ModelInfo(weights_hash(IMAGERY), runtime, WindowConfig(0, 0, 0, blend=False)),
     )
     log.info("model %s (%s): %d blocks at once on %s, %s", info.hash, config.name, batch, device, pipeline.dtype)
-    return LoadedModel(stem, info, engine, device, batch, pipeline)
+    return LoadedModel(stem, info, engine, device, batch, pipeline, painter)

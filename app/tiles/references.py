@@ -8,23 +8,31 @@ from mercantile import Tile
 
 from tilecascade.app.tiles import image
 from tilecascade.app.tiles.layer import Layer
-from tilecascade.model.cascade import Window, tile_window
+from tilecascade.model.cascade import Window, assemble, tile_window
 from tilecascade.model.conditions import Conditions
 
 
 @dataclass(frozen=True)
 class References:
-    """Image files of the reference zoom: fields of blocks by their windows, and tiles of the base map, which count more
-    where there are both."""
+    """Image files that a block is generated from.
+
+    fields, base: of the reference zoom, fields of blocks by their windows, and tiles of the base map, which count more
+    where there are both. painted: tiles of painted imagery, of the block's own zoom; None if its imagery is not
+    painted.
+    """
 
     fields: dict[Window, bytes] = field(default_factory=dict)
     base: dict[Tile, bytes] = field(default_factory=dict)
+    painted: dict[Tile, bytes] | None = None
 
 
 def read_conditions(layer: Layer, window: Window, references: References) -> Conditions:
     """Imagery and enlarged reference over a window, where the reference is the base map's, and what is given or
     reviewed. May block."""
-    imagery, known = layer.imagery.read(window)
+    if references.painted is None:
+        imagery, known = layer.imagery.read(window)
+    else:
+        imagery, known = assemble(window, {tile: image.decode(data) for tile, data in references.painted.items()})
     reviews = (*layer.given.within(window), *layer.reviews.within(window))
     if layer.ladder.reference_window(window) is None:
         return Conditions(window, imagery, known, None, None, None, reviews)

@@ -17,12 +17,14 @@ from tilecascade.app.errors import NotFoundError, NotReadyError
 from tilecascade.app.scenes.manager import SceneManager
 from tilecascade.app.scenes.scene_set import SceneSet
 from tilecascade.app.settings import DataDir, LayerSettings, Settings
+from tilecascade.app.sources.painted import PaintedSource
 from tilecascade.app.sources.scene import Scene
 from tilecascade.app.storage.caches import Caches
 from tilecascade.app.storage.models import ModelShelf
 from tilecascade.app.storage.publication import Publication
 from tilecascade.app.tiles.generator import BlockGenerator
-from tilecascade.app.tiles.layer import Layer, layer_with_model
+from tilecascade.app.tiles.imagery_generator import ImageryGenerator
+from tilecascade.app.tiles.layer import Layer, imagery_layer, layer_with_model
 from tilecascade.app.tiles.loaded_model import LoadedModel, load_model, with_engine
 from tilecascade.app.tiles.lookahead import BackgroundTiles
 from tilecascade.app.tiles.resolver import TileResolver
@@ -90,18 +92,35 @@ class ServedLayers:
             self._loop.call_soon_threadsafe(self._use_smaller_batch, made[0])
 
         if present is not None and stem == present.stem:
-            made.append(with_engine(self.settings, stem, present.pipeline, batch, too_large))
+            made.append(with_engine(self.settings, stem, (present.pipeline, present.painter), batch, too_large))
         else:
             made.append(load_model(self.settings, stem, batch, too_large))
         return made[0]
 
-    def _resolver_of(self, layer: Layer, model: LoadedModel, before: TileResolver | None = None) -> TileResolver:
-        """What serves a layer, once tiles of other scenes are gone; before: what has served it until now. May block."""
+    def _serve(self, wanted: LayerSettings, layer: Layer, model: LoadedModel) -> dict[str, TileResolver]:
+        """What serves a layer from now on and, if its imagery is painted, the layer of that. May block."""
+        leases, painted = self.caches.leases, None
+        if isinstance(layer.imagery, PaintedSource):
+            painted = imagery_layer(wanted, layer.imagery.scenes, model.info)
+        painter = None
+        if painted is not None:
+            rejected = self.data_dir.rejected(layer.name) if wanted.keep_rejected else None
+            painter = ImageryGenerator(self._store_of(painted), leases, model.engine, rejected)
+        store = self._store_of(layer)
+        before = self.resolvers.get(layer.name)
+        generator = BlockGenerator(store, leases, model.engine, painter)
+        made = {layer.name: TileResolver(store, generator, before.store if before else None)}
+        if painter is not None:
+            made[painter.store.layer.name] = TileResolver(painter.store, painter)
+        return made
+
+    def _store_of(self, layer: Layer) -> TileStore:
+        """The tiles of a layer, once those of other scenes are gone. May block."""
+        before = self.resolvers.get(layer.name)
         store = TileStore(layer, self.caches, self._executor, before.store.finished if before else None)
         self._scenes.catch_up(store)
         log.info("layer %s: version %s, zooms %d to %d", layer.name, layer.version, layer.ladder.root, layer.max_zoom)
-        generator = BlockGenerator(store, self.caches.leases, model.engine)
-        return TileResolver(store, generator, before.store if before else None)
+        return store
 
     async def use_model(self, stem: Path, batch: int = 0, instead_of: LoadedModel | None = None) -> None:
         """Generate with another network, or with batches of another size, from now on: each layer has another version.
@@ -138,16 +157,14 @@ class ServedLayers:
 
     async def _resolvers_with(self, model: LoadedModel) -> dict[str, TileResolver]:
         """What will serve the layers with another network. Raises SettingsError."""
-        named = zip(self._layer_settings, self.resolvers.values(), strict=True)
-        layers = [layer_with_model(resolver.layer, wanted, model.info) for wanted, resolver in named]
-        # a version that is still being stored must not have two owners, of whom one does not know of changed scenes
-        for layer in layers:
+        made: dict[str, TileResolver] = {}
+        for wanted in self._layer_settings:
+            layer = layer_with_model(self.resolvers[wanted.name].layer, wanted, model.info)
+            # a version that is still being stored must not have two owners, of whom one does not know of changed scenes
             if (retiring := self._retiring.pop(layer.folder, None)) is not None:
                 await asyncio.wait([retiring])
-        return {
-            layer.name: await asyncio.to_thread(self._resolver_of, layer, model, self.resolvers[layer.name])
-            for layer in layers
-        }
+            made |= await asyncio.to_thread(self._serve, wanted, layer, model)
+        return made
 
     def _use_smaller_batch(self, model: LoadedModel) -> None:
         """A batch of a model does not fit into the device's memory: go on with half of it."""

@@ -4,28 +4,41 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Hashable
-from concurrent.futures import Future
 from dataclasses import dataclass, field
+from typing import Protocol
 
-from tilecascade.model.cascade import Block
-from tilecascade.model.engine import Declined, Generated, GenerationEngine, Priority
-from tilecascade.model.generated import GeneratedMap
+from mercantile import Tile
+
+from tilecascade.model.cascade import Block, Window
+from tilecascade.model.engine import AnyFuture, GenerationEngine, Priority
 
 
 @dataclass
 class Work:
-    """The work on one block: its priority, the blocks it waits for, and its place in the engine's queue.
+    """The work on one block: its priority, the blocks it waits for, of its layer and of its imagery's, and its place in
+    the engine's queue.
 
     field_file: the block's field, once there is one: finer blocks need not wait until the map is drawn. It is of
     the imagery as it was when the clock was `began`. perceived: whether there is one, or there will be none.
     """
 
     priority: Priority
-    needs: set[Block] = field(default_factory=set)
-    queued: Future[Generated[GeneratedMap] | Declined] | None = None
+    needs: set[tuple[WorkInProgress, Block]] = field(default_factory=set)
+    queued: AnyFuture | None = None
     field_file: bytes | None = None
     began: int = 0
     perceived: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class PaintedTiles(Protocol):
+    """What has the tiles of a layer of imagery."""
+
+    async def tiles_of(self, window: Window, work: Work) -> dict[Tile, bytes] | None:
+        """The files of the tiles that a window meets, painted if need be, for work on what needs them.
+
+        None at zooms that the source has itself: it is to be read there.
+        """
+        ...
 
 
 class WorkInProgress:
@@ -52,8 +65,8 @@ class WorkInProgress:
         work.priority = priority
         if work.queued is not None:
             self.engine.promote(work.queued, priority)
-        for need in work.needs:
-            self.promote(need, priority)
+        for works, need in work.needs:
+            works.promote(need, priority)
 
     def begun_or_cancel(self, key: Hashable) -> bool:
         """Whether the device works on it: then it is finished and kept even if nobody waits any more.

@@ -19,11 +19,12 @@ from PIL import Image
 from tqdm import tqdm
 
 from tilecascade.app.errors import SettingsError
-from tilecascade.app.sources.painted import PaintedSource
-from tilecascade.app.sources.source import Source
 from tilecascade.app.sources.territory import NATIVE_ZOOM, TerritorySource
+from tilecascade.app.tiles.loaded_model import IMAGERY
 from tilecascade.app.tools.dataset import COLUMNS, split_of
 from tilecascade.model.cascade import Pixels, tile_window
+from tilecascade.model.engine.device import choose_dtype
+from tilecascade.model.imagery.painter import ImageryCascade, OctavePainter, load_octaves
 from tilecascade.model.palette import classify
 from tilecascade.model.world.sketch import NUMBER, Territory
 
@@ -54,10 +55,8 @@ def generate_pairs(wanted: WantedPairs) -> dict[str, int]:
     Raises SceneError if the folder is no territory, SettingsError if it has fewer tiles than are wanted.
     """
     drawn = TerritorySource(wanted.territory / "map")
-    finest = wanted.zooms[-1]
-    imagery: Source = drawn
-    if finest > NATIVE_ZOOM:
-        imagery = PaintedSource(drawn, finest, drawn.territory.seed)
+    painter = OctavePainter(lambda: load_octaves(IMAGERY), dtype=choose_dtype("auto", "cpu"))
+    imagery = ImageryCascade(drawn.read, NATIVE_ZOOM, painter, drawn.territory.seed)
     columns = [*COLUMNS, "classes"]
     manifest = wanted.out / "manifest.csv"
     if manifest.is_file() and next(csv.reader(manifest.open())) != columns:
@@ -103,7 +102,7 @@ def choose(territory: Territory, wanted: WantedPairs) -> Iterator[Tile]:
             yield tile
 
 
-def _written(tile: Tile, imagery: Source, source: TerritorySource, out: Path, folder: str) -> list[object]:
+def _written(tile: Tile, imagery: ImageryCascade, source: TerritorySource, out: Path, folder: str) -> list[object]:
     """Write one tile's images; the rest of its row in the manifest."""
     above = mercantile.parent(tile)
     drawn = source.territory.map(tile_window(tile))

@@ -20,46 +20,57 @@ from typing import Any
 from tilecascade.model.conditions import Conditions, Stage
 from tilecascade.model.engine.memory import MemoryLimits
 from tilecascade.model.engine.protocol import (
+    AnyFuture,
     Declined,
     EngineClosedError,
     EngineState,
     Generated,
+    ImageryFuture,
+    MapFuture,
     OutOfMemoryError,
     Prepare,
+    PreparePainting,
+    UncertaintyFuture,
 )
 from tilecascade.model.engine.queue import FairQueue, Priority
 from tilecascade.model.generated import GeneratedMap, Uncertainty
+from tilecascade.model.imagery.painter import Above, PaintedBlock
 
 log = logging.getLogger(__name__)
 
 Generate = Callable[[Stage, Sequence[Conditions]], list[GeneratedMap]]
 MeasureUncertainty = Callable[[Stage, Sequence[Conditions]], list[Uncertainty]]
+Paint = Callable[[Stage, Sequence[Above]], list[PaintedBlock]]
 
 
 @dataclass(eq=False)
 class _Job:
     """One block on its way. run: what makes the outputs of a batch of such blocks."""
 
-    run: Callable[[Stage, Sequence[Conditions]], list[Any]]
+    run: Callable[[Stage, Sequence[Any]], list[Any]]
     stage: Stage
-    prepare: Prepare
+    prepare: Prepare | PreparePainting
     priority: Priority
     future: Future[Any] = field(default_factory=Future)
-    conditions: Conditions | None = None
+    conditions: Conditions | Above | None = None
 
 
 def _no_uncertainty(stage: Stage, batch: Sequence[Conditions]) -> list[Uncertainty]:
     raise ValueError("this engine does not measure uncertainty")
 
 
+def _no_imagery(stage: Stage, batch: Sequence[Above]) -> list[PaintedBlock]:
+    raise ValueError("this engine does not paint imagery")
+
+
 class LocalEngine:
     """A GenerationEngine in this process. See `GenerationEngine` for its methods.
 
-    generate: usually a `CascadePipeline`; uncertainty: its `uncertainty`. concurrency: batches in flight at once, each
-    in a thread of its own; it is halved when memory runs out. readers: threads that read conditions. on_too_large:
-    called once, in a thread of the engine, when a batch by itself does not fit and could be smaller: then nothing is
-    generated any more, and whatever is asked for raises BatchTooLargeError. A batch of one block that does not fit
-    raises OutOfMemoryError each time.
+    generate: usually a `CascadePipeline`; uncertainty: its `uncertainty`; paint: an `OctavePainter`. concurrency:
+    batches in flight at once, each in a thread of its own; halved when memory runs out. readers: threads that read
+    conditions. on_too_large: called once, in a thread of the engine, when a batch by itself does not fit and could be
+    smaller: then nothing is generated any more, and whatever is asked for raises BatchTooLargeError. A batch of one
+    block that does not fit raises OutOfMemoryError each time.
     """
 
     def __init__(
@@ -70,10 +81,11 @@ class LocalEngine:
         uncertainty: MeasureUncertainty = _no_uncertainty,
         on_too_large: Callable[[], None] = lambda: None,
         readers: int = 2,
+        paint: Paint = _no_imagery,
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, not {batch_size}")
-        self._generate, self._uncertainty = generate, uncertainty
+        self._generate, self._uncertainty, self._paint = generate, uncertainty, paint
         self._batch_size = batch_size
         self._ahead = batch_size * (concurrency + 1)
         self._waiting: FairQueue[_Job] = FairQueue()
@@ -107,17 +119,21 @@ class LocalEngine:
         """Batches that may be in flight at once."""
         return self._limits.concurrency
 
-    def submit(
-        self, stage: Stage, prepare: Prepare, priority: Priority = Priority.INTERACTIVE
-    ) -> Future[Generated[GeneratedMap] | Declined]:
+    def submit(self, stage: Stage, prepare: Prepare, priority: Priority = Priority.INTERACTIVE) -> MapFuture:
         """See GenerationEngine."""
         return self._submit(_Job(self._generate, stage, prepare, priority))
 
     def submit_uncertainty(
         self, stage: Stage, prepare: Prepare, priority: Priority = Priority.INTERACTIVE
-    ) -> Future[Generated[Uncertainty] | Declined]:
+    ) -> UncertaintyFuture:
         """See GenerationEngine."""
         return self._submit(_Job(self._uncertainty, stage, prepare, priority))
+
+    def submit_imagery(
+        self, stage: Stage, prepare: PreparePainting, priority: Priority = Priority.INTERACTIVE
+    ) -> ImageryFuture:
+        """See GenerationEngine."""
+        return self._submit(_Job(self._paint, stage, prepare, priority))
 
     def _submit(self, job: _Job) -> Future[Any]:
         with self._wake:
@@ -129,7 +145,7 @@ class LocalEngine:
         job.future.add_done_callback(self._finished)
         return job.future
 
-    def promote(self, future: Future[Generated[GeneratedMap] | Declined], priority: Priority) -> None:
+    def promote(self, future: AnyFuture, priority: Priority) -> None:
         """See GenerationEngine."""
         with self._wake:
             job = self._jobs.get(id(future))

@@ -10,8 +10,10 @@ from typing import Generic, Protocol, TypeVar
 from tilecascade.model.conditions import Conditions, Stage
 from tilecascade.model.engine.queue import Priority
 from tilecascade.model.generated import GeneratedMap, Uncertainty
+from tilecascade.model.imagery.painter import Above, PaintedBlock
 
 Output = TypeVar("Output", covariant=True)
+Input = TypeVar("Input", covariant=True)
 
 
 class Declined:
@@ -24,13 +26,22 @@ class Declined:
 Prepare = Callable[[], Conditions | Declined]
 """Reads the conditions of one block when its turn is near. An error that it raises becomes the future's."""
 
+PreparePainting = Callable[[], Above | Declined]
+"""The same of a block of imagery."""
+
 
 @dataclass(frozen=True)
-class Generated(Generic[Output]):
+class Generated(Generic[Output, Input]):
     """What was generated from which conditions."""
 
     output: Output
-    conditions: Conditions
+    conditions: Input
+
+
+MapFuture = Future[Generated[GeneratedMap, Conditions] | Declined]
+UncertaintyFuture = Future[Generated[Uncertainty, Conditions] | Declined]
+ImageryFuture = Future[Generated[PaintedBlock, Above] | Declined]
+AnyFuture = MapFuture | UncertaintyFuture | ImageryFuture
 
 
 class EngineClosedError(RuntimeError):
@@ -71,11 +82,9 @@ class EngineState:
 
 
 class GenerationEngine(Protocol):
-    """Turns the conditions of blocks into pixels, some time later. Thread-safe."""
+    """Turns the conditions of blocks into pixels, some time later, by several networks on one device. Thread-safe."""
 
-    def submit(
-        self, stage: Stage, prepare: Prepare, priority: Priority = Priority.INTERACTIVE
-    ) -> Future[Generated[GeneratedMap] | Declined]:
+    def submit(self, stage: Stage, prepare: Prepare, priority: Priority = Priority.INTERACTIVE) -> MapFuture:
         """Queue one block. Cancelling the future before its turn costs nothing.
 
         Raises EngineClosedError after `close`, and QueueFullError when too many blocks of that priority wait.
@@ -84,11 +93,17 @@ class GenerationEngine(Protocol):
 
     def submit_uncertainty(
         self, stage: Stage, prepare: Prepare, priority: Priority = Priority.INTERACTIVE
-    ) -> Future[Generated[Uncertainty] | Declined]:
+    ) -> UncertaintyFuture:
         """Queue one block whose uncertainty is wanted instead of its map. Raises like `submit`."""
         ...
 
-    def promote(self, future: Future[Generated[GeneratedMap] | Declined], priority: Priority) -> None:
+    def submit_imagery(
+        self, stage: Stage, prepare: PreparePainting, priority: Priority = Priority.INTERACTIVE
+    ) -> ImageryFuture:
+        """Queue one block of imagery to be painted. Raises like `submit`."""
+        ...
+
+    def promote(self, future: AnyFuture, priority: Priority) -> None:
         """Raise the priority of a queued block: someone with a higher one waits for it, too."""
         ...
 

@@ -15,9 +15,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from tilecascade.model.cascade import Pixels
 from tilecascade.model.imagery.octave import split
-
-Image = NDArray[np.float32]
 
 LEAST_DETAIL = 0.004
 """Added to detail: half a step of 8 bits, of values in [-1, 1]; less says nothing."""
@@ -35,12 +34,12 @@ FEWEST = 30
 """Images of a resolution that a range is learned from, at least."""
 
 
-def strength(image: Image) -> NDArray[np.float64]:
+def strength(image: Pixels) -> NDArray[np.float64]:
     """The detail of each channel relative to that of the zoom above, in octaves.
 
-    image: H x W x 3 in [-1, 1], its sides multiples of 4.
+    image: H x W x 3 uint8, its sides multiples of 4.
     """
-    pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None]
+    pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].float() / 127.5 - 1
     above, detail = split(pixels)
     _, coarser = split(above)
 
@@ -56,7 +55,7 @@ class Gate:
 
     ranges: tuple[tuple[float, tuple[float, ...], tuple[float, ...]], ...] = ()
 
-    def excess(self, image: Image, metres: float) -> float:
+    def excess(self, image: Pixels, metres: float) -> float:
         """Octaves by which a channel leaves the range of the resolution; 0 is accepted, and where none was learned."""
         near = [known for known in self.ranges if abs(np.log2(known[0] / metres)) <= NEAR]
         if not near:
@@ -75,14 +74,14 @@ class Gate:
         return cls(tuple((float(metres), tuple(low), tuple(high)) for metres, low, high in stored))
 
 
-def learn_gate(images: Sequence[NDArray[np.uint8]], metres: Sequence[float]) -> Gate:
+def learn_gate(images: Sequence[Pixels], metres: Sequence[float]) -> Gate:
     """The ranges of images, H x W x 3 uint8, by octave of resolution."""
     octaves = np.round(np.log2(metres)).astype(int)
     ranges = []
     for octave in sorted(set(octaves.tolist())):
         some = [image for image, own in zip(images, octaves, strict=True) if own == octave]
         if len(some) >= FEWEST:
-            found = np.stack([strength(image.astype(np.float32) / 127.5 - 1) for image in some])
+            found = np.stack([strength(image) for image in some])
             low, high = np.percentile(found, [TAILS, 100 - TAILS], axis=0)
             ranges.append(
                 (2.0**octave, tuple((low - SLACK).round(3).tolist()), tuple((high + SLACK).round(3).tolist()))

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.conftest import picture
-from tilecascade.model.cascade import Pixels, Window
+from tilecascade.model.cascade import Mask, Pixels, Window
 from tilecascade.model.imagery.gate import Gate
 from tilecascade.model.imagery.network import OctaveNet, sample, times
 from tilecascade.model.imagery.octave import CHANNELS, join, split
@@ -28,12 +28,12 @@ SKETCH = picture(512, 3)
 LEFT, TOP_ROW = 300_000, 200_000
 
 
-def sketch(window: Window) -> Pixels:
+def sketch(window: Window) -> tuple[Pixels, Mask]:
     """A picture that goes on for ever, by repeating itself."""
     assert window.zoom == TOP
     rows = (np.arange(window.top, window.top + window.height) - TOP_ROW) % 512
     columns = (np.arange(window.left, window.left + window.width) - LEFT) % 512
-    return SKETCH[rows[:, None], columns[None]]
+    return SKETCH[rows[:, None], columns[None]], np.ones((window.height, window.width), dtype=np.bool_)
 
 
 def window(zoom: int, x: int = 64, y: int = 64, edge: int = 256) -> Window:
@@ -43,7 +43,11 @@ def window(zoom: int, x: int = 64, y: int = 64, edge: int = 256) -> Window:
 
 
 def cascade(net: OctaveNet, seed: int = 1) -> ImageryCascade:
-    return ImageryCascade(sketch, TOP, OctavePainter(net, seed))
+    return ImageryCascade(sketch, TOP, OctavePainter(lambda: (net, Gate())), seed)
+
+
+def pixels(source: ImageryCascade, place: Window) -> Pixels:
+    return source.read(place)[0]
 
 
 def test_an_image_is_its_means_and_its_detail() -> None:
@@ -68,12 +72,12 @@ def test_sampling_is_deterministic_and_follows_the_velocity(net: OctaveNet) -> N
 
 @pytest.mark.parametrize("levels", [1, 2, 3])
 def test_the_mean_of_painted_pixels_is_the_pixel_above(net: OctaveNet, levels: int) -> None:
-    made = cascade(net).read(window(TOP + levels)).astype(np.float64)
+    made = pixels(cascade(net), window(TOP + levels)).astype(np.float64)
     step = 1 << levels
     means = made.reshape(256 // step, step, 256 // step, step, 3).mean((1, 3))
-    above = sketch(window(TOP, edge=256 // step))
+    above = sketch(window(TOP, edge=256 // step))[0]
     assert np.abs(means - above).max() < 1.0, "but for rounding"
-    assert made.std() > sketch(window(TOP)).std() * 0.5
+    assert made.std() > sketch(window(TOP))[0].std() * 0.5
 
 
 def test_any_order_gives_the_same_pixels(net: OctaveNet) -> None:
@@ -82,16 +86,16 @@ def test_any_order_gives_the_same_pixels(net: OctaveNet) -> None:
     results = []
     for order in (wanted, wanted[::-1]):
         source = cascade(net)
-        results.append({place: source.read(place) for place in order})
+        results.append({place: pixels(source, place) for place in order})
     assert all((results[0][place] == results[1][place]).all() for place in wanted)
-    whole = cascade(net).read(window(TOP + 2, 64, 64, 512))
+    whole = pixels(cascade(net), window(TOP + 2, 64, 64, 512))
     place = window(TOP + 2, 90, 90)
     y, x = place.top - window(TOP + 2).top, place.left - window(TOP + 2).left
     assert (whole[y : y + 256, x : x + 256] == results[0][place]).all()
 
 
 def test_another_seed_gives_other_detail_of_the_same_imagery(net: OctaveNet) -> None:
-    one, other = (cascade(net, seed).read(window(TOP + 2)).astype(float) for seed in (1, 2))
+    one, other = (pixels(cascade(net, seed), window(TOP + 2)).astype(float) for seed in (1, 2))
     assert np.abs(one - other).mean() > 1
     means = [image.reshape(64, 4, 64, 4, 3).mean((1, 3)) for image in (one, other)]
     assert np.abs(means[0] - means[1]).max() < 1.5
@@ -112,8 +116,8 @@ def test_the_shipped_network_paints_detail_without_a_grid() -> None:
     size = 2 * BLOCK
     corner = (BLOCK - (TOP_ROW * 4) % BLOCK) % BLOCK, (BLOCK - (LEFT * 4) % BLOCK) % BLOCK
     place = Window(TOP + 2, LEFT * 4 + corner[1], TOP_ROW * 4 + corner[0], size, size)
-    made = source.read(place).astype(np.float64)
-    above = source.read(place.above(1)).astype(np.float64)
+    made = pixels(source, place).astype(np.float64)
+    above = pixels(source, place.above(1)).astype(np.float64)
     assert np.abs(made.reshape(BLOCK, 2, BLOCK, 2, 3).mean((1, 3)) - above).max() < 1.0
     steps = np.abs(np.diff(made, axis=1)).mean(axis=(0, 2))
     # the border lies between an odd and an even pixel, as every second step does
