@@ -43,6 +43,7 @@ class DataDir:
     tiles are. jobs: prefetch jobs. leases: locks between processes. base_maps: tiles fetched from a base map's server.
     api_key: the owner's key, if the server has made one up; keys: the hashes of all others. usage: what these
     have used today. audit: every change. models: networks that were given to the server; model: which is in use.
+    territories: countries that were made of sketches while a server ran.
     """
 
     def __init__(self, root: Path) -> None:
@@ -57,6 +58,7 @@ class DataDir:
         self.audit = root / "audit.jsonl"
         self.models = root / "models"
         self.model = root / "model.json"
+        self.territories = root / "territories"
 
     def scene_set(self, layer: str) -> Path:
         """What was changed about a layer's scenes since the configuration."""

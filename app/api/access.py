@@ -24,7 +24,13 @@ from tilecascade.app.settings import DataDir, Settings
 from tilecascade.app.storage.audit import AuditLog
 from tilecascade.app.storage.keys import Key, KeyRing
 
-ROLE_OF_CHANGE = {"/jobs": "prefetch", "/scenes": "scenes", "/reviews": "review", "/model": "admin"}
+ROLE_OF_CHANGE = {
+    "/jobs": "prefetch",
+    "/scenes": "scenes",
+    "/territories": "scenes",
+    "/reviews": "review",
+    "/model": "admin",
+}
 """The role that a change below a path needs. Elsewhere there is nothing to change (a test compares this with the
 routes), so that a POST gets 405 or 404."""
 
@@ -38,6 +44,9 @@ SAFE = ("GET", "HEAD", "OPTIONS")
 COOKIE = "tilecascade_key"
 JSON_BYTES = 4 << 20
 """Largest body that is no scene: a GeoJSON area of a hundred thousand corners."""
+
+SKETCH_BYTES = 32 << 20
+"""Largest picture that a territory is made of."""
 
 HEADER_BYTES = 32 << 10
 IDLE_SECONDS = 30.0
@@ -143,6 +152,8 @@ class Access:
         if scope["method"] == "POST" and self.path(scope) in UPLOADS and not is_json:
             limit = self._settings.upload_bytes
             return limit, f"a file may have {limit} bytes here (TILECASCADE_UPLOAD_BYTES)"
+        if first_segment(self.path(scope)) == "/territories":
+            return SKETCH_BYTES, f"a sketch may have {SKETCH_BYTES} bytes"
         return JSON_BYTES, f"the body of this request may have {JSON_BYTES} bytes"
 
     def _remembering(self, scope: Scope, secret: str, send: Send) -> Send:

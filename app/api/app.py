@@ -26,6 +26,7 @@ from tilecascade.app.api import (
     reviews,
     scenes,
     stac,
+    territories,
     tile_events,
     tilejson,
     tiles,
@@ -45,7 +46,7 @@ from tilecascade.app.storage.usage import Usage
 
 ROUTES = (
     tiles, tile_events, tilejson, features, wmts, ogc, ogc_features,
-    stac, imagery, scenes, reviews, jobs, model, health, viewer,
+    stac, imagery, scenes, territories, reviews, jobs, model, health, viewer,
 )  # fmt: skip
 
 

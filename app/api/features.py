@@ -14,7 +14,7 @@ from mercantile import Tile
 
 from tilecascade.app.api.dependencies import BaseUrl, KeyQuery, ServiceDep
 from tilecascade.app.api.http_cache import matches
-from tilecascade.app.api.schemas import Bounds, VectorTileJSON
+from tilecascade.app.api.schemas import Bounds, VectorTileJSON, parse_bbox
 from tilecascade.app.api.tilejson import tilejson_of
 from tilecascade.app.api.tiles import ContextDep, TileContext, parse_number, tile_of
 from tilecascade.app.api.vector_style import style_of
@@ -129,15 +129,6 @@ def parse_place(z: str, x: str, y: str, suffix: str) -> Tile:
     if form != suffix:
         raise NotFoundError(f"the address ends in .{suffix}; {form[:20] or 'no format'!r} is not available")
     return tile_of(parse_number("z", z), parse_number("x", x), parse_number("y", row))
-
-
-def parse_bbox(text: str) -> Bounds:
-    """West, south, east, north. Raises BadRequestError."""
-    try:
-        west, south, east, north = (float(part) for part in text.split(","))
-    except ValueError:
-        raise BadRequestError(f"bbox is west,south,east,north in degrees, not {text[:60]!r}") from None
-    return west, south, east, north
 
 
 async def waited(context: TileContext, work: Coroutine[None, None, Result], wait: float | None) -> Result:

@@ -17,8 +17,9 @@ from fastapi import APIRouter, Query, Response
 from mercantile import Tile
 
 from tilecascade.app.api.dependencies import BaseUrl
-from tilecascade.app.api.features import GEOJSON, MAX_TILES, collected, collection, described, parse_bbox, waited
+from tilecascade.app.api.features import GEOJSON, MAX_TILES, collected, collection, described, waited
 from tilecascade.app.api.ogc import link
+from tilecascade.app.api.schemas import parse_bbox
 from tilecascade.app.api.tiles import ContextDep
 from tilecascade.app.api.waiting import priority_of
 from tilecascade.app.errors import AreaError, BadRequestError, NotFoundError

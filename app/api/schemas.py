@@ -7,8 +7,22 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field, model_validator
 
+from tilecascade.app.errors import AreaError
+
 Bounds = tuple[float, float, float, float]
 """West, south, east, north in degrees."""
+
+
+def parse_bbox(text: str, name: str = "bbox") -> Bounds:
+    """W,S,E,N in degrees. name: what the user has called it. Raises AreaError."""
+    try:
+        west, south, east, north = (float(part) for part in text.split(","))
+    except ValueError:
+        raise AreaError(f"{name} wants W,S,E,N in degrees, not {text[:60]!r}") from None
+    if not (-180 <= west < east <= 180 and -90 <= south < north <= 90):
+        raise AreaError(f"{name} wants west < east and south < north, within the world, not {text[:60]!r}")
+    return west, south, east, north
+
 
 JobState = Literal["queued", "running", "done", "failed", "cancelled"]
 
@@ -64,6 +78,20 @@ class ScenesAnswer(BaseModel):
     layer: str
     revision: str
     scenes: list[SceneAnswer]
+
+
+class TerritoryAnswer(BaseModel):
+    """A country that does not exist. map, imagery: addresses of the tiles of its two layers. says: what was found in
+    its sketch."""
+
+    name: str
+    bounds: Bounds
+    seed: int
+    zooms: tuple[int, int]
+    revision: str
+    map: str
+    imagery: str
+    says: str = ""
 
 
 class ModelAnswer(BaseModel):

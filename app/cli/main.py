@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tilecascade.app.api.request_log import set_up
+from tilecascade.app.api.schemas import parse_bbox
 from tilecascade.app.cli.model import calibrate, dataset, evaluate, finetune, train
 from tilecascade.app.cli.model_files import model
-from tilecascade.app.cli.options import DATA_DIR, layers_to_serve, parse_bbox, parse_zooms, renamed, server_options
+from tilecascade.app.cli.options import DATA_DIR, layers_to_serve, parse_zooms, renamed, server_options
 from tilecascade.app.cli.setup import doctor, info, init, keys
 from tilecascade.app.cli.territory import territory
 from tilecascade.app.errors import SettingsError, TilecascadeError
@@ -112,7 +113,7 @@ def prefetch(
     wanted = parse_zooms(zooms)
     order = JobRequest(
         layer=layer,
-        bbox=None if bbox is None else parse_bbox(bbox),
+        bbox=None if bbox is None else parse_bbox(bbox, "--bbox"),
         area=None if area is None else read_area(area),
         zooms=(wanted[0], wanted[-1]),
         rate=rate,
@@ -224,7 +225,7 @@ def export(
     from tilecascade.app.client.export_features import export_features
     from tilecascade.app.client.feature_files import FEATURE_WRITERS
 
-    area, levels = None if bbox is None else parse_bbox(bbox), parse_zooms(zooms)
+    area, levels = None if bbox is None else parse_bbox(bbox, "--bbox"), parse_zooms(zooms)
     if out.suffix in FEATURE_WRITERS:
         if area is None or imagery or clip is not None:
             raise SettingsError("map objects are of the map and of a --bbox, without --imagery and --clip")

@@ -45,17 +45,6 @@ def layers_to_serve(scenes: tuple[Path, ...], layers: list[LayerSettings]) -> li
     return layers or [LayerSettings(scenes=list(scenes)) if scenes else LayerSettings(country=1)]
 
 
-def parse_bbox(text: str, option: str = "--bbox") -> tuple[float, float, float, float]:
-    """W,S,E,N in degrees. option: what the user has called it. Raises SettingsError."""
-    try:
-        west, south, east, north = (float(part) for part in text.split(","))
-    except ValueError:
-        raise SettingsError(f"{option} wants W,S,E,N in degrees, not {text!r}") from None
-    if not (-180 <= west < east <= 180 and -90 <= south < north <= 90):
-        raise SettingsError(f"{option} wants west < east and south < north, within the world, not {text!r}")
-    return west, south, east, north
-
-
 def parse_zooms(text: str) -> range:
     """A-B, or one zoom. Raises SettingsError."""
     first, _, last = text.partition("-")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from tilecascade.app.cli.options import parse_bbox
+from tilecascade.app.api.schemas import parse_bbox
 
 PATH = click.Path(path_type=Path)
 

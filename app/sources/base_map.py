@@ -96,7 +96,7 @@ class DrawnMap:
         source = TerritorySource(path.with_suffix(""))
         self._territory = source.territory
         self.zooms = range(FIRST_DRAWN, LAST_DRAWN + 1)
-        self.id = f"map of {source.id}"
+        self.id = f"map of {source.id}, cut"
         self._tiles: LRUCache[Any, bytes] = LRUCache(maxsize=KEPT_DRAWN)
         self._covers = source.covers
         self._lock = threading.Lock()
@@ -107,7 +107,10 @@ class DrawnMap:
 
     @cachedmethod(attrgetter("_tiles"), lock=attrgetter("_lock"))
     def _drawn(self, tile: Tile) -> bytes:
-        return png_of(self._territory.map(tile_window(tile)))
+        window = tile_window(tile)
+        known = self._territory.inside(*self._territory.axes(window))
+        colours = self._territory.map(window)
+        return png_of(colours if known.all() else np.dstack([colours * known[..., None], known.astype(np.uint8) * 255]))
 
 
 class RemoteMap:
@@ -149,13 +152,17 @@ class RemoteMap:
 
 
 class BaseMapTiles:
-    """The tiles of a base map as the cascade needs them: opaque PNG files of 256 x 256 pixels, at the zooms wanted."""
+    """The tiles of a base map as the cascade needs them: PNG files of 256 x 256 pixels, at the zooms wanted.
 
-    def __init__(self, base: BaseMap, max_zoom: int | None) -> None:
+    A tile that is transparent in part counts as none, and is generated; not so if the map is drawn of what its imagery
+    is drawn of, too (`whole` is false): it ends where that ends.
+    """
+
+    def __init__(self, base: BaseMap, max_zoom: int | None, whole: bool = True) -> None:
         last = base.zooms[-1] if max_zoom is None else min(max_zoom, base.zooms[-1])
         if last < base.zooms[0]:
             raise SceneError(f"the base map begins at zoom {base.zooms[0]}, above base_max_zoom {max_zoom}")
-        self._base = base
+        self._base, self._whole = base, whole
         self.zooms = range(base.zooms[0], last + 1)
         self.id = f"{base.id} to {last}"
 
@@ -172,7 +179,7 @@ class BaseMapTiles:
                 pixels = image.convert("RGBA")
         except (UnidentifiedImageError, OSError) as error:
             raise BaseMapError(f"tile {tile.z}/{tile.x}/{tile.y} of the base map is not an image: {error}") from None
-        if np.asarray(pixels)[..., 3].min() < 255:
+        if self._whole and np.asarray(pixels)[..., 3].min() < 255:
             return None
         if fits:
             return data
@@ -197,14 +204,14 @@ def open_base_map(place: str, max_zoom: int | None, lowest: int, folder: Path) -
     if not path.is_file():
         raise SceneError(f"base map {path} does not exist; give a file .mbtiles, .pmtiles or .tif, or a URL")
     if path.suffix == ".json":
-        return BaseMapTiles(DrawnMap(path), max_zoom)
+        return BaseMapTiles(DrawnMap(path), max_zoom, whole=False)
     if path.suffix in ARCHIVES:
         return BaseMapTiles(ArchiveMap(path), max_zoom)
     return BaseMapTiles(PictureMap(path, lowest), max_zoom)
 
 
 def png_of(colours: np.ndarray) -> bytes:
-    """H x W x 3 uint8 -> PNG."""
+    """H x W x 3 or, with alpha, 4 uint8 -> PNG."""
     out = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(colours)).save(out, "PNG", compress_level=4)
     return out.getvalue()

@@ -266,6 +266,11 @@ def build_layer(
     )
 
 
+def names_of(name: str) -> tuple[str, str]:
+    """The names of a layer whose imagery is painted, and of the layer of that."""
+    return name, name + IMAGERY_SUFFIX
+
+
 def imagery_layer(settings: LayerSettings, source: Source, model: ModelInfo) -> Layer | None:
     """The layer of imagery that is painted for a map layer beyond its source's resolution; None if there is none.
 

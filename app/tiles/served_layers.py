@@ -71,7 +71,7 @@ class ServedLayers:
         self.shelf = ModelShelf(settings, self.data_dir)
         self.receiving = asyncio.Lock()
         self.background = BackgroundTiles()
-        self._layer_settings = layers
+        self._layer_settings = list(layers)
         self._changing = asyncio.Lock()
         self._retiring: dict[str, asyncio.Future[None]] = {}
         self._tasks: set[asyncio.Future[None]] = set()

@@ -142,6 +142,10 @@ class TileStore:
         await self.run(self.clock.change, affected, swap)
         await self.run(self.invalidate, affected)
 
+    def forget_all(self) -> None:
+        """Remove every tile of this version of the layer from every cache that answers."""
+        self._tiers.purge(self.layer.folder, lambda key: True)
+
     def invalidate(self, affected: AffectedTiles) -> None:
         """Remove the tiles of `affected`, in all variants, from every cache. Raises PurgeError."""
 

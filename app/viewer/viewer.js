@@ -338,13 +338,16 @@ addEventListener("drop", (event) => {
 // ---- begin
 
 if (data.layers.length) {
-  $("choices").replaceChildren(...data.layers.map((layer, index) => {
+  const asked = new URLSearchParams(location.search).get("layer");
+  const first_shown = data.layers.find(({name}) => name === asked) || data.layers[0];
+  $("choices").replaceChildren(...data.layers.map((layer) => {
     const label = document.createElement("label"), radio = document.createElement("input");
-    Object.assign(radio, {type: "radio", name: "layer", checked: index === 0, onchange: () => choose(layer)});
+    const show = () => { choose(layer); if (!map.getBounds().intersects(generated.options.bounds)) fit(layer); };
+    Object.assign(radio, {type: "radio", name: "layer", checked: layer === first_shown, onchange: show});
     label.append(radio, " ", layer.name);
     return label;
   }));
-  choose(data.layers[0]);
+  choose(first_shown);
   look();
   // on a narrow screen the foot belongs to the attribution
   L.control.scale({position: innerWidth <= 600 ? "topleft" : "bottomleft"}).addTo(map);

@@ -127,7 +127,7 @@ def test_tilejson_and_style_of_vector_tiles(client: TestClient) -> None:
 @pytest.mark.parametrize(
     ("address", "status", "words"),
     [
-        ("/features/map?bbox=1,2,3", 400, "west,south,east,north"),
+        ("/features/map?bbox=1,2,3", 400, "W,S,E,N"),
         ("/features/map?bbox=3,2,1,4", 400, "west < east"),
         ("/features/map?bbox=0,0,1,1", 404, "no imagery"),
         (f"/features/map?bbox={box(PLACE)}&zoom=13", 400, "14 to 16"),

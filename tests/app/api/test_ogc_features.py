@@ -86,7 +86,7 @@ def test_a_box_a_zoom_and_a_time_leave_less(client: TestClient) -> None:
     ("path", "status", "said"),
     [
         (f"{ITEMS}?colour=red", 400, "unknown parameter 'colour'"),
-        (f"{ITEMS}?bbox=1,2,3", 400, "west,south,east,north"),
+        (f"{ITEMS}?bbox=1,2,3", 400, "W,S,E,N"),
         (f"{ITEMS}?zoom=3", 400, "zoom must be 14 to 16"),
         (f"{ITEMS}?datetime=yesterday", 400, "begin/end"),
         (f"{ITEMS}/house", 404, "no identifier"),

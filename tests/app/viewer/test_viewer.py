@@ -31,7 +31,7 @@ from tilecascade.model.sgdm.network import random_network, save_network
 
 KEY = "a key of the tests"
 STATES = "[...document.querySelectorAll('.leaflet-%s-pane .tile')].map(t => t.dataset.state)"
-FINISHED = {"cached", "generated", "none", "200"}
+FINISHED = {"cached", "generated", "base-map", "none", "200"}
 """States of a tile that will not change by itself; imagery has no other state than its status."""
 
 

@@ -1,0 +1,194 @@
+"""Territories that are made while the server runs."""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fastapi.testclient import TestClient
+from mercantile import Tile, tile
+from PIL import Image
+
+from tests.conftest import SceneMaker
+from tests.support import tiny_octaves, wait_ready
+from tilecascade.app.api.app import create_app
+from tilecascade.app.scenes import territories
+from tilecascade.app.settings import LayerSettings, Settings
+from tilecascade.model.imagery.gate import Gate
+from tilecascade.model.world.sketch import COVERS
+
+MakeSettings = Callable[..., Settings]
+KEY = {"X-API-Key": "secret-key-of-this-test"}
+BOUNDS = "10.0,50.0,10.1,50.06"
+MIDDLE = (10.05, 50.03)
+
+
+def painting(size: int = 64) -> bytes:
+    """A wood beside farmland with a lake and a town, as a hand paints them."""
+    colours = {cover.name: cover.paint for cover in COVERS}
+    picture = np.empty((size, size, 3), dtype=np.uint8)
+    picture[:] = colours["farmland"]
+    picture[:, : size // 3] = colours["forest"]
+    picture[: size // 4, size // 2 :] = colours["water"]
+    picture[size // 2 - 6 : size // 2 + 6, size // 2 - 6 : size // 2 + 6] = colours["town"]
+    out = io.BytesIO()
+    Image.fromarray(picture).save(out, "PNG")
+    return out.getvalue()
+
+
+@pytest.fixture(autouse=True)
+def tiny_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tilecascade.app.tiles.loaded_model.load_octaves", lambda stem: (tiny_octaves(), Gate()))
+    # the tiny network of maps has no palette, which a territory's map is finished with
+    monkeypatch.setattr("tilecascade.app.tiles.layer._finish", lambda settings, model, base: "none")
+
+
+@pytest.fixture
+def running(make_settings: MakeSettings, make_scene: SceneMaker) -> Callable[[], TestClient]:
+    layers = [LayerSettings(name="map", scenes=[make_scene()])]
+    settings = make_settings(interactive_wait=60, api_key=KEY["X-API-Key"])
+    return lambda: TestClient(create_app(settings, layers))
+
+
+@pytest.fixture
+def client(running: Callable[[], TestClient]) -> Iterator[TestClient]:
+    with running() as client:
+        wait_ready(client)
+        yield client
+
+
+def make(client: TestClient, name: str = "carana", query: str = f"?bounds={BOUNDS}&seed=7", **options: object) -> dict:
+    answer = client.put(f"/territories/{name}{query}", headers=KEY, **({"content": painting()} | options))
+    assert answer.status_code in (200, 201), answer.text
+    return answer.json()
+
+
+def get(client: TestClient, path: str, zoom: int) -> bytes:
+    at: Tile = tile(*MIDDLE, zoom)
+    answer = client.get(path.format(z=at.z, x=at.x, y=at.y))
+    assert answer.status_code == 200, answer.text
+    return answer.content
+
+
+def test_a_territory_is_made_served_and_there_after_a_restart(running: Callable[[], TestClient]) -> None:
+    with running() as client:
+        wait_ready(client)
+        assert client.get("/territories").json() == []
+        made = make(client)
+        assert (made["name"], made["seed"]) == ("carana", 7)
+        assert made["zooms"] == [6, 18]
+        assert "town" in made["says"]
+        paths = ["/tiles/carana/{z}/{x}/{y}.png", "/tiles/carana-imagery/{z}/{x}/{y}.png"]
+        tiles = {(path, zoom): get(client, path, zoom) for path in paths for zoom in (12, 16, 17)}
+        assert client.get("/territories/carana/sketch").content == painting()
+        layers = [each["id"] for each in client.get("/ogc/collections").json()["collections"]]
+        assert layers == ["map", "carana", "carana-imagery"]
+    with running() as again:
+        wait_ready(again)
+        assert [each["name"] for each in again.get("/territories").json()] == ["carana"]
+        assert all(get(again, path, zoom) == data for (path, zoom), data in tiles.items())
+
+
+def test_another_seed_keeps_the_sketch_and_changes_the_country(client: TestClient) -> None:
+    first = make(client)
+    before = {zoom: get(client, "/tiles/carana-imagery/{z}/{x}/{y}.png", zoom) for zoom in (15, 17)}
+    second = make(client, query="?seed=8", content=b"")
+    assert second["bounds"] == first["bounds"]
+    assert (second["seed"], second["revision"] != first["revision"]) == (8, True)
+    after = {zoom: get(client, "/tiles/carana-imagery/{z}/{x}/{y}.png", zoom) for zoom in (15, 17)}
+    assert all(after[zoom] != before[zoom] for zoom in after)
+    third = make(client, query="?seed=7", content=b"")
+    assert third["revision"] == first["revision"]
+    assert all(get(client, "/tiles/carana-imagery/{z}/{x}/{y}.png", zoom) == before[zoom] for zoom in before)
+
+
+def test_a_territory_is_removed_with_its_tiles_and_its_jobs(client: TestClient, tmp_path: Path) -> None:
+    make(client)
+    get(client, "/tiles/carana-imagery/{z}/{x}/{y}.png", 17)
+    box = [float(side) for side in BOUNDS.split(",")]
+    order = {"layer": "carana-imagery", "bbox": box, "zooms": [18, 18], "rate": 1}
+    job = client.post("/jobs", json=order, headers=KEY).json()["id"]
+    assert client.delete("/territories/carana", headers=KEY).status_code == 204
+    assert client.get(f"/jobs/{job}").json()["state"] == "cancelled"
+    assert client.get("/territories").json() == []
+    for path in ("/tiles/carana/12/1/1.png", "/tiles/carana-imagery/17/1/1.png", "/territories/carana/sketch"):
+        assert client.get(path).status_code == 404
+    end = time.monotonic() + 30
+    while (tmp_path / "data" / "tiles" / "carana-imagery").exists():
+        assert time.monotonic() < end, "its tiles are still there"
+        time.sleep(0.1)
+    assert client.delete("/territories/carana", headers=KEY).status_code == 404
+    make(client)
+    get(client, "/tiles/carana/{z}/{x}/{y}.png", 12)
+
+
+@pytest.mark.parametrize(
+    ("name", "query", "body", "words"),
+    [
+        ("carana", "?seed=1", None, "takes bounds=W,S,E,N, and a picture"),
+        ("carana", f"?bounds={BOUNDS}", b"", "takes bounds=W,S,E,N, and a picture"),
+        ("carana", f"?bounds={BOUNDS}", b"no picture", "the sketch is no picture"),
+        ("carana", "?bounds=5,5,4,6", None, "bounds wants west < east"),
+        ("carana", "?bounds=5,85.5,6,86", None, "bounds goes beyond"),
+        ("carana", f"?bounds={BOUNDS}&painted_zoom=30", None, "painted_zoom"),
+        ("Carana", f"?bounds={BOUNDS}", None, "name"),
+        ("..", f"?bounds={BOUNDS}", None, ""),
+        ("a" * 25, f"?bounds={BOUNDS}", None, "at most 24 characters"),
+        ("map", f"?bounds={BOUNDS}", None, "a layer map that is no territory"),
+        ("confidence", f"?bounds={BOUNDS}", None, "confidence"),
+    ],
+)
+def test_what_cannot_be_made_is_refused(
+    client: TestClient, tmp_path: Path, name: str, query: str, body: bytes | None, words: str
+) -> None:
+    sent = painting() if body is None else body
+    answer = client.put(f"/territories/{name}{query}", content=sent, headers=KEY)
+    assert answer.status_code in (400, 404, 405), answer.text
+    assert words in answer.json()["detail"]
+    assert str(tmp_path) not in answer.text
+    assert client.get("/territories").json() == []
+    assert not list((tmp_path / "data" / "territories").glob("*"))
+
+
+def test_it_needs_a_key_and_there_is_a_limit(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    refused = client.put(f"/territories/carana?bounds={BOUNDS}", content=painting())
+    assert refused.status_code == 403
+    assert "'scenes'" in refused.json()["detail"]
+    assert client.delete("/territories/carana").status_code == 403
+    large = client.put(f"/territories/carana?bounds={BOUNDS}", content=b"x" * ((32 << 20) + 1), headers=KEY)
+    assert large.status_code == 413
+    monkeypatch.setattr(territories, "MOST", 1)
+    make(client)
+    full = client.put(f"/territories/other?bounds={BOUNDS}", content=painting(), headers=KEY)
+    assert (full.status_code, "1 territories at most" in full.text) == (400, True)
+    make(client)  # replacing is no other one
+
+
+def test_what_a_killed_server_was_replacing_comes_back(client: TestClient, tmp_path: Path) -> None:
+    make(client)
+    folder = tmp_path / "data" / "territories"
+    (folder / ".old-1").mkdir()
+    (folder / "carana").rename(folder / ".old-1" / "carana")
+    (folder / ".incoming-2" / "carana").mkdir(parents=True)
+    kept = territories.Territories(folder)
+    assert kept.names() == []
+    kept.tidy()
+    assert kept.names() == ["carana"]
+    assert sorted(path.name for path in folder.iterdir()) == ["carana"]
+
+
+def test_one_that_cannot_be_read_keeps_nobody_from_the_others(
+    running: Callable[[], TestClient], tmp_path: Path
+) -> None:
+    with running() as client:
+        wait_ready(client)
+        make(client)
+        make(client, "other")
+    (tmp_path / "data" / "territories" / "carana" / "map.png").write_bytes(b"damaged")
+    with running() as again:
+        wait_ready(again)
+        assert [each["name"] for each in again.get("/territories").json()] == ["other"]
