@@ -8,6 +8,7 @@ of them is the pixel above.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -41,6 +42,9 @@ PHASE = 200
 
 DEGRADED = 0.3
 """How far the imagery above, where it is painted itself, is to be trusted: 0 is wholly."""
+
+RAMP = 24
+"""Pixels over which the noise of another attempt replaces the first one's."""
 
 MOST_ATTEMPTS = 3
 """How often a block is painted at most; it is painted again only while that brings it nearer to the gate's range."""
@@ -164,7 +168,11 @@ class OctavePainter:
 
     @torch.inference_mode()
     def paint(self, stage: Stage, batch: Sequence[Above], attempt: int = 0) -> list[Pixels]:
-        """The pixels of blocks of one size, H x W x 3 uint8 each. attempt: each has noise of its own."""
+        """The pixels of blocks of one size, H x W x 3 uint8 each.
+
+        attempt: each has noise of its own, but for what a block's edge sees: there all attempts are the first one, so
+        that neighbours join whichever of theirs is kept.
+        """
         if self.device.type == "cpu" and torch.get_num_threads() != 1:
             torch.set_num_threads(1)
         if any(side % 8 for item in batch for side in (item.window.width, item.window.height)):
@@ -172,10 +180,12 @@ class OctavePainter:
         parents = [item.window.above(1).grown(MARGIN) for item in batch]
         corners = [(parent.left, parent.top) for parent in parents]
         # the world is 128 << zoom pixels of the zoom above wide, four times what noise of latents repeats at
-        noise = noise_of(
-            stage.seed, stage.zoom + 2, corners, parents[0].width, parents[0].height, CHANNELS, self.device,
-            PHASE + attempt,
-        )  # fmt: skip
+        size = parents[0].width, parents[0].height
+        key = (stage.seed, stage.zoom + 2, corners, *size, CHANNELS, self.device)
+        noise = noise_of(*key, PHASE)
+        if attempt:
+            angle = _inwards(*size).to(self.device) * math.pi / 2  # of two noises, so that their strength stays
+            noise = angle.cos() * noise + angle.sin() * noise_of(*key, PHASE + attempt)
         above = torch.from_numpy(np.stack([item.filled() for item in batch])).to(self.device).permute(0, 3, 1, 2)
         above = (above.float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
         metres, trust = (
@@ -187,6 +197,16 @@ class OctavePainter:
             detail = sample(net, noise, above, metres, trust, net.config.steps)
         coarse, detail = (each.float()[..., MARGIN:-MARGIN, MARGIN:-MARGIN] for each in (above, detail))
         return [_as_pixels(image) for image in _kept(coarse, DEVIATION * detail).permute(0, 2, 3, 1).cpu()]
+
+
+def _inwards(width: int, height: int) -> Tensor:
+    """height x width of a window with its margin: 0 as far as the edge of its block sees, 1 well inside."""
+    across, down = (
+        ((torch.minimum(place, side - 1 - place) - 2 * MARGIN) / RAMP).clamp(0, 1)
+        for side in (width, height)
+        for place in [torch.arange(side)]
+    )
+    return torch.minimum(across[None], down[:, None])
 
 
 def _kept(coarse: Tensor, detail: Tensor) -> Tensor:

@@ -107,6 +107,17 @@ def test_a_batch_is_judged_block_by_block(net: OctaveNet) -> None:
         assert np.abs(one.pixels.astype(int) - same.pixels).max() <= 1  # a batch of another size may round otherwise
 
 
+def test_every_attempt_has_the_same_edge(net: OctaveNet) -> None:
+    """So that two neighbours join, whichever attempt is kept of each."""
+    first, second = (painter(net, Gate()).paint(STAGE, [above()], attempt)[0] for attempt in (0, 1))
+    assert (first != second).any()
+    edge = 8
+    for side in (np.s_[:edge], np.s_[-edge:], np.s_[:, :edge], np.s_[:, -edge:]):
+        assert (first[side] == second[side]).all()
+    inner = np.s_[200:-200, 200:-200]
+    assert (first[inner] != second[inner]).mean() > 0.5
+
+
 def test_what_never_fits_ends(net: OctaveNet) -> None:
     impossible = Gate(((above().metres, (50.0,) * 3, (60.0,) * 3),))
     (block,) = painter(net, impossible)(STAGE, [above()])
