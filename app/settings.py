@@ -91,7 +91,8 @@ class LayerSettings(BaseModel, extra="forbid"):
     )
     territory: Path | None = Field(
         default=None,
-        description="instead of scenes: the .json of a territory that `tilecascade territory new` has made of a sketch",
+        description="instead of scenes, or below them: the .json of a territory that `tilecascade territory new` has "
+        "made of a sketch",
     )
     painted_zoom: int | None = Field(
         default=None, ge=1, le=MAX_TABLE_ZOOM,
@@ -143,8 +144,9 @@ class LayerSettings(BaseModel, extra="forbid"):
             raise ValueError(
                 "no layer can be called confidence: /tiles/confidence is how far the default layer can be trusted"
             )
-        if [bool(self.scenes), self.country is not None, self.territory is not None].count(True) != 1:
-            raise ValueError("give scenes, the seed of a country or a territory, and one of them only")
+        wanted = [bool(self.scenes), self.country is not None, self.territory is not None]
+        if not any(wanted) or (self.country is not None and wanted.count(True) > 1):
+            raise ValueError("give scenes, the seed of a country or a territory; only a territory can have scenes, too")
         if self.painted_zoom is not None and self.country is not None:
             raise ValueError("painted_zoom is for scenes; the country has imagery of every zoom")
         if self.painted_zoom is not None and len(self.name) > MAX_PAINTED_NAME:

@@ -15,27 +15,45 @@ from PIL import Image
 from tilecascade.app.api.http_cache import matches
 from tilecascade.app.api.tiles import ContextDep, TileQuery, answer, parse_tile
 from tilecascade.app.errors import NotFoundError
+from tilecascade.app.sources.mosaic import SceneMosaic
 from tilecascade.app.sources.source import Source
 from tilecascade.app.tiles.formats import MEDIA_TYPES
-from tilecascade.app.tiles.image import notes_of
+from tilecascade.app.tiles.image import decode, notes_of
 from tilecascade.app.tiles.imagery_generator import ATTEMPTS
 from tilecascade.app.tiles.layer import IMAGERY_SUFFIX, LEVELS_BELOW
-from tilecascade.model.cascade import tile_window
+from tilecascade.app.tiles.resolver import TileResolver
+from tilecascade.model.cascade import Mask, Pixels, tile_window
 
 router = APIRouter(tags=["imagery"])
 
 
 def encode(imagery: Source, tile: Tile, form: str) -> bytes | None:
-    """A tile of imagery; None where there is none. A JPEG is white where imagery is missing. May block."""
+    """A tile of imagery; None where there is none. May block."""
     colours, known = imagery.read(tile_window(tile))
     if not known.any():
         return None
+    return file_of(colours, known, form)
+
+
+def file_of(colours: Pixels, known: Mask, form: str) -> bytes:
+    """A picture of this format; JPEG is white where nothing is known."""
     out = io.BytesIO()
     if form == "jpg":
         Image.fromarray(np.where(known[..., None], colours, 255).astype(np.uint8)).save(out, "JPEG", quality=85)
     else:
         Image.fromarray(np.dstack([colours, known.astype(np.uint8) * 255])).save(out, form.upper())
     return out.getvalue()
+
+
+async def with_scenes(mosaic: SceneMosaic, painted: TileResolver, tile: Tile, form: str) -> Response:
+    """A painted tile with the scenes that lie over it."""
+    below = decode((await painted.find(tile)).data)
+
+    def join() -> bytes:
+        pixels, known = mosaic.over(tile_window(tile), below[..., :3], below[..., 3] > 127)
+        return file_of(pixels, known, form)
+
+    return Response(await asyncio.to_thread(join), media_type=MEDIA_TYPES[form], headers={"Cache-Control": "no-cache"})
 
 
 @router.get("/imagery/{layer}/{z}/{x}/{y}", operation_id="imagery_tile", response_class=Response)
@@ -56,6 +74,11 @@ async def imagery_tile(
         raise NotFoundError(f"imagery is shown at zooms {first} to {shown.max_zoom}, 256 pixels")
     painted = service.resolvers.get(layer + IMAGERY_SUFFIX)
     if painted is not None and tile.z > painted.layer.ladder.root:
+        mosaic = shown.imagery
+        if isinstance(mosaic, SceneMosaic):
+            scenes = await asyncio.to_thread(mosaic.sources, tile)
+            if scenes:
+                return await with_scenes(mosaic, painted, tile, variant.format)
         response = await answer(context, painted.layer.name, (tile, variant), TileQuery(missing=missing))
         stored = await painted.store.lookup(tile)
         if stored is not None:

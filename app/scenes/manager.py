@@ -54,12 +54,13 @@ class SceneManager:
 
     def build(self, wanted: LayerSettings, model: ModelInfo) -> Layer:
         """A layer with its scenes as configured and as changed since. Raises SceneError or SettingsError."""
-        if not wanted.scenes or wanted.painted_zoom is not None:
+        if wanted.territory is None and (not wanted.scenes or wanted.painted_zoom is not None):
             return build_layer(wanted, model, self._data_dir)
         configured = configured_scenes(wanted)
         scenes = SceneSet.read(self._data_dir.scene_set(wanted.name)).verified()
         self._scenes[wanted.name] = LayerScenes(wanted, configured, scenes)
-        return build_layer(wanted, model, self._data_dir, scenes.effective(configured) or configured)
+        shown = scenes.effective(configured)
+        return build_layer(wanted, model, self._data_dir, shown if shown or wanted.territory else configured)
 
     def catch_up(self, store: TileStore) -> None:
         """Remove tiles made from other scenes or reviews than the present ones: these changed while no server ran, or a
@@ -113,7 +114,7 @@ class SceneManager:
                 raise SceneError(f"layer {old.name} shows {what}; start the server with other scenes instead")
             changed = change(known.set)
             scenes = changed.effective(known.configured)
-            if not scenes:
+            if not scenes and known.settings.territory is None:
                 raise SceneError("a layer needs a scene; add another before you remove the last")
             new = await asyncio.to_thread(build_layer, known.settings, old.model, self._data_dir, scenes)
             if new.version != old.version:

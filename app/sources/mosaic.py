@@ -26,7 +26,7 @@ from scipy import ndimage
 
 from tilecascade.app.errors import ImageryUnavailableError, SceneError
 from tilecascade.app.sources.scene import Scene, open_raster, stamp_of, window_bounds
-from tilecascade.app.sources.source import digest
+from tilecascade.app.sources.source import Source, digest
 from tilecascade.model.cascade import TILE_SIZE, Mask, Pixels, Window, assemble, tile_window
 
 READ_MARGIN = 8
@@ -58,19 +58,24 @@ def newest_first(scenes: Sequence[Scene]) -> list[Scene]:
 
 @dataclass
 class SceneMosaic:
-    """Overlapping scenes as one source of imagery, the first on top. Thread-safe. See Source for its attributes."""
+    """Overlapping scenes as one source of imagery, the first on top. Thread-safe. See Source for its attributes.
+
+    below: what is shown where no scene is, and how far it goes: a country that does not exist, with real mosaics in it.
+    """
 
     scenes: Sequence[Scene]
+    below: Source | None = None
     id: str = field(init=False)
     bounds: tuple[float, float, float, float] = field(init=False)
     native_zoom: int = field(init=False)
     attribution: str = field(init=False)
 
     def __post_init__(self) -> None:
-        if not self.scenes:
+        named = [source for source in (*self.scenes, self.below) if source is not None]
+        if not named:
             raise SceneError("imagery needs at least one scene")
-        self.id = digest([scene.id for scene in self.scenes])
-        edges = np.array([scene.bounds for scene in self.scenes])
+        self.id = digest([source.id for source in named])
+        edges = np.array([source.bounds for source in ([self.below] if self.below else self.scenes)])
         self.bounds = (
             float(edges[:, 0].min()),
             float(edges[:, 1].min()),
@@ -78,9 +83,9 @@ class SceneMosaic:
             float(edges[:, 3].max()),
         )
         west, south, east, north = self.bounds
-        self.center = ((west + east) / 2, (south + north) / 2)
-        self.native_zoom = max(scene.native_zoom for scene in self.scenes)
-        self.attribution = ", ".join(dict.fromkeys(s.attribution for s in self.scenes if s.attribution))
+        self.center = self.below.center if self.below else ((west + east) / 2, (south + north) / 2)
+        self.native_zoom = self.below.native_zoom if self.below else max(scene.native_zoom for scene in self.scenes)
+        self.attribution = ", ".join(dict.fromkeys(source.attribution for source in named if source.attribution))
         self._sources: LRUCache[Tile, tuple[str, ...]] = LRUCache(maxsize=100_000)
         self._tiles: LRUCache[Tile, tuple[Pixels, tuple[str, ...]]] = LRUCache(maxsize=KEPT_TILES)
         self._lock = threading.Lock()
@@ -91,15 +96,34 @@ class SceneMosaic:
 
     def read(self, window: Window) -> tuple[Pixels, Mask]:
         """See Source. Unknown pixels are 0. Overlapping windows agree to the bit."""
+        if self.below is not None and not self.scenes:
+            return self.below.read(window)
+        colours, known = self.shown(window)
+        if self.below is None or known.all():
+            return colours, known
+        return self._over(colours, known, *self.below.read(window))
+
+    def over(self, window: Window, colours: Pixels, known: Mask) -> tuple[Pixels, Mask]:
+        """The scenes over other imagery of a window than `below` has: such as painted tiles of it."""
+        if not self.scenes:
+            return colours, known
+        return self._over(*self.shown(window), colours, known)
+
+    def shown(self, window: Window) -> tuple[Pixels, Mask]:
+        """The scenes alone; see Source."""
         return assemble(window, {tile: self._tile(tile)[0] for tile in window.tiles()})
+
+    @staticmethod
+    def _over(colours: Pixels, known: Mask, below: Pixels, below_known: Mask) -> tuple[Pixels, Mask]:
+        return np.where(known[..., None], colours, below), known | below_known
 
     def covers(self, tile: Tile) -> bool:
         """See Source."""
-        return bool(self.sources(tile))
+        return (self.below is not None and self.below.covers(tile)) or bool(self.sources(tile))
 
     def id_at(self, tile: Tile) -> str:
         """See Source."""
-        return digest(self.sources(tile))
+        return digest([*self.sources(tile), *([self.below.id_at(tile)] if self.below else [])])
 
     def sources(self, tile: Tile) -> tuple[str, ...]:
         """The ids of the scenes that the tile's pixels come from, topmost first."""

@@ -26,28 +26,28 @@ class PaintedSource:
     Finer zooms are those of the layer of imagery, whose `tiles` are wanted there; `read` only enlarges.
     """
 
-    def __init__(self, scenes: Source, zoom: int, painting: str) -> None:
+    def __init__(self, source: Source, zoom: int, painting: str) -> None:
         """zoom: the last one that is painted. painting: names what paints (see `imagery_layer`)."""
-        self.scenes, self.zoom = scenes, zoom
-        self.bounds, self.center = scenes.bounds, scenes.center
-        self.native_zoom = max(zoom, scenes.native_zoom)
-        self.attribution = f"{scenes.attribution} (detail painted)".strip()
-        self.id = digest((scenes.id, f"painted {painting} to {zoom}"))
+        self.source, self.zoom = source, zoom
+        self.bounds, self.center = source.bounds, source.center
+        self.native_zoom = max(zoom, source.native_zoom)
+        self.attribution = f"{source.attribution} (detail painted)".strip()
+        self.id = digest((source.id, f"painted {painting} to {zoom}"))
 
     def read(self, window: Window) -> tuple[Pixels, Mask]:
         """H x W x 3 uint8 colours and the H x W mask of where the scenes are; finer than they are, enlarged."""
-        levels = window.zoom - self.scenes.native_zoom
+        levels = window.zoom - self.source.native_zoom
         if levels <= 0:
-            return self.scenes.read(window)
+            return self.source.read(window)
         whole = _aligned(window, levels)
-        colours, known = enlarge(*self.scenes.read(whole.above(levels).grown(ENLARGE_MARGIN)), levels, LAND)
+        colours, known = enlarge(*self.source.read(whole.above(levels).grown(ENLARGE_MARGIN)), levels, LAND)
         y, x = window.top - whole.top, window.left - whole.left
         inside = (slice(y, y + window.height), slice(x, x + window.width))
         return colours[inside], known[inside]
 
     def covers(self, tile: Tile) -> bool:
         """Whether any pixel of the tile has imagery."""
-        return self.scenes.covers(tile)
+        return self.source.covers(tile)
 
     def id_at(self, tile: Tile) -> str:
         """See Source: detail depends on all that is around."""

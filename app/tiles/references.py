@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from mercantile import Tile
 
+from tilecascade.app.sources.mosaic import SceneMosaic
 from tilecascade.app.tiles import image
 from tilecascade.app.tiles.layer import Layer
 from tilecascade.model.cascade import Window, assemble, tile_window
@@ -33,6 +34,8 @@ def read_conditions(layer: Layer, window: Window, references: References) -> Con
         imagery, known = layer.imagery.read(window)
     else:
         imagery, known = assemble(window, {tile: image.decode(data) for tile, data in references.painted.items()})
+        if isinstance(layer.imagery, SceneMosaic):
+            imagery, known = layer.imagery.over(window, imagery, known)
     reviews = (*layer.given.within(window), *layer.reviews.within(window))
     if layer.ladder.reference_window(window) is None:
         return Conditions(window, imagery, known, None, None, None, reviews)
@@ -40,4 +43,9 @@ def read_conditions(layer: Layer, window: Window, references: References) -> Con
     base = {tile_window(tile): image.decode(data) for tile, data in references.base.items()}
     reference, reference_known = layer.ladder.enlarged_reference(window, fields | base)
     from_base_map = layer.ladder.enlarged_reference(window, base)[1] if base else None
+    scenes = layer.imagery if isinstance(layer.imagery, SceneMosaic) and layer.imagery.scenes else None
+    if from_base_map is not None and layer.base_drawn and scenes is not None:
+        # what is drawn of a sketch says nothing of the ground that a scene shows
+        real = scenes.shown(window)[1]
+        reference_known, from_base_map = reference_known & ~(from_base_map & real), from_base_map & ~real
     return Conditions(window, imagery, known, reference, reference_known, from_base_map, reviews)

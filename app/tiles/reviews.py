@@ -71,10 +71,18 @@ class Review:
         return {"type": "Feature", "id": self.id, "properties": properties, "geometry": self.there or self.seen}
 
 
-def given_road(kind: str, points: Sequence[tuple[float, float]]) -> Review:
-    """A road that is there for certain, without anybody having looked. points: longitude, latitude."""
-    line = {"type": "LineString", "coordinates": [list(point) for point in points]}
-    return Review("redrawn", LAYERS["road"], kind, None, line, 0)
+def given_roads(
+    kind: str, points: Sequence[tuple[float, float]], except_in: Sequence[tuple[float, float, float, float]] = ()
+) -> list[Review]:
+    """A road that is there for certain, without anybody having looked: its parts outside some boxes.
+
+    points: longitude, latitude. except_in: west, south, east, north of where nothing is known of it.
+    """
+    outside = shapely.difference(
+        shapely.LineString(points), shapely.union_all([shapely.box(*sides) for sides in except_in])
+    )
+    parts = [part for part in shapely.get_parts(outside) if not part.is_empty]
+    return [Review("redrawn", LAYERS["road"], kind, None, shapely.geometry.mapping(part), 0) for part in parts]
 
 
 def review_of(feature: Feature) -> Review:

@@ -17,14 +17,13 @@ from tilecascade.app.errors import NotFoundError, NotReadyError
 from tilecascade.app.scenes.manager import SceneManager
 from tilecascade.app.scenes.scene_set import SceneSet
 from tilecascade.app.settings import DataDir, LayerSettings, Settings
-from tilecascade.app.sources.painted import PaintedSource
 from tilecascade.app.sources.scene import Scene
 from tilecascade.app.storage.caches import Caches
 from tilecascade.app.storage.models import ModelShelf
 from tilecascade.app.storage.publication import Publication
 from tilecascade.app.tiles.generator import BlockGenerator
 from tilecascade.app.tiles.imagery_generator import ImageryGenerator
-from tilecascade.app.tiles.layer import Layer, imagery_layer, layer_with_model
+from tilecascade.app.tiles.layer import Layer, imagery_layer, layer_with_model, painted_in
 from tilecascade.app.tiles.loaded_model import LoadedModel, load_model, with_engine
 from tilecascade.app.tiles.lookahead import BackgroundTiles
 from tilecascade.app.tiles.resolver import TileResolver
@@ -99,9 +98,8 @@ class ServedLayers:
 
     def _serve(self, wanted: LayerSettings, layer: Layer, model: LoadedModel) -> dict[str, TileResolver]:
         """What serves a layer from now on and, if its imagery is painted, the layer of that. May block."""
-        leases, painted = self.caches.leases, None
-        if isinstance(layer.imagery, PaintedSource):
-            painted = imagery_layer(wanted, layer.imagery.scenes, model.info)
+        leases, below = self.caches.leases, painted_in(layer.imagery)
+        painted = None if below is None else imagery_layer(wanted, below.source, model.info)
         painter = None
         if painted is not None:
             rejected = self.data_dir.rejected(layer.name) if wanted.keep_rejected else None

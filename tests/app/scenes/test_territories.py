@@ -10,14 +10,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
-from mercantile import Tile, tile
+from mercantile import Tile, tile, xy_bounds
 from PIL import Image
 
-from tests.conftest import SceneMaker
+from tests.conftest import SceneMaker, picture, write_scene
 from tests.support import tiny_octaves, wait_ready
 from tilecascade.app.api.app import create_app
 from tilecascade.app.scenes import territories
 from tilecascade.app.settings import LayerSettings, Settings
+from tilecascade.app.sources.mosaic import SceneMosaic
+from tilecascade.app.sources.scene import open_scene
+from tilecascade.model.cascade import tile_window
 from tilecascade.model.imagery.gate import Gate
 from tilecascade.model.world.sketch import COVERS
 
@@ -166,6 +169,35 @@ def test_it_needs_a_key_and_there_is_a_limit(client: TestClient, monkeypatch: py
     full = client.put(f"/territories/other?bounds={BOUNDS}", content=painting(), headers=KEY)
     assert (full.status_code, "1 territories at most" in full.text) == (400, True)
     make(client)  # replacing is no other one
+
+
+def test_a_real_mosaic_lies_over_the_country(client: TestClient, tmp_path: Path) -> None:
+    """It is shown and generated from where it is; everywhere else all stays, and so it does when it is gone again."""
+    make(client)
+    inside, far = tile(10.05, 50.03, 17), tile(10.09, 50.05, 17)
+    paths = ["/tiles/carana/17/{x}/{y}.png", "/imagery/carana/17/{x}/{y}.png", "/tiles/carana/15/{x}/{y}.png"]
+
+    def fetch(path: str, at: Tile) -> bytes:
+        levels = 17 - int(path.split("/")[3])
+        answer = client.get(path.format(x=at.x >> levels, y=at.y >> levels))
+        assert answer.status_code == 200, answer.text
+        return answer.content
+
+    before = {(path, at): fetch(path, at) for path in paths for at in (inside, far)}
+    pixels = picture(512, 5)
+    scene = write_scene(tmp_path / "drone.tif", pixels, xy_bounds(inside))
+    added = client.post("/scenes?layer=carana", content=scene.read_bytes(), headers=KEY)
+    assert added.status_code == 201, added.text
+    after = {(path, at): fetch(path, at) for path in paths for at in (inside, far)}
+    shown = np.asarray(Image.open(io.BytesIO(after[paths[1], inside])).convert("RGB")).astype(int)
+    truth, _ = SceneMosaic([open_scene(scene)]).read(tile_window(inside))
+    assert np.abs(shown - truth).mean() < 8, "the mosaic is the imagery"
+    assert after[paths[0], inside] != before[paths[0], inside], "and the map is generated from it"
+    assert all(after[path, far] == before[path, far] for path in paths)
+    assert after[paths[2], inside] == before[paths[2], inside], "coarse zooms are the map of the sketch"
+    removed = client.delete(f"/scenes/{added.json()['id']}?layer=carana", headers=KEY)
+    assert removed.status_code == 200, removed.text
+    assert {key: fetch(*key) for key in before} == before
 
 
 def test_what_a_killed_server_was_replacing_comes_back(client: TestClient, tmp_path: Path) -> None:
