@@ -215,6 +215,45 @@ def generate(territory: Path, zooms: str, count: int, seed: int, val_share: floa
 
 
 @dataset.command()
+@click.argument("folder", type=PATH)
+@click.option("--out", required=True, type=PATH, help="JSON file to write.")
+def captions(folder: Path, out: Path) -> None:
+    """Say in words what each pair of FOLDER shows: scene, relations, elements, computed from its map."""
+    from tilecascade.app.tools.captions import write_captions
+
+    counts = write_captions(folder, out)
+    skipped = f"; {counts.pop('')} of another style left out" if "" in counts else ""
+    kinds = ", ".join(f"{scene} {count}" for scene, count in counts.most_common())
+    click.echo(f"{counts.total()} captions ({kinds}){skipped}")
+
+
+@dataset.command("check-captions")
+@click.argument("file", type=PATH)
+@click.option("--budget", default=75, show_default=True, type=click.IntRange(1), help="Tokens of the text tower.")
+def check(file: Path, budget: int) -> None:
+    """Check that the captions or prompts of a JSON FILE (AAAAD, MMM-RS) can be told to a generator."""
+    from tilecascade.app.tools.captions import check_captions
+
+    click.echo(f"{check_captions(file, budget)} captions, all can be used")
+
+
+@dataset.command()
+@click.argument("scene", type=PATH)
+@click.option("--kind", required=True, type=click.Choice(["fog", "low light", "snow"]), help="What is added.")
+@click.option("--strength", default=0.6, show_default=True, type=click.FloatRange(0, 1), help="1: as much as there is.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0, 2**32 - 1), help="Another one: elsewhere.")
+@click.option("--height", type=PATH, help="Raster of metres above the sea, one band: fog lies low.")
+@click.option("--out", required=True, type=PATH, help="GeoTIFF to write.")
+def weather(scene: Path, kind: Any, strength: float, seed: int, height: Path | None, out: Path) -> None:
+    """Put fog, low light or snow on a GeoTIFF SCENE; its metadata say so."""
+    from tilecascade.app.tools.weather import add_weather
+    from tilecascade.model.imagery.weather import Weather
+
+    add_weather(scene, Weather(kind, strength, seed), out, height)
+    click.echo(f"{out} is written: {scene} with {kind}")
+
+
+@dataset.command()
 @click.option("--imagery", required=True, type=PATH, help="GeoTIFF, or a folder z/x/y.png.")
 @click.option("--map", "map_source", required=True, type=PATH, help="The same, or .mbtiles, .geojson.")
 @click.option("--zooms", default="14-18", show_default=True)

@@ -1,0 +1,1 @@
+"""What is said of a tile: hierarchical captions and the prompts of MMM-RS, as data."""
