@@ -39,6 +39,9 @@ Bounds = tuple[float, float, float, float]
 MOST_PIXELS = 4096
 """Longest side of a sketch."""
 
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
+"""What a sketch may be: others are read by programs that run what is in them, and it may come from a stranger."""
+
 MOST_HEIGHTS = 512
 """Cells along a side of the heights that are kept."""
 
@@ -106,7 +109,7 @@ def new_territory(wanted: NewTerritory) -> str:
 def read_picture(path: Path) -> Pixels:
     """A picture file as H x W x 3. Raises SettingsError."""
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=FORMATS) as image:
             if max(image.size) > MOST_PIXELS or min(image.size) < 16:
                 raise SettingsError(
                     f"{path} has {image.size[0]} x {image.size[1]} pixels; 16 to {MOST_PIXELS} are possible"
