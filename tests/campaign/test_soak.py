@@ -14,11 +14,12 @@ from mercantile import Tile
 from tests.conftest import PLACE, SceneMaker
 from tests.program import Server, memory, ready, stops_in_time
 
-REQUESTS = int(os.environ.get("TILECASCADE_CAMPAIGN_SOAK", "800"))
+REQUESTS = int(os.environ.get("TILECASCADE_CAMPAIGN_SOAK", "1600"))
 """`make campaign` sends a hundred thousand."""
 
 GROWTH = 64 << 20
-"""Bytes that may come in the second half: allocators keep what they have had."""
+"""Bytes that may come in the second half: allocators keep what they have had. What they keep goes up and down by as
+much from one quarter to the next, so that halves are told by the lower of their two."""
 
 KEY = {"X-API-Key": "a key for tests"}
 
@@ -56,14 +57,14 @@ def test_memory_stays_flat(make_scene: SceneMaker, tiny_weights: Path, tmp_path:
     def some(seed: int) -> None:
         rng = random.Random(seed)
         with httpx.Client(base_url=server.url, timeout=120) as client:
-            for _ in range(REQUESTS // 16):
+            for _ in range(REQUESTS // 32):
                 statuses[client.get(address(rng)).status_code] += 1
 
     try:
         after = []
-        for half in range(2):
+        for quarter in range(4):
             with ThreadPoolExecutor(8) as pool:
-                list(pool.map(some, range(8 * half, 8 * half + 8)))
+                list(pool.map(some, range(8 * quarter, 8 * quarter + 8)))
             # and a scene comes and goes, so that what was generated is forgotten
             added = httpx.post(server.url + "/scenes", content=other, headers=KEY, timeout=120)
             assert added.status_code == 201, added.text
@@ -73,7 +74,7 @@ def test_memory_stays_flat(make_scene: SceneMaker, tiny_weights: Path, tmp_path:
         print(f"{sum(statuses.values())} requests, {dict(sorted(statuses.items()))}, {[b >> 20 for b in after]} MiB")
         assert set(statuses) <= {200, 404, 503}
         assert statuses[200] > REQUESTS // 4
-        assert after[1] < after[0] + GROWTH
+        assert min(after[2:]) < min(after[:2]) + GROWTH
         stops_in_time(server)
         assert "Traceback" not in server.log.read_text()
     finally:
