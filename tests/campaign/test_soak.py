@@ -14,12 +14,12 @@ from mercantile import Tile
 from tests.conftest import PLACE, SceneMaker
 from tests.program import Server, memory, ready, stops_in_time
 
-REQUESTS = int(os.environ.get("TILECASCADE_CAMPAIGN_SOAK", "1600"))
+REQUESTS = int(os.environ.get("TILECASCADE_CAMPAIGN_SOAK", "3200"))
 """`make campaign` sends a hundred thousand."""
 
 GROWTH = 64 << 20
-"""Bytes that may come in the second half: allocators keep what they have had. What they keep goes up and down by as
-much from one quarter to the next, so that halves are told by the lower of their two."""
+"""Bytes that may come in the second half. The first quarter fills caches; what allocators keep goes up and down by as much
+from one quarter to the next, so that the lower one of the last two counts."""
 
 KEY = {"X-API-Key": "a key for tests"}
 
@@ -74,7 +74,7 @@ def test_memory_stays_flat(make_scene: SceneMaker, tiny_weights: Path, tmp_path:
         print(f"{sum(statuses.values())} requests, {dict(sorted(statuses.items()))}, {[b >> 20 for b in after]} MiB")
         assert set(statuses) <= {200, 404, 503}
         assert statuses[200] > REQUESTS // 4
-        assert min(after[2:]) < min(after[:2]) + GROWTH
+        assert min(after[2:]) < after[1] + GROWTH
         stops_in_time(server)
         assert "Traceback" not in server.log.read_text()
     finally:
