@@ -84,7 +84,10 @@ class Batches:
         device = self.device
         chosen, slot, given, own, turns, down, right = (x.to(device) for x in (chosen, slot, given, own, turns, *moves))
         places = bank.places(chosen, turns, down, right, stage.crop)
-        imagery = change.imagery(self._imagery(places, change.uniform(n) < 0.5))
+        imagery = self._imagery(places, change.uniform(n) < 0.5)
+        if stage.weather:  # or the random numbers of other stages would be others
+            imagery = change.some(imagery, stage.weather, change.weather)
+        imagery = change.imagery(imagery)
         valid = change.scene_edge(imagery) | (change.uniform(n, 1, 1, 1) >= 0.15)
         valid &= (places.pixels[0] >= 0).unsqueeze(1)
         reference, known = self._reference(places, slot)

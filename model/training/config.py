@@ -38,6 +38,7 @@ class StageConfig:
         does; without such samples the network never looks whether it does.
     critic: weight of what the discriminator of the adversarial stage says; 0 leaves the losses of the refining stage.
     rotated: probability that a sample is turned by any angle and enlarged or reduced by up to a tenth.
+    weather: probability that a sample has fog, low light or snow (see `imagery.weather`), of any strength.
     calibrated: each pixel weighs alike, and unmapped ground may cost what it will; otherwise see `losses.LABEL_WEIGHT`
         and `perceive.CAP`.
     all_sources: sample from every source, not only from the first, whose style the network generates.
@@ -71,6 +72,7 @@ class StageConfig:
     critic: float = 1.0
     all_sources: bool = False
     rotated: float = 0.0
+    weather: float = 0.0
     calibrated: bool = False
     objects: float = 0.0
     path: Literal["noise", "bridge", "critic"] = "noise"

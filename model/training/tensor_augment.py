@@ -8,9 +8,29 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
+
+from tilecascade.model.imagery.weather import (
+    AIRLIGHT,
+    CANOPY_COVER,
+    DARK_GROUND,
+    DARKEST,
+    GAMMA,
+    MOONLIGHT,
+    READ,
+    SHADE,
+    SHOT,
+    SNOW,
+    THICKEST,
+)
+
+
+def _colour(colour: NDArray[np.float64], like: Tensor) -> Tensor:
+    return torch.from_numpy(colour).to(like).view(1, 3, 1, 1)
 
 
 class Augmenter:
@@ -91,6 +111,32 @@ class Augmenter:
         depth = ((self.field(x) - (0.3 + 0.5 * self.normal(n, 1, 1, 1))) / edge).clamp(0, 1)
         tint = torch.tensor([0.9, 1.0, 1.15], device=self.device).view(1, 3, 1, 1)
         return (x * (1 - depth * (1 - self.uniform(n, 1, 1, 1, low=0.2, high=0.6) * tint))).clamp(0, 1)
+
+    def weather(self, x: Tensor) -> Tensor:
+        """Fog, low light or snow, as `imagery.weather` has them, with patches of any size."""
+        n = len(x)
+        kind, strength = self.numbers(0, 3, n).view(n, 1, 1, 1), self.uniform(n, 1, 1, 1, low=0.15, high=0.8)
+        made = [made(x, strength) for made in (self._fog, self._low_light, self._snow)]
+        return torch.where(kind == 0, made[0], torch.where(kind == 1, made[1], made[2])).clamp(0, 1)
+
+    def _fog(self, x: Tensor, strength: Tensor) -> Tensor:
+        through = (-(THICKEST * strength * (1 + 0.45 * self.field(x))).clamp(min=0)).exp()
+        return x * through + _colour(AIRLIGHT, x) * (1 - through)
+
+    def _low_light(self, x: Tensor, strength: Tensor) -> Tensor:
+        light = x.clamp(1e-4, 1) ** GAMMA * DARKEST**strength * (1 + strength * (_colour(MOONLIGHT, x) - 1))
+        noisy = light + strength * self.normal(*x.shape) * (SHOT * light + READ**2).sqrt()
+        return noisy.clamp(1e-5, 1) ** (1 / GAMMA)
+
+    def _snow(self, x: Tensor, strength: Tensor) -> Tensor:
+        bright = x.mean(1, keepdim=True)
+        around = blur(bright, SHADE)
+        dark = ((DARK_GROUND - around) / 0.08).clamp(0, 1)
+        green = blur(((x[:, 1:2] - x[:, 2:3] - 0.01) / 0.03).clamp(0, 1), 2.0)
+        lies = (1 - dark) + dark * green * CANOPY_COVER
+        cover = (1.7 * strength - 0.25 + 0.3 * self.field(x)).clamp(0, 1) * lies
+        shading = (bright / around.clamp(min=0.05)).clamp(0.6, 1.2)
+        return x * (1 - cover) + _colour(SNOW, x) * shading * cover
 
     def field(self, like: Tensor) -> Tensor:
         """N x 1 x H x W of about a standard normal distribution that changes over a sixth of the edge to half of it."""
