@@ -18,6 +18,7 @@ from PIL import Image
 
 from tests.conftest import picture, write_scene
 from tests.program import Server
+from tilecascade.app.sources.scene import content_id
 from tilecascade.app.tools.territory import NewTerritory, new_territory
 from tilecascade.model.sgdm.config import tiny
 from tilecascade.model.sgdm.network import random_network, save_network
@@ -125,9 +126,10 @@ def begin_again(server: Server, folder: Path) -> None:
     """Two scenes and no review, whatever other blocks have done: the revision that an export names is the same."""
     key = key_of(folder)
     httpx.put(server.url + "/scenes/order", json={"ids": []}, headers=key, timeout=60).raise_for_status()
-    *added, _ = httpx.get(server.url + "/scenes").json()["scenes"]  # the scene of the command line is the oldest
-    for scene in added:  # by other blocks, at other times, so that it counts as another one
-        httpx.delete(f"{server.url}/scenes/{scene['id']}", headers=key, timeout=60).raise_for_status()
+    configured = content_id(folder / "scene.tif")
+    for scene in httpx.get(server.url + "/scenes").json()["scenes"]:
+        if scene["id"] != configured:  # added by other blocks, at other times, so that it counts as another one
+            httpx.delete(f"{server.url}/scenes/{scene['id']}", headers=key, timeout=60).raise_for_status()
     fresh = httpx.post(server.url + "/scenes", content=(folder / "drone.tif").read_bytes(), headers=key, timeout=60)
     assert fresh.status_code == 201, fresh.text
     for review in httpx.get(server.url + "/reviews/map").json()["features"]:
