@@ -193,6 +193,9 @@ class Service(ServedLayers):
             gone = [self.resolvers.pop(each) for each in names_of(name) if each in self.resolvers]
             self._layer_settings[:] = [one for one in self._layer_settings if one.name != name]
             self._publication.inform_workers(self.layers)
+            await asyncio.to_thread(self._scenes.drop, name)
+            for each in names_of(name):  # at once: what is made under this name next has other scenes and reviews
+                await asyncio.to_thread(shutil.rmtree, self.data_dir.layers / each, True)
         self._retire_soon(gone, delete=True)
 
     def _retire_soon(self, resolvers: list[TileResolver], delete: bool = False) -> None:
@@ -208,12 +211,10 @@ class Service(ServedLayers):
         self._keep(later())
 
     def _delete(self, store: TileStore) -> None:
-        """Delete all that is kept of a layer that is not served any more."""
+        """Delete the tiles of a layer that is not served any more."""
         store.forget_all()
-        name = store.layer.name
-        if name not in self.resolvers:  # or it has been made again meanwhile
-            for folder in (self.data_dir.tiles / name, self.data_dir.layers / name):
-                shutil.rmtree(folder, ignore_errors=True)
+        if store.layer.name not in self.resolvers:  # or it has been made again meanwhile
+            shutil.rmtree(self.data_dir.tiles / store.layer.name, ignore_errors=True)
 
     async def _close(self) -> None:
         self._scenes.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import io
+from contextlib import suppress
 from typing import Annotated, Literal
 
 import numpy as np
@@ -14,7 +15,7 @@ from PIL import Image
 
 from tilecascade.app.api.http_cache import matches
 from tilecascade.app.api.tiles import ContextDep, TileQuery, answer, parse_tile
-from tilecascade.app.errors import NotFoundError
+from tilecascade.app.errors import NotFoundError, NoTileError
 from tilecascade.app.sources.mosaic import SceneMosaic
 from tilecascade.app.sources.source import Source
 from tilecascade.app.tiles.formats import MEDIA_TYPES
@@ -46,14 +47,15 @@ def file_of(colours: Pixels, known: Mask, form: str) -> bytes:
 
 
 async def with_scenes(mosaic: SceneMosaic, painted: TileResolver, tile: Tile, form: str) -> Response:
-    """A painted tile with the scenes that lie over it."""
-    below = decode((await painted.find(tile)).data)
-
-    def join() -> bytes:
-        pixels, known = mosaic.over(tile_window(tile), below[..., :3], below[..., 3] > 127)
-        return file_of(pixels, known, form)
-
-    return Response(await asyncio.to_thread(join), media_type=MEDIA_TYPES[form], headers={"Cache-Control": "no-cache"})
+    """The scenes over a tile, over what is painted where they leave some of it free."""
+    place = tile_window(tile)
+    colours, known = await asyncio.to_thread(mosaic.shown, place)
+    if not known.all():
+        with suppress(NoTileError):  # scenes may reach beyond what is painted
+            below = decode((await painted.find(tile)).data)
+            colours, known = mosaic.over(place, below[..., :3], below[..., 3] > 127)
+    data = await asyncio.to_thread(file_of, colours, known, form)
+    return Response(data, media_type=MEDIA_TYPES[form], headers={"Cache-Control": "no-cache"})
 
 
 @router.get("/imagery/{layer}/{z}/{x}/{y}", operation_id="imagery_tile", response_class=Response)
@@ -80,9 +82,9 @@ async def imagery_tile(
             if scenes:
                 return await with_scenes(mosaic, painted, tile, variant.format)
         response = await answer(context, painted.layer.name, (tile, variant), TileQuery(missing=missing))
-        stored = await painted.store.lookup(tile)
+        stored = await painted.store.run(painted.store.stored, [tile])  # which counts as no other hit
         if stored is not None:
-            response.headers["X-Imagery-Attempts"] = notes_of(stored.data).get(ATTEMPTS, "0")
+            response.headers["X-Imagery-Attempts"] = notes_of(stored[tile].data).get(ATTEMPTS, "0")
         return response
     data = await asyncio.to_thread(encode, shown.imagery, tile, variant.format)
     if data is None and missing == "204":

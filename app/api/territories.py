@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import asdict
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
@@ -63,12 +64,11 @@ async def make(
     here = name in await asyncio.to_thread(service.territories.names)
     if not here and (not picture or bounds is None):
         raise BadRequestError("a new territory takes bounds=W,S,E,N, and a picture as the body")
-    before = service.territories.request(name) if here else TerritoryRequest((0.0, 0.0, 0.0, 0.0))
-    box = before.bounds if bounds is None else parse_bbox(bounds, "bounds")
-    wanted = TerritoryRequest(
-        box, before.seed if seed is None else seed, before.painted_zoom if painted_zoom is None else painted_zoom
-    )
-    said = await service.make_territory(name, picture or service.territories.sketch(name), wanted)
+    given = {"seed": seed, "painted_zoom": painted_zoom, "bounds": bounds and parse_bbox(bounds, "bounds")}
+    before = asdict(await asyncio.to_thread(service.territories.request, name)) if here else {}
+    wanted = TerritoryRequest(**before | {key: value for key, value in given.items() if value is not None})
+    picture = picture or await asyncio.to_thread(service.territories.sketch, name)
+    said = await service.make_territory(name, picture, wanted)
     response.status_code = 200 if here else 201
     response.headers["Location"] = f"/territories/{name}"
     return territory_answer(service, base, name, said)

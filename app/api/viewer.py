@@ -24,7 +24,7 @@ def page_data(layer: Layer, base: str) -> dict[str, object]:
     return tilejson_of(layer, base).model_dump() | {
         "imagery": f"{base}/imagery/{layer.name}/{{z}}/{{x}}/{{y}}.webp?v={layer.revision}",
         "events": f"{base}/tiles/{layer.name}/events",
-        "root": layer.ladder.root if layer.base is None else layer.min_zoom,
+        "root": layer.min_zoom if layer.base_drawn else layer.ladder.root,
         "objects": layer.finish != "none",
         "query": f"?v={layer.revision}",
         "confidence": f"{base}/tiles/{layer.name}/confidence/{{z}}/{{x}}/{{y}}.png?v={layer.revision}",

@@ -166,6 +166,12 @@ class SceneManager:
             raise
         await self._finish(store, layers)
 
+    def drop(self, name: str) -> None:
+        """Forget a layer that is served no more, and delete the files of the scenes that were added to it."""
+        known = self._scenes.pop(name, None)
+        for scene in known.set.added if known is not None else ():
+            self.forget(scene)
+
     def forget(self, scene: Scene) -> None:
         """Delete the file of a scene, if it is ours and no layer has it among its scenes, shown or not."""
         known = [kept for layer in self._scenes.values() for kept in layer.set.added]

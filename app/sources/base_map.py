@@ -96,7 +96,7 @@ class DrawnMap:
         source = TerritorySource(path.with_suffix(""))
         self._territory = source.territory
         self.zooms = range(FIRST_DRAWN, LAST_DRAWN + 1)
-        self.id = f"map of {source.id}, cut"
+        self.id = f"map of {source.id}"
         self._tiles: LRUCache[Any, bytes] = LRUCache(maxsize=KEPT_DRAWN)
         self._covers = source.covers
         self._lock = threading.Lock()

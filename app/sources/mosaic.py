@@ -109,6 +109,10 @@ class SceneMosaic:
             return colours, known
         return self._over(*self.shown(window), colours, known)
 
+    def hides(self, window: Window) -> bool:
+        """Whether nothing of what is below shows in a window: then it need not be painted."""
+        return bool(self.scenes) and bool(self.shown(window)[1].all())
+
     def shown(self, window: Window) -> tuple[Pixels, Mask]:
         """The scenes alone; see Source."""
         return assemble(window, {tile: self._tile(tile)[0] for tile in window.tiles()})
@@ -260,11 +264,7 @@ def _read_scene(
         resampling_method="bilinear",
         reproject_method="bilinear",
     )
-    data = image.array.data
-    if scene.stretch is not None:
-        low = np.array([pair[0] for pair in scene.stretch])[:, None, None]
-        high = np.array([pair[1] for pair in scene.stretch])[:, None, None]
-        data = np.clip((data.astype(np.float64) - low) / (high - low), 0, 1) * 255
+    data = scene.levels(image.array.data)
     mask = np.asarray(image.mask > 127)
     colours = np.ascontiguousarray(data.transpose(1, 2, 0)).astype(np.uint8)
     return colours, mask & ~nodata_collar(colours, mask) if scene.black_is_nodata else mask

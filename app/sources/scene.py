@@ -11,10 +11,12 @@ import warnings
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import mercantile
 import numpy as np
 import rasterio
+from numpy.typing import NDArray
 from rasterio.enums import MaskFlags, Resampling
 from rio_tiler.errors import RioTilerError
 from rio_tiler.io import Reader
@@ -56,6 +58,13 @@ class Scene:
     attribution: str = ""
     black_is_nodata: bool = False
     stamp: tuple[int, ...] = field(default=(), compare=False)
+
+    def levels(self, data: NDArray[Any]) -> NDArray[Any]:
+        """Bands as they are in the file, 3 x H x W, stretched to 0 to 255 if they are of more than 8 bits."""
+        if self.stretch is None:
+            return data
+        low, high = (np.array(ends)[:, None, None] for ends in zip(*self.stretch, strict=True))
+        return np.asarray(np.clip((data.astype(np.float64) - low) / (high - low), 0, 1) * 255)
 
     def stamped(self) -> Scene:
         """With the stamp of the file as it is now, whose content must have been checked."""

@@ -20,7 +20,7 @@ from tilecascade.model.cascade import Mask, Pixels, Window, assemble, tile_windo
 from tilecascade.model.style import ORDER
 from tilecascade.model.world.sketch import HEIGHTS, Territory
 
-VERSION = 2
+VERSION = 3
 """Counts changes of code that change a territory's pixels."""
 
 MARGIN = 8

@@ -19,6 +19,8 @@ from typing import Any
 from mercantile import Tile
 
 from tilecascade.app.errors import NoTileError
+from tilecascade.app.sources.mosaic import SceneMosaic
+from tilecascade.app.sources.source import Source
 from tilecascade.app.tiles import image
 from tilecascade.app.tiles.finished import FinishedBlock, keep_block, stored_block
 from tilecascade.app.tiles.formats import FIELD, OBJECTS
@@ -49,6 +51,11 @@ class HeldElsewhere(Declined):
 
 class Overtaken(Declined):
     """The imagery has changed since the block's references were read."""
+
+
+def hidden(imagery: Source, window: Window) -> bool:
+    """Whether scenes hide all painted imagery of a window. May block."""
+    return isinstance(imagery, SceneMosaic) and imagery.hides(window)
 
 
 class BlockGenerator:
@@ -175,11 +182,11 @@ class BlockGenerator:
         """The canonical references of a block, generated if need be, for this work, and its imagery if that is
         painted."""
         seen = self.store.layer.ladder.window(block)
-        above = self._from_above(block, seen, work)
-        if self.imagery is None:
-            return await above
-        references, painted = await asyncio.gather(above, self.imagery.tiles_of(seen, work))
-        return replace(references, painted=painted)
+        if self.imagery is None or await self.store.run(hidden, self.store.layer.imagery, seen):
+            return await self._from_above(block, seen, work)
+        above, painted = self._from_above(block, seen, work), self.imagery.tiles_of(seen, work)
+        references, tiles = await asyncio.gather(above, painted)
+        return replace(references, painted=tiles)
 
     async def _from_above(self, block: Block, seen: Window, work: Work) -> References:
         layer = self.store.layer

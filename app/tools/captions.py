@@ -19,7 +19,7 @@ from tilecascade.app.errors import SettingsError
 from tilecascade.app.storage.atomic import write_atomically
 from tilecascade.model.cascade import metres_per_pixel
 from tilecascade.model.data.pairs import read_image
-from tilecascade.model.text.captions import BUDGET, CaptionError, from_dict
+from tilecascade.model.text.captions import BUDGET, CaptionError, from_dict, parse
 from tilecascade.model.text.describe import describe
 from tilecascade.model.text.prompts import Prompt, gsd_level, parse_prompt
 
@@ -60,8 +60,9 @@ def write_captions(folder: Path, out: Path) -> Counter[str]:
 def check_captions(file: Path, budget: int = BUDGET) -> int:
     """How many captions and prompts a JSON file holds, all of which can be used.
 
-    A list of objects with scene, relation and element (as AAAAD's file), with a prompt (as MMM-RS's), or of prompts as
-    texts; or an object of such. Raises SettingsError naming the first item that cannot be used, and why.
+    A list of objects with scene, relation (or some to choose from) and element (as AAAAD's file), with a prompt (as
+    MMM-RS's), or of captions and prompts as texts; or an object of such. Raises SettingsError naming the first item
+    that cannot be used, and why.
     """
     try:
         data = json.loads(file.read_text())
@@ -72,7 +73,9 @@ def check_captions(file: Path, budget: int = BUDGET) -> int:
     count = 0
     for place, item in _items(data):
         try:
-            if isinstance(item, str):
+            if isinstance(item, str) and item.lstrip().startswith("scene:"):
+                parse(item).check(budget)
+            elif isinstance(item, str):
                 parse_prompt(item)
             elif isinstance(item, dict) and ("scene" in item or "prompt" not in item):
                 from_dict(item).check(budget)

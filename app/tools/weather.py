@@ -78,10 +78,7 @@ def _part(
     right = min(source.width, inner.col_off + inner.width + MARGIN)
     bottom = min(source.height, inner.row_off + inner.height + MARGIN)
     seen = Window(left, top, right - left, bottom - top)
-    data = source.read(list(scene.indexes), window=seen).astype(np.float64)
-    if scene.stretch is not None:
-        low_end, high_end = (np.array(ends)[:, None, None] for ends in zip(*scene.stretch, strict=True))
-        data = ((data - low_end) / (high_end - low_end)).clip(0, 1) * 255
+    data = scene.levels(source.read(list(scene.indexes), window=seen))
     pixel, (west, north) = _pixel(source), _corner(source)
     xs, ys = (west + (np.arange(left, right) + 0.5) * pixel, north + (np.arange(top, bottom) + 0.5) * pixel)
     above = None if heights is None else _heights(source, heights, seen) - low

@@ -107,7 +107,16 @@ def parse(text: str) -> Caption:
 
 
 def from_dict(given: Mapping[str, Any]) -> Caption:
-    """Inverse of `Caption.to_dict`, and a reader of AAAAD's own items. Raises CaptionError."""
+    """Inverse of `Caption.to_dict`, and a reader of AAAAD's own items. Raises CaptionError.
+
+    A relation that is a list of sentences is what was drawn for one image: the first one that can be seen from above
+    counts.
+    """
+    if isinstance(given.get("relation"), list):
+        chosen = first_valid(str(sentence) for sentence in given["relation"])
+        if chosen is None:
+            raise CaptionError(f"none of the {len(given['relation'])} relations can be seen from above; draw others")
+        given = {**given, "relation": chosen}
     missing = [key for key in ("scene", "relation", "element") if not isinstance(given.get(key), str)]
     if missing:
         raise CaptionError(f"a caption has the texts scene, relation and element; this one has no {missing[0]}")
@@ -139,10 +148,3 @@ def tokens_of(text: str) -> int:
     from open_clip import get_tokenizer  # takes seconds
 
     return len(get_tokenizer("ViT-B-32").encode(text))
-
-
-def unknown_words(text: str, known: Iterable[str]) -> list[str]:
-    """The words of a text that a small vocabulary has not, in order, each once."""
-    vocabulary = {word.lower() for word in known}
-    words = re.findall(r"[a-z0-9][a-z0-9'/.-]*[a-z0-9]|[a-z0-9]", text.lower())
-    return list(dict.fromkeys(word for word in words if word not in vocabulary))

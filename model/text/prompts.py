@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tilecascade.model.imagery.weather import KINDS
 from tilecascade.model.text.captions import CaptionError
 
 LEVELS: tuple[tuple[float, str], ...] = (
@@ -15,8 +16,6 @@ LEVELS: tuple[tuple[float, str], ...] = (
 )
 """Up to how many metres per pixel each level goes. The words are the paper's. Its limits are not published and its
 examples contradict each other; these are ours, near what its counts imply."""
-
-WEATHERS = ("fog", "low light", "snow")
 
 SATELLITES = ("Google Earth", "Sentinel-1", "Sentinel-2", "Gaofen-1", "Gaofen-2", "Landsat-8", "WorldView-3", "drone")
 
@@ -30,7 +29,8 @@ def gsd_level(metres: float) -> str:
 
 @dataclass(frozen=True)
 class Prompt:
-    """level: one of LEVELS. weather: one of WEATHERS; empty for a clear sky. satellite: one of SATELLITES, or empty."""
+    """level: one of LEVELS. weather: one of `imagery.weather.KINDS`; empty for a clear sky. satellite: one of
+    SATELLITES, or empty."""
 
     level: str
     content: str
@@ -51,7 +51,7 @@ def parse_prompt(text: str) -> Prompt:
         raise CaptionError(f"a prompt begins with its level of resolution: one of {known}")
     level, parts = levels[parts[0].lower()], parts[1:]
     weather = satellite = ""
-    if parts and parts[0].lower().replace("-", " ") in WEATHERS:
+    if parts and parts[0].lower().replace("-", " ") in KINDS:
         weather, parts = parts[0].lower().replace("-", " "), parts[1:]
     satellites = {name.lower(): name for name in SATELLITES}
     if parts and parts[-1].lower() in satellites:

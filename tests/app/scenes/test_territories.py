@@ -46,8 +46,6 @@ def painting(size: int = 64) -> bytes:
 @pytest.fixture(autouse=True)
 def tiny_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tilecascade.app.tiles.loaded_model.load_octaves", lambda stem: (tiny_octaves(), Gate()))
-    # the tiny network of maps has no palette, which a territory's map is finished with
-    monkeypatch.setattr("tilecascade.app.tiles.layer._finish", lambda settings, model, base: "none")
 
 
 @pytest.fixture
@@ -204,6 +202,35 @@ def test_a_real_mosaic_lies_over_the_country(client: TestClient, tmp_path: Path)
     removed = client.delete(f"/scenes/{added.json()['id']}?layer=carana", headers=KEY)
     assert removed.status_code == 200, removed.text
     assert {key: fetch(*key) for key in before} == before
+
+
+def test_nothing_is_painted_where_a_mosaic_hides_it(client: TestClient, tmp_path: Path) -> None:
+    make(client)
+    inside = tile(10.05, 50.03, 15)
+    scene = write_scene(tmp_path / "drone.tif", picture(512, 5), xy_bounds(inside))
+    assert client.post("/scenes?layer=carana", content=scene.read_bytes(), headers=KEY).status_code == 201
+    middle = Tile(inside.x * 8 + 4, inside.y * 8 + 4, 18)
+    for kind in ("tiles", "imagery"):
+        assert client.get(f"/{kind}/carana/18/{middle.x}/{middle.y}.png").status_code == 200
+    metrics = client.get("/metrics", headers=KEY).text
+    assert 'tilecascade_blocks_generated_total{layer="carana",zoom="18"} 1.0' in metrics
+    assert 'tilecascade_blocks_generated_total{layer="carana-imagery",zoom="18"}' not in metrics
+
+
+def test_a_mosaic_may_reach_beyond_the_country_and_goes_with_it(client: TestClient, tmp_path: Path) -> None:
+    make(client)
+    edge = tile(10.1, 50.03, 17)
+    west, south, east, north = xy_bounds(edge)
+    beyond = (west, south, east + 2 * (east - west), north)
+    scene = write_scene(tmp_path / "drone.tif", picture(512, 5), beyond)
+    assert client.post("/scenes?layer=carana", content=scene.read_bytes(), headers=KEY).status_code == 201
+    outside = Tile(edge.x + 1, edge.y, 17)
+    assert client.get(f"/imagery/carana/17/{outside.x}/{outside.y}.png").status_code == 200
+    assert list((tmp_path / "data" / "scenes").glob("*.tif"))
+    assert client.delete("/territories/carana", headers=KEY).status_code == 204
+    assert not list((tmp_path / "data" / "scenes").glob("*.tif"))
+    make(client)
+    assert client.get("/scenes?layer=carana").json()["scenes"] == []
 
 
 def test_what_a_killed_server_was_replacing_comes_back(client: TestClient, tmp_path: Path) -> None:

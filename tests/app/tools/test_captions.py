@@ -39,6 +39,7 @@ def test_pairs_are_described_and_their_captions_can_be_used(tmp_path: Path) -> N
             {"a.jpg": {"scene": "park", "relation": "", "element": ", ".join(["house"] * 90)}},
             "item a.jpg: the caption has",
         ),
+        (["scene: park. relations: a car behind a tree. elements: car."], "item 1: 'behind'"),
         (["a park in spring"], "begins with its level of resolution"),
         ([7], "a caption is an object"),
     ],
