@@ -228,7 +228,7 @@ def test_a_layer_is_made_of_scenes_or_of_a_country(tmp_path: Path) -> None:
     assert layer.max_zoom == 18
     assert layer.version != build_layer(LayerSettings(country=4), generator, DataDir(tmp_path)).version
     assert "fictional" in layer.attribution
-    with pytest.raises(ValueError, match="one of them only"):
+    with pytest.raises(ValueError, match="only a territory can have scenes, too"):
         LayerSettings()
     path = tmp_path / "layers.toml"
     path.write_text('[[layer]]\ncountry = 5\n[[layer]]\nname = "two"\nscenes = ["a.tif"]\ncountry = 1\n')
