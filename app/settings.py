@@ -72,6 +72,14 @@ class DataDir:
         """What people have said about a layer's objects."""
         return self.layers / layer / "reviews.geojson"
 
+    def areas(self, layer: str) -> Path:
+        """The areas of a territory, as they were last changed."""
+        return self.layers / layer / "areas.geojson"
+
+    def area_journal(self, layer: str, version: str) -> Path:
+        """With which areas the stored tiles of one version of a layer were made."""
+        return self.layers / layer / f"{version}.areas.json"
+
     def rejected(self, layer: str) -> Path:
         """Painted imagery of a layer that was not good enough."""
         return self.layers / layer / "rejected"
@@ -93,6 +101,11 @@ class LayerSettings(BaseModel, extra="forbid"):
         default=None,
         description="instead of scenes, or below them: the .json of a territory that `tilecascade territory new` has "
         "made of a sketch",
+    )
+    areas: Path | None = Field(
+        default=None,
+        description="GeoJSON of areas of the territory with prompts, as `tilecascade territory new --areas` writes it; "
+        "what is changed while a server runs comes instead",
     )
     painted_zoom: int | None = Field(
         default=None, ge=1, le=MAX_TABLE_ZOOM,
@@ -147,6 +160,8 @@ class LayerSettings(BaseModel, extra="forbid"):
         wanted = [bool(self.scenes), self.country is not None, self.territory is not None]
         if not any(wanted) or (self.country is not None and wanted.count(True) > 1):
             raise ValueError("give scenes, the seed of a country or a territory; only a territory can have scenes, too")
+        if self.areas is not None and self.territory is None:
+            raise ValueError("areas with prompts are for a territory; imagery of scenes stays as it was taken")
         if self.painted_zoom is not None and self.country is not None:
             raise ValueError("painted_zoom is for scenes; the country has imagery of every zoom")
         if self.painted_zoom is not None and len(self.name) > MAX_PAINTED_NAME:
@@ -321,4 +336,6 @@ def _with_paths_below(base: Path, layer: LayerSettings) -> LayerSettings:
     if base_map is not None and "://" not in base_map:
         base_map = str(base / base_map)
     territory = None if layer.territory is None else base / layer.territory
-    return layer.model_copy(update={"scenes": scenes, "base_map": base_map, "territory": territory})
+    areas = None if layer.areas is None else base / layer.areas
+    changed = {"scenes": scenes, "base_map": base_map, "territory": territory, "areas": areas}
+    return layer.model_copy(update=changed)

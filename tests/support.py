@@ -31,6 +31,8 @@ from tilecascade.model.conditions import Stage
 from tilecascade.model.engine import Declined, EngineState, Generated, GenerationEngine, Priority
 from tilecascade.model.engine.protocol import Prepare, PreparePainting
 from tilecascade.model.imagery.network import OctaveConfig, OctaveNet
+from tilecascade.model.layout.network import LayoutConfig, LayoutNet
+from tilecascade.model.layout.sampling import LayoutGenerator
 from tilecascade.model.palette import LAND
 
 MakeSettings = Callable[..., Settings]
@@ -83,6 +85,20 @@ def tiny_octaves() -> OctaveNet:
         for parameter in made.parameters():
             torch.nn.init.normal_(parameter, 0.0, 0.08)
     return made
+
+
+def tiny_layouts() -> LayoutGenerator:
+    """A generator of layouts with random weights, which knows the words of a few captions."""
+    words = (
+        "a across bank building dense east element forest from in lake meadow north of residential river road "
+        "area the to water west along buildings south medium sparse farmland"
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        made = LayoutNet(LayoutConfig(tuple(sorted(words.split())), (8, 16, 16), 16, 1, 2, 4)).eval()
+        for parameter in made.parameters():
+            torch.nn.init.normal_(parameter, 0.0, 0.15)
+    return LayoutGenerator(made)
 
 
 async def until(ready: Callable[[], bool]) -> None:

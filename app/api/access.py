@@ -28,6 +28,7 @@ ROLE_OF_CHANGE = {
     "/jobs": "prefetch",
     "/scenes": "scenes",
     "/territories": "scenes",
+    "/areas": "scenes",
     "/reviews": "review",
     "/model": "admin",
 }

@@ -16,6 +16,7 @@ from starlette.types import ASGIApp
 from xstatic.pkg import leaflet
 
 from tilecascade.app.api import (
+    areas,
     features,
     health,
     imagery,
@@ -46,7 +47,7 @@ from tilecascade.app.storage.usage import Usage
 
 ROUTES = (
     tiles, tile_events, tilejson, features, wmts, ogc, ogc_features,
-    stac, imagery, scenes, territories, reviews, jobs, model, health, viewer,
+    stac, imagery, scenes, territories, areas, reviews, jobs, model, health, viewer,
 )  # fmt: skip
 
 

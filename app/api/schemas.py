@@ -94,6 +94,14 @@ class TerritoryAnswer(BaseModel):
     says: str = ""
 
 
+class AreasAnswer(BaseModel):
+    """The areas of a territory after a change. revision: of its map. notes: what of them is not used, and why."""
+
+    areas: int
+    revision: str
+    notes: list[str]
+
+
 class ModelAnswer(BaseModel):
     """The network that generates.
 

@@ -48,6 +48,9 @@ class TileQuery(BaseModel):
     missing: Literal["204", "404"] = Field(
         default="404", description="Status where there is no imagery; browsers report 404 as an error of the page."
     )
+    prompt: str | None = Field(
+        default=None, description="Refused: a tile is the same for everyone. `PUT /areas/LAYER` says what is where."
+    )
     mark: int = Field(default=0, ge=0, le=1, description="1: with a visible mark that the tile is generated.")
 
 
@@ -171,6 +174,11 @@ async def confidence_tile(context: ContextDep, layer: str, z: str, x: str, y: st
 async def answer(context: TileContext, layer: str | None, place: tuple[Tile, Variant], query: TileQuery) -> Response:
     """Answer a request for one tile, and measure how long it took."""
     began, state = time.perf_counter(), "error"
+    if query.prompt is not None:
+        raise BadRequestError(
+            "a tile has no prompt of its own: it depends on its layer and its place only, so that all clients see the "
+            "same map; say what is to be where with PUT /areas/LAYER"
+        )
     try:
         response = await respond_once_more(TileRequest(context, context.service.resolver(layer), *place, query))
         state = response.headers.get("x-tile-state", "later")

@@ -11,7 +11,8 @@ import click
 
 from tilecascade.app.api.request_log import set_up
 from tilecascade.app.api.schemas import parse_bbox
-from tilecascade.app.cli.model import calibrate, dataset, evaluate, finetune, train
+from tilecascade.app.cli.dataset import dataset
+from tilecascade.app.cli.model import calibrate, evaluate, finetune, train
 from tilecascade.app.cli.model_files import model
 from tilecascade.app.cli.options import DATA_DIR, layers_to_serve, parse_zooms, renamed, server_options
 from tilecascade.app.cli.setup import doctor, info, init, keys

@@ -25,12 +25,13 @@ def territory() -> None:
 @click.option("--legend", type=PATH, help='JSON, colour to land cover: {"#1e5a28": "forest", ...}.')
 @click.option("--vectors", type=PATH, help="GeoJSON of roads, rivers (lines) and land cover (areas) that are there.")
 @click.option("--height", type=PATH, help="Raster of metres above the sea (one band): hills and where roads go.")
+@click.option("--areas", type=PATH, help="GeoJSON of polygons with a prompt, a caption or weather.")
 @click.option("--event", type=PATH, help="GeoJSON of areas that change, such as a flood: a second layer, `after`.")
 @click.option("--painted-zoom", default=18, show_default=True, type=click.IntRange(14, 19), help="Finest zoom.")
 @click.option("--out", required=True, type=PATH, help="Folder to write, for `tilecascade serve`.")
 def new(
     sketch: Path, bounds: str, seed: int, legend: Path | None, vectors: Path | None, height: Path | None,
-    event: Path | None, painted_zoom: int, out: Path,
+    areas: Path | None, event: Path | None, painted_zoom: int, out: Path,
 ) -> None:  # fmt: skip
     """Make a territory of a sketch, so that `tilecascade serve OUT` shows it as imagery and as map.
 
@@ -40,5 +41,5 @@ def new(
     from tilecascade.app.tools.territory import NewTerritory, new_territory
 
     box = parse_bbox(bounds, "--bounds")
-    wanted = NewTerritory(sketch, box, out, seed, legend, vectors, event, height, painted_zoom)
+    wanted = NewTerritory(sketch, box, out, seed, legend, vectors, event, height, areas, painted_zoom)
     click.echo(new_territory(wanted))

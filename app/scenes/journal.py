@@ -1,5 +1,5 @@
-"""What the stored tiles of a layer were made from: its scenes, and its reviews, written down before and after each
-change.
+"""What the stored tiles of a layer were made from: its scenes, its areas and its reviews, written down before and after
+each change.
 
 From `begin` until `finish` a journal names the old ones and the new ones; further changes in between add theirs.
 Whoever starts next finishes removing the tiles that differ between any of them and what is there at that time before
@@ -14,6 +14,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from tilecascade.app.errors import BadRequestError
+from tilecascade.app.sources.areas import Area, area_of
 from tilecascade.app.sources.scene import Scene
 from tilecascade.app.storage.atomic import write_atomically
 from tilecascade.app.tiles.reviews import Review, review_of
@@ -34,7 +36,8 @@ class Entry(Generic[Item]):
 class Journal(Generic[Item]):
     """A journal of one kind of items, in a file that survives a power cut.
 
-    kind: what the file calls them. write, read: an item as JSON, and back; `read` raises KeyError or TypeError.
+    kind: what the file calls them. write, read: an item as JSON, and back; `read` raises KeyError, TypeError or
+    ValueError.
     """
 
     def __init__(self, path: Path, kind: str, write: Callable[[Item], Row], read: Callable[[Row], Item]) -> None:
@@ -53,7 +56,7 @@ class Journal(Generic[Item]):
                 pending = [pending]
             items, *changes = ([self._from_row(row) for row in rows] for rows in (data[self._kind], *pending))
             return Entry(items, changes)
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, ValueError, BadRequestError) as error:
             raise ValueError(f"{self._path} is not a record of {self._kind}: {error}") from None
 
     def begin(self, old: Sequence[Item], new: Sequence[Item]) -> None:
@@ -95,6 +98,11 @@ def _tuple(value: object) -> object:
 def scene_journal(path: Path) -> Journal[Scene]:
     """The journal of the scenes that a layer's stored tiles were made from."""
     return Journal(path, "scenes", asdict, scene_of)
+
+
+def area_journal(path: Path) -> Journal[Area]:
+    """The journal of the areas that a layer's stored tiles were made with."""
+    return Journal(path, "areas", Area.feature, area_of)
 
 
 def review_journal(path: Path) -> Journal[Review]:

@@ -1,4 +1,4 @@
-"""What a layer's tiles are made from and may change while it is served: its scenes, and its reviews."""
+"""What a layer's tiles are made from and may change while it is served: its scenes, its areas, and its reviews."""
 
 from __future__ import annotations
 
@@ -8,12 +8,15 @@ from typing import Any, Generic
 
 import mercantile
 
-from tilecascade.app.scenes.journal import Entry, Item, Journal, review_journal, scene_journal
+from tilecascade.app.scenes.journal import Entry, Item, Journal, area_journal, review_journal, scene_journal
 from tilecascade.app.settings import DataDir
-from tilecascade.app.sources.mosaic import SceneMosaic
+from tilecascade.app.sources.areas import Area, changed_areas
+from tilecascade.app.sources.mosaic import SceneMosaic, box_of
 from tilecascade.app.sources.scene import Scene
-from tilecascade.app.tiles.invalidation import AffectedTiles, RedrawnTiles, affected_by, changed_scenes
-from tilecascade.app.tiles.layer import Layer
+from tilecascade.app.sources.source import Source
+from tilecascade.app.sources.territory import TerritorySource
+from tilecascade.app.tiles.invalidation import AffectedTiles, Box, RedrawnTiles, affected_by, changed_scenes
+from tilecascade.app.tiles.layer import Layer, imagery_ladder, painted_in
 from tilecascade.app.tiles.reviews import Review, changed_reviews
 from tilecascade.model.cartography.parts import MARGIN
 from tilecascade.model.cartography.reviews import REACH
@@ -64,6 +67,30 @@ def journal_of_reviews(data_dir: DataDir, layer: Layer) -> Journal[Review]:
     return review_journal(data_dir.review_journal(layer.name, layer.version))
 
 
+def journal_of_areas(data_dir: DataDir, layer: Layer) -> Journal[Area]:
+    """With which areas a layer's stored tiles were made."""
+    return area_journal(data_dir.area_journal(layer.name, layer.version))
+
+
+def steered_by(layer: Layer, areas: Sequence[Area]) -> AffectedTiles:
+    """The tiles of a map, or of its imagery, that a change of these areas affects.
+
+    A map sees painted imagery, which an area changes beyond its edge.
+    """
+    painted = painted_in(layer.imagery)
+    source: Source | None = painted.source if painted is not None else layer.imagery
+    source = source.below if isinstance(source, SceneMosaic) else source
+    reach = source.reach if isinstance(source, TerritorySource) else 0.0
+    boxes: list[Box] = []
+    for area in areas:
+        left, bottom, right, top = box_of(area.bounds)
+        boxes.append((left - reach, bottom - reach, right + reach, top + reach))
+    if painted is not None and layer.kind == "map":
+        ladder = imagery_ladder(painted.source)
+        boxes = [AffectedTiles(ladder, painted.zoom, [box]).around(box) for box in boxes]
+    return AffectedTiles(layer.ladder, layer.max_zoom, boxes)
+
+
 def redrawn_by(layer: Layer, reviews: Sequence[Review]) -> AffectedTiles:
     """The tiles that a change of these reviews affects."""
     boxes = [review.outline.bounds for review in reviews]
@@ -72,7 +99,14 @@ def redrawn_by(layer: Layer, reviews: Sequence[Review]) -> AffectedTiles:
 
 
 def made_from(data_dir: DataDir, layer: Layer) -> list[MadeFrom[Any]]:
-    """Both kinds; only scenes of a map layer change while it is served."""
+    """All kinds; only scenes of a map layer change while it is served."""
+    areas = MadeFrom(
+        journal_of_areas(data_dir, layer),
+        list(layer.areas.all),
+        changed_areas,
+        lambda some: steered_by(layer, some),
+        Entry([]),
+    )
     reviews = MadeFrom(
         journal_of_reviews(data_dir, layer),
         list(layer.reviews.all),
@@ -81,11 +115,11 @@ def made_from(data_dir: DataDir, layer: Layer) -> list[MadeFrom[Any]]:
         Entry([]),
     )
     if not isinstance(layer.imagery, SceneMosaic) or layer.kind == "imagery":
-        return [reviews]
+        return [areas, reviews]
     scenes = MadeFrom(
         journal_of_scenes(data_dir, layer),
         list(layer.imagery.scenes),
         changed_scenes,
         lambda some: affected_by(layer.ladder, layer.max_zoom, some),
     )
-    return [scenes, reviews]
+    return [scenes, areas, reviews]

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from tilecascade.app.errors import PurgeError, SceneError, SettingsError
-from tilecascade.app.scenes.made_from import journal_of_reviews, journal_of_scenes, made_from, redrawn_by
+from tilecascade.app.scenes.made_from import (
+    journal_of_areas,
+    journal_of_reviews,
+    journal_of_scenes,
+    made_from,
+    redrawn_by,
+    steered_by,
+)
 from tilecascade.app.scenes.scene_set import SceneSet
 from tilecascade.app.settings import DataDir, LayerSettings
+from tilecascade.app.sources.areas import changed_areas
 from tilecascade.app.sources.mosaic import SceneMosaic
 from tilecascade.app.sources.painted import PaintedSource
 from tilecascade.app.sources.scene import Scene
@@ -153,6 +161,21 @@ class SceneManager:
             await asyncio.to_thread(new.reviews.write, self._data_dir.reviews(old.name))
             await self._hand_over(store, layers, new, affected)
             return new
+
+    async def steer(
+        self, stores: Sequence[TileStore], layers: Callable[[], Iterable[Layer]], new: Sequence[Layer]
+    ) -> None:
+        """Change the areas of a territory: its layers of imagery and of maps become new ones, in this order; returns
+        when no tile is served that was made with other areas. Raises PurgeError like `change`."""
+        async with self._changing:
+            areas = new[-1].areas
+            for store in stores:
+                journal = journal_of_areas(self._data_dir, store.layer)
+                await asyncio.to_thread(journal.begin, store.layer.areas.all, areas.all)
+            await asyncio.to_thread(areas.write, self._data_dir.areas(stores[-1].layer.name))
+            differing = changed_areas(stores[-1].layer.areas.all, areas.all)
+            for store, layer in zip(stores, new, strict=True):
+                await self._hand_over(store, layers, layer, steered_by(store.layer, differing))
 
     async def _hand_over(
         self, store: TileStore, layers: Callable[[], Iterable[Layer]], new: Layer, affected: AffectedTiles

@@ -22,6 +22,7 @@ from mercantile import Tile
 from PIL import Image, UnidentifiedImageError
 
 from tilecascade.app.errors import BaseMapError, SceneError
+from tilecascade.app.sources.areas import Areas
 from tilecascade.app.sources.mosaic import SceneMosaic
 from tilecascade.app.sources.scene import open_scene
 from tilecascade.app.sources.territory import TerritorySource
@@ -91,12 +92,12 @@ class PictureMap:
 class DrawnMap:
     """The map of a territory that does not exist, drawn when a tile is asked for."""
 
-    def __init__(self, path: Path) -> None:
-        """Raises SceneError."""
-        source = TerritorySource(path.with_suffix(""))
+    def __init__(self, path: Path, areas: Areas | None) -> None:
+        """areas: what is different in some places; they are no part of the id. Raises SceneError."""
+        source = TerritorySource(path.with_suffix(""), areas)
         self._territory = source.territory
         self.zooms = range(FIRST_DRAWN, LAST_DRAWN + 1)
-        self.id = f"map of {source.id}"
+        self.id = f"map of {source.plain_id}"
         self._tiles: LRUCache[Any, bytes] = LRUCache(maxsize=KEPT_DRAWN)
         self._covers = source.covers
         self._lock = threading.Lock()
@@ -188,11 +189,13 @@ class BaseMapTiles:
         return png_of(np.asarray(pixels)[..., :3])
 
 
-def open_base_map(place: str, max_zoom: int | None, lowest: int, folder: Path) -> BaseMapTiles:
+def open_base_map(
+    place: str, max_zoom: int | None, lowest: int, folder: Path, areas: Areas | None = None
+) -> BaseMapTiles:
     """The base map at a path or URL. Raises SceneError with a sentence.
 
     max_zoom: the last zoom to take from it (needed for a URL). lowest: where a picture's zooms begin. folder: where
-    a URL's tiles are kept.
+    a URL's tiles are kept. areas: of a territory, if the map is drawn of one.
     """
     if place.startswith(("http://", "https://")):
         if not all(name in place for name in ("{z}", "{x}", "{y}")):
@@ -204,7 +207,7 @@ def open_base_map(place: str, max_zoom: int | None, lowest: int, folder: Path) -
     if not path.is_file():
         raise SceneError(f"base map {path} does not exist; give a file .mbtiles, .pmtiles or .tif, or a URL")
     if path.suffix == ".json":
-        return BaseMapTiles(DrawnMap(path), max_zoom, whole=False)
+        return BaseMapTiles(DrawnMap(path, areas), max_zoom, whole=False)
     if path.suffix in ARCHIVES:
         return BaseMapTiles(ArchiveMap(path), max_zoom)
     return BaseMapTiles(PictureMap(path, lowest), max_zoom)

@@ -13,6 +13,7 @@ from mercantile import Tile
 from PIL import Image
 
 from tilecascade.app.sources.source import Source, digest
+from tilecascade.app.sources.territory import TerritorySource
 from tilecascade.model.cascade import ENLARGE_MARGIN, Mask, Pixels, Window, enlarge, tile_window
 from tilecascade.model.palette import LAND
 
@@ -33,6 +34,7 @@ class PaintedSource:
         self.native_zoom = max(zoom, source.native_zoom)
         self.attribution = f"{source.attribution} (detail painted)".strip()
         self.id = digest((source.id, f"painted {painting} to {zoom}"))
+        self.plain_id = digest((plain_id(source), f"painted {painting} to {zoom}"))
 
     def read(self, window: Window) -> tuple[Pixels, Mask]:
         """H x W x 3 uint8 colours and the H x W mask of where the scenes are; finer than they are, enlarged."""
@@ -54,6 +56,11 @@ class PaintedSource:
         return self.id
 
 
+def plain_id(source: Source) -> str:
+    """A source's id without the areas of a territory, which may change while it is served."""
+    return source.plain_id if isinstance(source, (PaintedSource, TerritorySource)) else source.id
+
+
 class SourceTiles:
     """A source's own pixels as tiles: what a layer of imagery shows, as a base map, where nothing is painted yet.
 
@@ -62,7 +69,7 @@ class SourceTiles:
 
     def __init__(self, source: Source, first_zoom: int) -> None:
         self.zooms = range(max(0, min(first_zoom, source.native_zoom)), source.native_zoom + 1)
-        self.id = f"imagery of {source.id}"
+        self.id = f"imagery of {plain_id(source)}"
         self._source = source
 
     def get(self, tile: Tile) -> bytes | None:

@@ -15,9 +15,12 @@ from cachetools import LRUCache, cachedmethod
 from mercantile import Tile
 
 from tilecascade.app.errors import SceneError
+from tilecascade.app.sources.areas import Areas
 from tilecascade.app.sources.mosaic import KEPT_TILES
 from tilecascade.model.cascade import Mask, Pixels, Window, assemble, tile_window
+from tilecascade.model.imagery.weather import MARGIN as WEATHER_MARGIN
 from tilecascade.model.style import ORDER
+from tilecascade.model.world.areas import with_ground, with_weather
 from tilecascade.model.world.sketch import HEIGHTS, Territory
 
 VERSION = 3
@@ -26,22 +29,33 @@ VERSION = 3
 MARGIN = 8
 """Pixels drawn beyond a tile and cut off: light looks at neighbours."""
 
+LEAST_REACH = 150.0
+"""Metres that roads are wide, and their reviewed courses are looked at around; borders of ground wander farther."""
+
 NATIVE_ZOOM = 16
 """The finest zoom that is drawn: single houses and trees are some pixels large there."""
 
 
 class TerritorySource:
-    """See `Source`. Drawn tile by tile when asked for; nothing is stored but the last tiles."""
+    """See `Source`. Drawn tile by tile when asked for; nothing is stored but the last tiles.
 
-    def __init__(self, stem: Path) -> None:
-        """Raises SceneError."""
+    plain_id: what `id` is without its areas, which change while it is served. reach: metres beyond an area as far as
+    which it may change what is drawn.
+    """
+
+    def __init__(self, stem: Path, areas: Areas | None = None) -> None:
+        """areas: what is different in some places. Raises SceneError."""
+        self._areas = [] if areas is None else [area.ground for area in areas.all]
         try:
-            self.territory = Territory.read(stem)
+            self.territory = with_ground(Territory.read(stem), self._areas)
             files = [stem.with_suffix(suffix) for suffix in (".json", ".png", HEIGHTS)]
             digest = hashlib.sha256(b"".join(file.read_bytes() for file in files if file.is_file()))
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise SceneError(f"territory {stem} cannot be read: {error}") from None
-        self.id = f"territory-{VERSION}-{digest.hexdigest()[:12]}"
+        self.plain_id = f"territory-{VERSION}-{digest.hexdigest()[:12]}"
+        self.id = f"{self.plain_id}-{areas.id}" if areas is not None and areas.all else self.plain_id
+        self.reach = 2 * self.territory.pixel + LEAST_REACH
+        self._margin = MARGIN + (WEATHER_MARGIN if any(area.weather for area in self._areas) else 0)
         left, bottom, right, top = self.territory.box
         west, south = mercantile.lnglat(left, bottom)
         east, north = mercantile.lnglat(right, top)
@@ -77,6 +91,8 @@ class TerritorySource:
     @cachedmethod(attrgetter("_tiles"), lock=attrgetter("_lock"))
     def _tile(self, tile: Tile) -> Pixels:
         window = tile_window(tile)
-        drawn = self.territory.imagery(window.grown(MARGIN))[MARGIN:-MARGIN, MARGIN:-MARGIN]
+        around, inner = window.grown(self._margin), slice(self._margin, -self._margin)
+        axes = self.territory.axes(around)
+        drawn = with_weather(self._areas, self.territory.imagery(around), *axes)[inner, inner]
         known = self.territory.inside(*self.territory.axes(window))
         return np.dstack([drawn, known.astype(np.uint8) * 255])

@@ -81,6 +81,17 @@ class AffectedTiles:
     def __contains__(self, tile: Tile) -> bool:
         return any(tile in area for area in self._by_zoom.get(tile.z, ()))
 
+    def around(self, box: Box) -> Box:
+        """The smallest box that has all of these tiles from the root zoom on, and another box."""
+        left, bottom, right, top = box
+        for zoom in range(self._ladder.root, max(self._by_zoom) + 1):
+            for area in self._by_zoom[zoom]:
+                size = TILE_SIZE
+                window = Window(zoom, area.left * size, area.top * size, area.width * size, area.height * size)
+                west, south, east, north = window_bounds(window)
+                left, bottom, right, top = min(left, west), min(bottom, south), max(right, east), max(top, north)
+        return left, bottom, right, top
+
     def _with_imagery(self, zoom: int, box: Box) -> TileRectangle | None:
         """The blocks of a zoom whose windows see imagery within `box`."""
         left, bottom, right, top = box

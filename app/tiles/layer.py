@@ -15,10 +15,11 @@ from mercantile import Tile
 
 from tilecascade.app.errors import SettingsError
 from tilecascade.app.settings import DataDir, LayerSettings
+from tilecascade.app.sources.areas import Areas
 from tilecascade.app.sources.base_map import FIRST_DRAWN, BaseMap, open_base_map
 from tilecascade.app.sources.country import CountrySource
 from tilecascade.app.sources.mosaic import SceneMosaic, newest_first
-from tilecascade.app.sources.painted import PaintedSource, SourceTiles
+from tilecascade.app.sources.painted import PaintedSource, SourceTiles, plain_id
 from tilecascade.app.sources.scene import Scene, open_scene
 from tilecascade.app.sources.source import Source, digest
 from tilecascade.app.sources.territory import TerritorySource
@@ -73,14 +74,15 @@ class ModelInfo:
 class Layer:
     """One served layer.
 
-    version: a hash of everything that a tile's bytes depend on except its coordinates, the scenes and the reviews,
-    because these change some of the tiles only. revision: a hash of the version, the scenes and the reviews; while it
-    stays, no tile changes.
+    version: a hash of everything that a tile's bytes depend on except its coordinates, the scenes, the areas and the
+    reviews, because these change some of the tiles only. revision: a hash of the version and of these; while it stays,
+    no tile changes.
     info: what answers say of the layer's tiles. base: the base map, whose tiles are served as they are and are the
     references of generated ones. finish: see `model.pipeline.Stage`. reviews: what people have said about its objects.
     base_drawn: whether the base map is drawn of a sketch. given: objects of the imagery's source that are there for
     certain; they come before what people say.
-    kind: "map"; or "imagery", painted for a map layer (see `imagery_layer`).
+    kind: "map"; or "imagery", painted for a map layer (see `imagery_layer`). areas: of its territory; they change while
+    it is served.
     """
 
     name: str
@@ -96,6 +98,7 @@ class Layer:
     given: Reviews = field(default_factory=Reviews)
     base_drawn: bool = False
     kind: Literal["map", "imagery"] = "map"
+    areas: Areas = field(default_factory=Areas)
     version: str = field(init=False)
     revision: str = field(init=False)
     info: LayerInfo = field(init=False)
@@ -103,8 +106,8 @@ class Layer:
     def __post_init__(self) -> None:
         described = json.dumps(self.identity(), sort_keys=True)
         object.__setattr__(self, "version", hashlib.sha256(described.encode()).hexdigest()[:12])
-        reviews = [self.reviews.id] if self.reviews.all else []
-        object.__setattr__(self, "revision", digest([self.version, self.imagery.id, *reviews]))
+        changing = [some.id for some in (self.reviews, self.areas) if some.all]
+        object.__setattr__(self, "revision", digest([self.version, self.imagery.id, *changing]))
         object.__setattr__(self, "info", self._info())
 
     def identity(self) -> dict[str, object]:
@@ -114,7 +117,7 @@ class Layer:
             "model": self.model.hash,
             "runtime": self.model.runtime,
             # a map whose scenes change keeps the tiles that they do not affect; painted imagery depends on all of them
-            "imagery": self.imagery.id if self.kind == "imagery" else without_scenes(self.imagery),
+            "imagery": plain_id(self.imagery) if self.kind == "imagery" else without_scenes(self.imagery),
             "root_zoom": self.ladder.root,
             "span": self.ladder.span,
             "windows": STARTS if self.ladder.windows.blend else asdict(self.ladder.windows),
@@ -222,9 +225,10 @@ def configured_scenes(settings: LayerSettings) -> list[Scene]:
 
 
 def build_layer(
-    settings: LayerSettings, model: ModelInfo, data_dir: DataDir, scenes: Sequence[Scene] | None = None
-) -> Layer:
-    """A layer of these scenes, topmost first; of those that its settings name if None.
+    settings: LayerSettings, model: ModelInfo, data_dir: DataDir, scenes: Sequence[Scene] | None = None,
+    areas: Areas | None = None,
+) -> Layer:  # fmt: skip
+    """A layer of these scenes, topmost first, and with these areas; of those that were kept or configured if None.
 
     data_dir: where what a base map's server answers is kept, and the layer's reviews.
     Raises SceneError or SettingsError with one sentence.
@@ -235,11 +239,12 @@ def build_layer(
     if settings.country is not None:
         imagery = CountrySource(settings.country)
     elif settings.territory is not None:
-        territory = TerritorySource(settings.territory)
+        areas = kept_areas(settings, data_dir) if areas is None else areas
+        territory = TerritorySource(settings.territory, areas)
         boxes = [scene.bounds for scene in shown]
         roads = (given_roads(kind, points, boxes) for kind, points in territory.roads())
         given = Reviews(tuple(itertools.chain.from_iterable(roads)))
-        imagery = SceneMosaic(shown, painted_beyond(settings, territory, model))
+        imagery = SceneMosaic(shown, painted_beyond(settings, territory, model, areas))
     else:
         imagery = painted_beyond(settings, SceneMosaic(shown), model)
     max_zoom = settings.max_zoom if settings.max_zoom is not None else min(imagery.native_zoom, MAX_TABLE_ZOOM)
@@ -250,7 +255,7 @@ def build_layer(
         root = max_zoom  # coarse imagery: the cascade has one stage, at the imagery's own zoom
     base = None
     if settings.base_map is not None:
-        base = open_base_map(settings.base_map, settings.base_max_zoom, root, data_dir.base_maps)
+        base = open_base_map(settings.base_map, settings.base_max_zoom, root, data_dir.base_maps, areas)
         root = min(root, base.zooms[-1])  # the cascade goes on where the base map ends
     return Layer(
         name=settings.name,
@@ -265,19 +270,30 @@ def build_layer(
         reviews=Reviews.read(data_dir.reviews(settings.name)),
         given=given,
         base_drawn=settings.base_map_drawn,
+        areas=areas or Areas(),
     )
+
+
+def kept_areas(settings: LayerSettings, data_dir: DataDir) -> Areas:
+    """The areas of a territory as they were last changed, or as its settings have them. Raises SettingsError."""
+    kept = data_dir.areas(settings.name)
+    if settings.areas is None or kept.is_file():
+        return Areas.read(kept)
+    if not settings.areas.is_file():
+        raise SettingsError(f"layer {settings.name}: areas {settings.areas} does not exist")
+    return Areas.read(settings.areas)
 
 
 def without_scenes(imagery: Source) -> str:
     """What a map's version depends on: its tiles that a change of scenes does not affect are kept."""
     if not isinstance(imagery, SceneMosaic):
-        return imagery.id
-    return "scenes" if imagery.below is None else f"scenes over {imagery.below.id}"
+        return plain_id(imagery)
+    return "scenes" if imagery.below is None else f"scenes over {plain_id(imagery.below)}"
 
 
-def painted_beyond(settings: LayerSettings, source: Source, model: ModelInfo) -> Source:
+def painted_beyond(settings: LayerSettings, source: Source, model: ModelInfo, areas: Areas | None = None) -> Source:
     """A source, painted beyond its own resolution if the settings say so."""
-    painted = imagery_layer(settings, source, model)
+    painted = imagery_layer(settings, source, model, areas)
     return source if painted is None else PaintedSource(source, painted.max_zoom, painted.version)
 
 
@@ -292,7 +308,9 @@ def names_of(name: str) -> tuple[str, str]:
     return name, name + IMAGERY_SUFFIX
 
 
-def imagery_layer(settings: LayerSettings, source: Source, model: ModelInfo) -> Layer | None:
+def imagery_layer(
+    settings: LayerSettings, source: Source, model: ModelInfo, areas: Areas | None = None
+) -> Layer | None:
     """The layer of imagery that is painted for a map layer beyond its source's resolution; None if there is none.
 
     It has the source's own tiles to its resolution. model: that of the map, which knows the painter's.
@@ -303,7 +321,7 @@ def imagery_layer(settings: LayerSettings, source: Source, model: ModelInfo) -> 
     return Layer(
         name=settings.name + IMAGERY_SUFFIX,
         imagery=source,
-        ladder=ImageryLadder(source.native_zoom, 1, WindowConfig(0, 0, 0, blend=False)),
+        ladder=imagery_ladder(source),
         max_zoom=max(settings.painted_zoom, settings.max_zoom or 0),
         seed=settings.seed,
         model=model.painter or ModelInfo("unknown", "unknown", WindowConfig()),
@@ -311,7 +329,13 @@ def imagery_layer(settings: LayerSettings, source: Source, model: ModelInfo) -> 
         base=SourceTiles(source, FIRST_DRAWN if drawn else settings.root_zoom - LEVELS_BELOW),
         base_drawn=drawn,
         kind="imagery",
+        areas=areas or Areas(),
     )
+
+
+def imagery_ladder(source: Source) -> ImageryLadder:
+    """The cascade of the imagery that is painted beyond a source's resolution."""
+    return ImageryLadder(source.native_zoom, 1, WindowConfig(0, 0, 0, blend=False))
 
 
 def layer_with_model(layer: Layer, settings: LayerSettings, model: ModelInfo) -> Layer:
@@ -319,7 +343,7 @@ def layer_with_model(layer: Layer, settings: LayerSettings, model: ModelInfo) ->
     ladder, imagery = Ladder(layer.ladder.root, layer.ladder.span, model.windows), layer.imagery
     painted = painted_in(imagery)
     if painted is not None:
-        anew = painted_beyond(settings, painted.source, model)
+        anew = painted_beyond(settings, painted.source, model, layer.areas)
         imagery = SceneMosaic(imagery.scenes, anew) if isinstance(imagery, SceneMosaic) else anew
     finish = _finish(settings, model, layer.base)
     return replace(layer, model=model, imagery=imagery, ladder=ladder, finish=finish)

@@ -14,9 +14,11 @@ from pathlib import Path
 import torch
 
 from tilecascade.app.errors import NotFoundError, NotReadyError
+from tilecascade.app.scenes.areas import steered_layers
 from tilecascade.app.scenes.manager import SceneManager
 from tilecascade.app.scenes.scene_set import SceneSet
 from tilecascade.app.settings import DataDir, LayerSettings, Settings
+from tilecascade.app.sources.areas import Areas
 from tilecascade.app.sources.scene import Scene
 from tilecascade.app.storage.caches import Caches
 from tilecascade.app.storage.models import ModelShelf
@@ -99,7 +101,7 @@ class ServedLayers:
     def _serve(self, wanted: LayerSettings, layer: Layer, model: LoadedModel) -> dict[str, TileResolver]:
         """What serves a layer from now on and, if its imagery is painted, the layer of that. May block."""
         leases, below = self.caches.leases, painted_in(layer.imagery)
-        painted = None if below is None else imagery_layer(wanted, below.source, model.info)
+        painted = None if below is None else imagery_layer(wanted, below.source, model.info, layer.areas)
         painter = None
         if painted is not None:
             rejected = self.data_dir.rejected(layer.name) if wanted.keep_rejected else None
@@ -216,6 +218,19 @@ class ServedLayers:
             resolver = self.resolver(layer)
             resolver.previous = None
             return await self._scenes.review(resolver.store, lambda: self.layers, change)
+
+    async def steer(self, layer: str | None, areas: Areas) -> Layer:
+        """Change the areas of a territory. Raises BadRequestError, or PurgeError like `change_scenes`."""
+        async with self._changing:
+            resolver = self.resolver(layer)
+            wanted = next((one for one in self._layer_settings if one.name == resolver.layer.name), None)
+            new = await asyncio.to_thread(steered_layers, wanted, resolver.layer, self.data_dir, areas)
+            changing = [self.resolvers[layer.name] for layer in new]
+            for each in changing:
+                each.previous = None
+            await self._scenes.steer([each.store for each in changing], lambda: self.layers, new)
+        self.background.warm(resolver, self.settings.warm_tiles)
+        return new[-1]
 
     def forget_scene(self, scene: Scene) -> None:
         """Delete a scene's file unless a layer still has it. May block."""

@@ -3,6 +3,7 @@
 OUT/layers.toml            the layers
 OUT/map.json, map.png      the sketch as land cover, of which imagery and, for coarse zooms, the map are drawn
 OUT/after.*                the same with an event, if there is one
+OUT/areas.geojson          areas with prompts, and the layouts of their captions, if there are any
 OUT/territory.tif          instead of these, a sketch that is a picture from above
 """
 
@@ -27,7 +28,9 @@ from rasterio.features import rasterize
 from rasterio.transform import from_bounds
 from rasterio.vrt import WarpedVRT
 
-from tilecascade.app.errors import SettingsError
+from tilecascade.app.errors import BadRequestError, SettingsError
+from tilecascade.app.scenes.areas import with_layouts
+from tilecascade.app.sources.areas import Areas
 from tilecascade.app.sources.base_map import LAST_DRAWN
 from tilecascade.app.sources.vector_map import ROADS, read_features
 from tilecascade.model.cascade import TILE_SIZE, Pixels
@@ -35,6 +38,8 @@ from tilecascade.model.sgdm.scale_text import MAX_TABLE_ZOOM
 from tilecascade.model.world.sketch import COVERS, NUMBER, Line, Territory, is_painted, kinds_of, read_legend
 
 Bounds = tuple[float, float, float, float]
+
+AREAS = "areas.geojson"
 
 MOST_PIXELS = 4096
 """Longest side of a sketch."""
@@ -54,8 +59,8 @@ class NewTerritory:
     """What is wanted.
 
     vectors: GeoJSON of lines (highway, waterway) and areas (cover: a name of COVERS) that the territory has. event: the
-    same of areas that are another cover afterwards. height: raster of metres above the sea. painted_zoom: the last zoom
-    that can be had.
+    same of areas that are another cover afterwards. height: raster of metres above the sea. areas: GeoJSON of polygons
+    with prompts (see `app.sources.areas`). painted_zoom: the last zoom that can be had.
     """
 
     sketch: Path
@@ -66,6 +71,7 @@ class NewTerritory:
     vectors: Path | None = None
     event: Path | None = None
     height: Path | None = None
+    areas: Path | None = None
     painted_zoom: int = 18
 
 
@@ -76,15 +82,16 @@ def new_territory(wanted: NewTerritory) -> str:
     if wanted.out.exists() and any(wanted.out.iterdir() if wanted.out.is_dir() else [wanted.out]):
         raise SettingsError(f"{wanted.out} exists already and is not empty; choose another folder for --out")
     picture = read_picture(wanted.sketch)
+    prompted = None if wanted.areas is None else _prompted(wanted.areas)
     legend = None if wanted.legend is None else _tried(wanted.legend, legend_of)
     painted = legend is not None or is_painted(picture)
     wanted.out.mkdir(parents=True, exist_ok=True)
     name = wanted.out.resolve().name
     if not painted:
-        if wanted.vectors is not None or wanted.event is not None or wanted.height is not None:
+        if any(given is not None for given in (wanted.vectors, wanted.event, wanted.height, wanted.areas)):
             raise SettingsError(
-                f"{wanted.sketch} is no painting of flat colours, so nothing is drawn into it: --vectors, --height "
-                "and --event are for land cover; give a --legend if it is one"
+                f"{wanted.sketch} is no painting of flat colours, so nothing is drawn into it: --vectors, --height, "
+                "--areas and --event are for land cover; give a --legend if it is one"
             )
         zoom = write_picture(picture, wanted.bounds, wanted.out / "territory.tif")
         write_layers(wanted, name, [("map", 'scenes = ["territory.tif"]', None)])
@@ -99,11 +106,25 @@ def new_territory(wanted: NewTerritory) -> str:
                 raise SettingsError(f"{wanted.event} has no area with a cover; an event is made of such")
         for layer, variant in variants.items():
             variant.write(wanted.out / layer)
-        write_layers(wanted, name, [(layer, f'territory = "{layer}.json"', LAST_DRAWN) for layer in variants])
+        source = 'territory = "{}.json"'
+        if prompted is not None:
+            try:
+                with_layouts(prompted, wanted.out / "map", Areas()).write(wanted.out / AREAS)
+            except BadRequestError as error:
+                raise SettingsError(f"{wanted.areas}: {error}") from None
+            source += f'\nareas = "{AREAS}"'
+        write_layers(wanted, name, [(layer, source.format(layer), LAST_DRAWN) for layer in variants])
         shares = np.bincount(territory.kinds.ravel(), minlength=len(COVERS)) / territory.kinds.size
         kinds = ", ".join(f"{c.name} {share:.0%}" for c, share in zip(COVERS, shares, strict=True) if share >= 0.005)
         what = f"painted land cover ({kinds}; {areas} areas given, {len(territory.lines)} roads and rivers)"
     return f"{what}\npainted on to zoom {wanted.painted_zoom}\nserve it: tilecascade serve {wanted.out}"
+
+
+def _prompted(path: Path) -> Areas:
+    """The areas with prompts of a file. Raises SettingsError."""
+    if not path.is_file():
+        raise SettingsError(f"{path} does not exist")
+    return Areas.read(path)
 
 
 def read_picture(path: Path) -> Pixels:

@@ -20,6 +20,9 @@ from tilecascade.model.world.lattice import Floats, fractal, hashed
 Kind = Literal["fog", "low light", "snow"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
+LIGHTS: dict[str, float] = {"dusk": 0.4, "night": 1.0}
+"""Other names of low light, and how strong they are."""
+
 MARGIN = 32
 """Pixels around a window that its weather depends on: snow keeps the shading of what is under it."""
 
@@ -68,6 +71,17 @@ class Weather:
             raise ValueError(f"weather is one of {', '.join(KINDS)}, not {self.kind!r}")
         if not 0 <= self.strength <= 1:
             raise ValueError(f"the strength of weather is 0 to 1, not {self.strength}")
+
+
+def weather_named(name: str) -> tuple[Kind, float | None]:
+    """The kind of weather of a name, and its strength if the name says it. Raises ValueError for other names."""
+    plain = name.lower().replace("-", " ").replace("_", " ").strip()
+    if plain in LIGHTS:
+        return "low light", LIGHTS[plain]
+    for kind in KINDS:
+        if plain == kind:
+            return kind, None
+    raise ValueError(f"weather is one of {', '.join((*KINDS, *LIGHTS))}, not {name!r}")
 
 
 def weathered(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 BUDGET = 75
@@ -145,6 +146,11 @@ def first_valid(candidates: Iterable[str]) -> str | None:
 
 def tokens_of(text: str) -> int:
     """Tokens of a text as CLIP's tower counts them, without start and end."""
+    return len(_tokenizer().encode(text))
+
+
+@lru_cache(maxsize=1)
+def _tokenizer() -> Any:
     from open_clip import get_tokenizer  # takes seconds
 
-    return len(get_tokenizer("ViT-B-32").encode(text))
+    return get_tokenizer("ViT-B-32")

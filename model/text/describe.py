@@ -36,6 +36,12 @@ AREAS = ("forest", "meadow", "scrub", "wetland", "farmland", "industrial area", 
 OPEN_LAND = ("forest", "farmland", "meadow", "scrub", "wetland", "allotments")
 """What a scene is called where few houses stand."""
 
+SCENES = (
+    "dense residential", "medium residential", "sparse residential", "industrial", "commercial", "water", *OPEN_LAND,
+    "bare land",
+)  # fmt: skip
+"""Every scene that a caption of a map tile can have."""
+
 LEAST_SHARE = 0.004
 """Share of a tile that an element takes at least."""
 

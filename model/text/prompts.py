@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tilecascade.model.imagery.weather import KINDS
+from tilecascade.model.imagery.weather import KINDS, LIGHTS
 from tilecascade.model.text.captions import CaptionError
 
 LEVELS: tuple[tuple[float, str], ...] = (
@@ -29,8 +29,8 @@ def gsd_level(metres: float) -> str:
 
 @dataclass(frozen=True)
 class Prompt:
-    """level: one of LEVELS. weather: one of `imagery.weather.KINDS`; empty for a clear sky. satellite: one of
-    SATELLITES, or empty."""
+    """level: one of LEVELS. weather: one of KINDS or LIGHTS of `imagery.weather`; empty for a clear sky. satellite: one
+    of SATELLITES, or empty."""
 
     level: str
     content: str
@@ -42,20 +42,24 @@ class Prompt:
         return ", ".join(part for part in (self.level, self.weather, self.content, self.satellite) if part)
 
 
-def parse_prompt(text: str) -> Prompt:
-    """Inverse of `Prompt.text`, and a reader of MMM-RS's own. Raises CaptionError."""
+def parse_prompt(text: str, level_needed: bool = True) -> Prompt:
+    """Inverse of `Prompt.text`, and a reader of MMM-RS's own. Raises CaptionError.
+
+    level_needed: whether there has to be a level and something that is there; otherwise both may be empty.
+    """
     parts = [part.strip() for part in text.split(",") if part.strip()]
     levels = {level.lower(): level for _, level in LEVELS}
-    if not parts or parts[0].lower() not in levels:
+    level = levels.get(parts[0].lower(), "") if parts else ""
+    if level_needed and not level:
         known = ", ".join(level for _, level in LEVELS)
         raise CaptionError(f"a prompt begins with its level of resolution: one of {known}")
-    level, parts = levels[parts[0].lower()], parts[1:]
+    parts = parts[1:] if level else parts
     weather = satellite = ""
-    if parts and parts[0].lower().replace("-", " ") in KINDS:
+    if parts and parts[0].lower().replace("-", " ") in (*KINDS, *LIGHTS):
         weather, parts = parts[0].lower().replace("-", " "), parts[1:]
     satellites = {name.lower(): name for name in SATELLITES}
     if parts and parts[-1].lower() in satellites:
         satellite, parts = satellites[parts[-1].lower()], parts[:-1]
-    if not parts:
+    if level_needed and not parts:
         raise CaptionError("a prompt says what is there, such as: a satellite image shows a park in the city")
     return Prompt(level, ", ".join(parts), weather, satellite)

@@ -21,6 +21,9 @@ IMAGERY_PRESET = "imagery"
 
 IMAGERY_STAGES = ("octaves", "octave_steps")
 
+LAYOUT_PRESET = "layout"
+"""The preset of the generator of layouts; its data is a folder with layouts.npz, its stage is `layouts`."""
+
 PUBLISHED_PRESET = "published"
 """The preset of the published recipe, which goes on from an imported model: its stage is `published`."""
 
@@ -163,6 +166,7 @@ def read_config(path: Path) -> TrainConfig:
         BASELINE_PRESET: tuple(BASELINES),
         IMAGERY_PRESET: IMAGERY_STAGES,
         PUBLISHED_PRESET: ("published",),
+        LAYOUT_PRESET: ("layouts",),
     }.get(config.preset, STAGES)
     unknown = [stage.name for stage in config.stages if stage.name not in known]
     if unknown or not config.stages:
