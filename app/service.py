@@ -202,11 +202,13 @@ class Service(ServedLayers):
         """Let resolvers finish what they have begun with, when requests that have just come have asked them."""
 
         async def later() -> None:
-            await asyncio.sleep(RETIRE_SECONDS)
-            for resolver in resolvers:
-                await resolver.drain()
-                if delete:
-                    await asyncio.to_thread(self._delete, resolver.store)
+            try:
+                await asyncio.sleep(RETIRE_SECONDS)
+            finally:  # at once if the server stops: nobody would remember
+                for resolver in resolvers:
+                    await resolver.drain()
+                    if delete:
+                        await asyncio.to_thread(self._delete, resolver.store)
 
         self._keep(later())
 

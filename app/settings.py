@@ -24,6 +24,7 @@ from pydantic import BaseModel, ByteSize, Field, ValidationError, field_validato
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from tilecascade.app.errors import SettingsError
+from tilecascade.model.sensors.modality import Sensor
 from tilecascade.model.sgdm.config import WEIGHTS_DIR, Finish, stem_of
 from tilecascade.model.sgdm.scale_text import MAX_TABLE_ZOOM
 
@@ -94,6 +95,11 @@ class LayerSettings(BaseModel, extra="forbid"):
 
     name: str = Field(default="map", pattern=r"^[a-z][a-z0-9_-]{0,31}$", description="as in `/tiles/NAME/...`")
     scenes: list[Path] = Field(default=[], description="GeoTIFFs that the map is generated from; the newest is on top")
+    sensor: Sensor | None = Field(
+        default=None,
+        description="what has taken the scenes, if their metadata do not say: `rgb`, `pan` (one band), `nir` (red, "
+        "green, blue and near infrared) or `sar` (radar amplitude, or decibels)",
+    )
     country: int | None = Field(
         default=None, ge=0, lt=2**32, description="instead of scenes: the seed of a fictional country"
     )

@@ -24,6 +24,7 @@ EXPOSED_HEADERS = [
     "X-Tile-Reference",
     "X-Tile-Scale",
     "X-Tile-Seed",
+    "X-Tile-Sensor",
     "X-Tile-State",
     "X-Tile-Version",
 ]

@@ -21,6 +21,7 @@ from tilecascade.app.scenes.scene_set import SceneSet
 from tilecascade.app.service import Service
 from tilecascade.app.settings import first_problem
 from tilecascade.app.sources.scene import Scene
+from tilecascade.app.sources.sensors import sensors_notice
 from tilecascade.app.tiles.layer import Layer
 from tilecascade.model.sgdm.scale_text import MAX_TABLE_ZOOM
 
@@ -40,6 +41,8 @@ def scene_answer(scene: Scene, layer: Layer) -> SceneAnswer:
         notes.append(f"coarser than the layer's first zoom {layer.ladder.root}: it is enlarged")
     if last > TRAINED_ZOOMS[-1]:
         notes.append(f"finer than the network was trained for: zooms above {TRAINED_ZOOMS[-1]} add no detail")
+    if scene.sensor != "rgb":
+        notes.append(f"sensor: {sensors_notice([scene.sensor])}")
     return SceneAnswer(
         id=scene.id,
         bounds=scene.bounds,
@@ -73,6 +76,7 @@ async def add(
     layer: LayerName = None,
     acquired: Annotated[str | None, Query(description="Capture time, ISO 8601; the file's own unless given.")] = None,
     attribution: Annotated[str, Query(max_length=500)] = "",
+    sensor: Annotated[str | None, Query(description="rgb, pan, nir or sar; told by its bands unless given.")] = None,
     taken: Annotated[str | None, Query(include_in_schema=False)] = None,
 ) -> SceneAnswer:
     """Add a GeoTIFF: as the request's body, or named in JSON by `path`, `url` or `stac`.
@@ -90,7 +94,7 @@ async def add(
             scene = await _named(await request.body(), incoming, service)
         else:
             await save(request.stream(), incoming, service.settings.upload_bytes)
-            scene = await keep(incoming, acquired, attribution, service.settings)
+            scene = await keep(incoming, acquired, attribution, service.settings, sensor)
         changed = await service.change_scenes(layer, partial(SceneSet.add, scene=scene))
     finally:
         await asyncio.to_thread(incoming.unlink, missing_ok=True)
@@ -108,13 +112,13 @@ async def _named(body: bytes, incoming: Path, service: Service) -> Scene:
         raise BadRequestError(first_problem(error)) from None
     if named.path is not None:
         path = await asyncio.to_thread(allowed_path, named.path, service.settings)
-        return await examine(path, named.acquired, named.attribution, service.settings)
+        return await examine(path, named.acquired, named.attribution, service.settings, named.sensor)
     url, acquired = named.url, named.acquired
     if url is None:
         url, stac_time = await asset_of(str(named.stac), service.settings)
         acquired = acquired or stac_time
     await download(url, incoming, service.settings)
-    return await keep(incoming, acquired, named.attribution, service.settings)
+    return await keep(incoming, acquired, named.attribution, service.settings, named.sensor)
 
 
 @router.delete("/scenes/{id}", operation_id="remove_scene", dependencies=SCHEMES)

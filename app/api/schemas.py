@@ -125,6 +125,7 @@ class NamedScene(BaseModel, extra="forbid"):
     stac: str | None = Field(default=None, max_length=2000)
     acquired: str | None = None
     attribution: str = Field(default="", max_length=500)
+    sensor: str | None = Field(default=None, max_length=20)
 
     @model_validator(mode="before")
     @classmethod

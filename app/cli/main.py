@@ -174,11 +174,14 @@ def list_scenes(client: SceneClient) -> None:
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option("--acquired", help="Capture time, ISO 8601; the file's own unless given.")
 @click.option("--attribution", default="", help="Who made it.")
+@click.option("--sensor", help="What took it: rgb, pan, nir, sar; told by its bands unless given.")
 @click.option("--taken", hidden=True, callback=renamed("--acquired"))
 @click.pass_obj
-def add_scene(client: SceneClient, path: Path, acquired: str | None, attribution: str, taken: None) -> None:
+def add_scene(
+    client: SceneClient, path: Path, acquired: str | None, attribution: str, sensor: str | None, taken: None
+) -> None:
     """Upload a GeoTIFF. The tiles that it affects are generated again, and no others."""
-    click.echo(client.add(path, acquired, attribution))
+    click.echo(client.add(path, acquired, attribution, sensor))
 
 
 @scenes.command("remove")

@@ -185,12 +185,14 @@ def train(config: Path, stage: str | None) -> None:
             IMAGERY_PRESET,
             LAYOUT_PRESET,
             PUBLISHED_PRESET,
+            STEMS_PRESET,
             read_config,
         )
         from tilecascade.model.training.layouts import train_layouts
         from tilecascade.model.training.octaves import train_octaves
         from tilecascade.model.training.published import train_published
         from tilecascade.model.training.run import train as run_training
+        from tilecascade.model.training.stems import train_stems
     except ImportError as error:
         raise SettingsError(f"training needs the extra packages: pip install 'tilecascade[train]' ({error})") from None
     if not config.is_file():
@@ -203,6 +205,8 @@ def train(config: Path, stage: str | None) -> None:
             click.echo(f"network: {train_octaves(parsed)}.safetensors")
         elif parsed.preset == LAYOUT_PRESET:
             click.echo(f"network: {train_layouts(parsed)}.safetensors")
+        elif parsed.preset == STEMS_PRESET:
+            click.echo(f"stems: {train_stems(parsed)}.safetensors")
         elif parsed.preset == PUBLISHED_PRESET:
             click.echo(f"network: {train_published(parsed)}.safetensors")
         else:

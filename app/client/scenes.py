@@ -33,9 +33,10 @@ class SceneClient:
             lines += [f"              {note}" for note in scene.notes]
         return "\n".join(lines)
 
-    def add(self, path: Path, acquired: str | None, attribution: str) -> str:
+    def add(self, path: Path, acquired: str | None, attribution: str, sensor: str | None = None) -> str:
         """Upload a file; returns the scene's id."""
-        params = {"attribution": attribution} | ({"acquired": acquired} if acquired else {})
+        given = {"attribution": attribution, "acquired": acquired, "sensor": sensor}
+        params = {name: value for name, value in given.items() if value is not None}
         try:
             with path.open("rb") as file:
                 answer = ask(self._client, "POST", "/scenes", params=params, content=file, auth=self._key)

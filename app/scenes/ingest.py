@@ -54,12 +54,12 @@ def confinement() -> dict[str, str]:
     }
 
 
-async def confined(source: Path, target: Path | None, settings: Settings) -> None:
+async def confined(source: Path, target: Path | None, settings: Settings, sensor: str | None = None) -> None:
     """Check a file, and copy it into a COG if there is a target. Raises SceneError with a sentence about the file, or
     StorageError."""
     size, seconds = await asyncio.to_thread(os.path.getsize, source), settings.scene_seconds
     limits = {"as": MEMORY, "cpu": seconds, "nofile": 64, "core": 0, "fsize": SMALL + GROWTH * size}
-    order = json.dumps({"source": str(source), "target": target and str(target), "limits": limits})
+    order = json.dumps({"source": str(source), "target": target and str(target), "limits": limits, "sensor": sensor})
     child = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
@@ -94,12 +94,17 @@ async def confined(source: Path, target: Path | None, settings: Settings) -> Non
 _TOO_LONG = "reading it takes longer than {} s (TILECASCADE_SCENE_SECONDS); cut it into smaller scenes"
 
 
-async def keep(incoming: Path, acquired: str | None, attribution: str, settings: Settings) -> Scene:
-    """A file that a user has sent, as a scene with a file of our own beside it. Raises SceneError or StorageError."""
+async def keep(
+    incoming: Path, acquired: str | None, attribution: str, settings: Settings, sensor: str | None = None
+) -> Scene:
+    """A file that a user has sent, as a scene with a file of our own beside it. sensor: as they say.
+
+    Raises SceneError or StorageError.
+    """
     copied = incoming.with_suffix(".cog.tif")
     try:
-        await confined(incoming, copied, settings)
-        scene = await asyncio.to_thread(_scene, copied, acquired, attribution)
+        await confined(incoming, copied, settings, sensor)
+        scene = await asyncio.to_thread(_scene, copied, acquired, attribution, None)
         kept = copied.with_name(f"{scene.id}.tif").resolve()
         copied.replace(kept)
     finally:
@@ -108,15 +113,17 @@ async def keep(incoming: Path, acquired: str | None, attribution: str, settings:
     return replace(scene, path=kept).stamped()
 
 
-async def examine(path: Path, acquired: str | None, attribution: str, settings: Settings) -> Scene:
+async def examine(
+    path: Path, acquired: str | None, attribution: str, settings: Settings, sensor: str | None = None
+) -> Scene:
     """A file on this machine, as a scene. Raises SceneError with a sentence about the file."""
-    await confined(path, None, settings)
-    return await asyncio.to_thread(_scene, path, acquired, attribution)
+    await confined(path, None, settings, sensor)
+    return await asyncio.to_thread(_scene, path, acquired, attribution, sensor)
 
 
-def _scene(path: Path, acquired: str | None, attribution: str) -> Scene:
+def _scene(path: Path, acquired: str | None, attribution: str, sensor: str | None) -> Scene:
     try:
-        scene = open_scene(path, attribution)
+        scene = open_scene(path, attribution, sensor)
     except SceneError as error:
         raise SceneError(str(error).replace(str(path), "it").replace(path.name, "it")) from None
     west, south, east, north = scene.bounds

@@ -26,7 +26,7 @@ import rasterio.shutil
 from rasterio.enums import MaskFlags
 from rasterio.windows import Window
 
-from tilecascade.app.sources.bands import NoColoursError, colour_bands
+from tilecascade.app.sources.bands import SENSOR_TAG, NoColoursError, bands_of
 
 DRIVERS = ("GTiff", "COG", "MEM", "PNG", "JPEG")
 """The drivers that this program is started with; the last two decode what a GeoTIFF may contain."""
@@ -61,8 +61,8 @@ def isolate(limits: dict[str, int]) -> None:
     os.nice(5)
 
 
-def check(dataset: rasterio.DatasetReader, size: int) -> None:
-    """Raises RefusedError for what can be told without reading pixels. size: bytes of the file."""
+def check(dataset: rasterio.DatasetReader, size: int, sensor: str | None) -> None:
+    """Raises RefusedError for what can be told without reading pixels. size: bytes of the file. sensor: as said."""
     if dataset.width * dataset.height > MAX_SCENE_PIXELS:
         raise RefusedError(
             f"{dataset.width} x {dataset.height} pixels are too many; cut it into scenes of at most "
@@ -78,11 +78,11 @@ def check(dataset: rasterio.DatasetReader, size: int) -> None:
         raise RefusedError("its coordinate reference system names a grid file; save it in a standard one (EPSG)")
     if dataset.transform.is_identity:
         raise RefusedError("it has no georeference: pixels have no place on the earth")
-    kinds = {dataset.dtypes[i - 1] for i in colour_bands(dataset)}
+    kinds = {dataset.dtypes[i - 1] for i in bands_of(dataset, sensor).indexes}
     if any(kind.startswith("complex") or np.dtype(kind).kind not in "uif" for kind in kinds):
         raise RefusedError(f"it holds {', '.join(kinds)} values; imagery needs whole or real numbers")
     if len(kinds) > 1:
-        raise RefusedError("its red, green and blue are of different types; convert them to one")
+        raise RefusedError("its bands are of different types; convert them to one")
     if dataset.is_tiled or dataset.block_shapes[0][0] < dataset.height:
         check_blocks(dataset, size)
 
@@ -122,16 +122,17 @@ def is_stored(dataset: rasterio.DatasetReader, window: Window, chosen: list[int]
     return any(block_tag(dataset, "SIZE", column, row, band) for band in some for row in rows for column in columns)
 
 
-def copy(dataset: rasterio.DatasetReader, target: Path) -> None:
+def copy(dataset: rasterio.DatasetReader, target: Path, sensor: str | None) -> None:
     """Copy pixels, mask and georeference into a COG. Raises RefusedError if no pixel is valid."""
-    chosen = list(colour_bands(dataset))
+    bands = bands_of(dataset, sensor)
+    chosen = list(bands.indexes)
     kind = dataset.dtypes[chosen[0] - 1]
     masked = any(MaskFlags.all_valid not in dataset.mask_flag_enums[i - 1] for i in chosen)
     profile = {
         "driver": "GTiff",
         "width": dataset.width,
         "height": dataset.height,
-        "count": 3,
+        "count": len(chosen),
         "dtype": kind,
         "crs": dataset.crs,
         "transform": dataset.transform,
@@ -139,7 +140,7 @@ def copy(dataset: rasterio.DatasetReader, target: Path) -> None:
         "blockxsize": BLOCK,
         "blockysize": BLOCK,
         "interleave": "pixel",
-        "photometric": "RGB",
+        "photometric": "RGB" if len(chosen) == 3 else "MINISBLACK",
         "sparse_ok": True,
         "bigtiff": "IF_SAFER",
         "compress": "ZSTD",
@@ -161,6 +162,8 @@ def copy(dataset: rasterio.DatasetReader, target: Path) -> None:
                     out.write_mask(mask, window=window)
             if not (valid or not masked):
                 raise RefusedError("it holds no valid pixel")
+            if bands.sensor != "rgb":
+                out.update_tags(**{SENSOR_TAG: bands.sensor})
             acquired = dataset.tags().get("TIFFTAG_DATETIME", "")
             with suppress(ValueError):
                 out.update_tags(
@@ -179,12 +182,13 @@ def main(order: str) -> int:
     given = json.loads(order)
     source, target = Path(given["source"]), given["target"] and Path(given["target"])
     isolate(given["limits"])
+    sensor = given.get("sensor")
     warnings.simplefilter("ignore")
     try:
         with rasterio.Env(), rasterio.open(source, driver="GTiff") as dataset:
-            check(dataset, source.stat().st_size)
+            check(dataset, source.stat().st_size, sensor)
             if target is not None:
-                copy(dataset, target)
+                copy(dataset, target, sensor)
             elif dataset.tags(ns="OVERVIEWS"):
                 raise RefusedError("its metadata names other files (OVERVIEWS); upload it: that copies pixels only")
     except RefusedError as error:

@@ -26,8 +26,10 @@ from scipy import ndimage
 
 from tilecascade.app.errors import ImageryUnavailableError, SceneError
 from tilecascade.app.sources.scene import Scene, open_raster, stamp_of, window_bounds
+from tilecascade.app.sources.sensors import colours_of
 from tilecascade.app.sources.source import Source, digest
 from tilecascade.model.cascade import TILE_SIZE, Mask, Pixels, Window, assemble, tile_window
+from tilecascade.model.sensors.stem import REACH
 
 READ_MARGIN = 8
 """Pixels read beyond a tile and cut off: enlarging and warping look at neighbours."""
@@ -210,12 +212,12 @@ class SceneMosaic:
             kept = self._tiles.get(tile)
         if kept is not None:
             return kept
-        window = tile_window(tile).grown(READ_MARGIN)
-        box = window_bounds(window)
-        inner = (slice(READ_MARGIN, -READ_MARGIN),) * 2
         pixels = np.zeros((TILE_SIZE, TILE_SIZE, 4), dtype=np.uint8)
         sources = []
         for scene in self.scenes:
+            margin = READ_MARGIN if scene.sensor == "rgb" else READ_MARGIN + REACH
+            window, inner = tile_window(tile).grown(margin), (slice(margin, -margin),) * 2
+            box = window_bounds(window)
             if not _meets(scene.bounds, box):
                 continue
             try:
@@ -266,5 +268,7 @@ def _read_scene(
     )
     data = scene.levels(image.array.data)
     mask = np.asarray(image.mask > 127)
+    if scene.sensor != "rgb":
+        return colours_of(scene.sensor, np.where(image.mask > 0, data, 0)), mask
     colours = np.ascontiguousarray(data.transpose(1, 2, 0)).astype(np.uint8)
     return colours, mask & ~nodata_collar(colours, mask) if scene.black_is_nodata else mask

@@ -23,8 +23,9 @@ from rio_tiler.io import Reader
 from scipy import ndimage
 
 from tilecascade.app.errors import ImageryUnavailableError, SceneError
-from tilecascade.app.sources.bands import NoColoursError, colour_bands
+from tilecascade.app.sources.bands import NoColoursError, bands_of
 from tilecascade.model.cascade import TILE_SIZE, Window
+from tilecascade.model.sensors.modality import BRIGHTEST, DARKEST, Sensor
 
 # for the whole process: GDAL looks for files beside a raster (.ovr, .msk, .aux.xml) whenever it first needs them
 os.environ["GDAL_DISABLE_READDIR_ON_OPEN"] = "EMPTY_DIR"
@@ -32,6 +33,11 @@ os.environ["GDAL_DISABLE_READDIR_ON_OPEN"] = "EMPTY_DIR"
 STRETCH_SAMPLE = 512
 """Edge in pixels of the coarse read that percentiles are taken from."""
 
+
+LEAST_AMPLITUDE = 1e-6
+
+USUAL = -11.0
+"""Decibels of radar backscatter that half of the ground is darker than."""
 
 MIN_COLLAR_SHARE = 0.002
 """Share of a scene that an area of pure black at its edge needs to count as missing imagery (a nodata collar)."""
@@ -42,10 +48,11 @@ class Scene:
     """One raster file.
 
     path: of the file. id: names its content. bounds: west, south, east, north in degrees. native_zoom: the zoom whose
-    pixels are about as large as the scene's. indexes: the bands that are red, green and blue. stretch: by band, the
-    values that become 0 and 255; None for 8 bits. acquired: capture time in ISO 8601, by which scenes are sorted.
-    black_is_nodata: areas of pure black are missing imagery, though the file does not say so. stamp: what `stamp_of`
-    said of the file when its content was last checked.
+    pixels are about as large as the scene's. indexes: the bands that are red, green and blue, or those of the sensor.
+    stretch: by band, the values that become 0 and 255; None for 8 bits. acquired: capture time in ISO 8601, by which
+    scenes are sorted. black_is_nodata: areas of pure black are missing imagery, though the file does not say so.
+    sensor: what has taken it; the id names it unless that is a camera. decibels: whether radar values are decibels
+    already. stamp: what `stamp_of` said of the file when its content was last checked.
     """
 
     path: Path
@@ -57,12 +64,16 @@ class Scene:
     acquired: str
     attribution: str = ""
     black_is_nodata: bool = False
+    sensor: Sensor = "rgb"
+    decibels: bool = True
     stamp: tuple[int, ...] = field(default=(), compare=False)
 
     def levels(self, data: NDArray[Any]) -> NDArray[Any]:
-        """Bands as they are in the file, 3 x H x W, stretched to 0 to 255 if they are of more than 8 bits."""
+        """Bands as they are in the file, B x H x W, stretched to 0 to 255 if they are of more than 8 bits."""
         if self.stretch is None:
             return data
+        if not self.decibels:
+            data = 20 * np.log10(np.maximum(data.astype(np.float64), LEAST_AMPLITUDE))
         low, high = (np.array(ends)[:, None, None] for ends in zip(*self.stretch, strict=True))
         return np.asarray(np.clip((data.astype(np.float64) - low) / (high - low), 0, 1) * 255)
 
@@ -75,7 +86,7 @@ class Scene:
         file."""
         try:
             before = stamp_of(self.path)
-            if content_id(self.path) == self.id and stamp_of(self.path) == before:
+            if content_id(self.path) == self.id.partition("-")[0] and stamp_of(self.path) == before:
                 return replace(self, stamp=before)
         except OSError:
             raise ImageryUnavailableError(
@@ -120,8 +131,11 @@ def _acquired(dataset: rasterio.DatasetReader, path: Path) -> str:
         return datetime.fromtimestamp(path.stat().st_mtime).isoformat()
 
 
-def open_scene(path: Path, attribution: str = "") -> Scene:
-    """Examine a raster file. Raises SceneError with a sentence if it cannot be used."""
+def open_scene(path: Path, attribution: str = "", sensor: str | None = None) -> Scene:
+    """Examine a raster file. sensor: what has taken it, if its metadata do not say.
+
+    Raises SceneError with a sentence if it cannot be used.
+    """
     if not path.is_file():
         raise SceneError(f"{path} does not exist or is not a file; give a GeoTIFF or COG")
     try:
@@ -132,22 +146,26 @@ def open_scene(path: Path, attribution: str = "") -> Scene:
                 dataset = reader.dataset
                 if dataset.crs is None:
                     raise SceneError(f"{path} has no coordinate reference system; georeference it first")
-                indexes = colour_bands(dataset)
+                found = bands_of(dataset, sensor)
+                indexes = found.indexes
                 kinds = {dataset.dtypes[i - 1] for i in indexes}
                 if any(np.dtype(kind).kind not in "uif" for kind in kinds):
                     raise SceneError(f"{path} holds {', '.join(kinds)} values; imagery needs whole or real numbers")
                 bounds = reader.get_geographic_bounds("epsg:4326")
-                stretch = None
-                if any(dataset.dtypes[i - 1] != "uint8" for i in indexes):
+                stretch, decibels = None, True
+                if found.sensor == "sar":
+                    stretch, decibels = _of_radar(reader, indexes)
+                elif any(dataset.dtypes[i - 1] != "uint8" for i in indexes):
                     sample = reader.preview(indexes=indexes, max_size=STRETCH_SAMPLE).array
                     if not sample.count():
                         raise SceneError(f"{path} holds no valid pixel")
                     ends = [np.percentile(band.compressed(), (2, 98)) for band in sample]
                     stretch = tuple((float(low), max(float(high), float(low) + 1e-6)) for low, high in ends)
-                filled = stretch is None and _has_black_collar(dataset, indexes)
+                filled = stretch is None and found.sensor == "rgb" and _has_black_collar(dataset, indexes)
+                content = content_id(path)
                 return Scene(
                     path=path.resolve(),
-                    id=content_id(path),
+                    id=content if found.sensor == "rgb" else f"{content}-{found.sensor}",
                     bounds=tuple(bounds),
                     native_zoom=int(reader.maxzoom),
                     indexes=indexes,
@@ -155,12 +173,29 @@ def open_scene(path: Path, attribution: str = "") -> Scene:
                     acquired=_acquired(dataset, path),
                     attribution=attribution,
                     black_is_nodata=filled,
+                    sensor=found.sensor,
+                    decibels=decibels,
                     stamp=stamp,
                 )
     except NoColoursError as error:
         raise SceneError(f"{path} {error}") from None
     except (rasterio.errors.RasterioError, RioTilerError) as error:
         raise SceneError(f"{path} is no GeoTIFF, or cannot be read: {error}") from None
+
+
+def _of_radar(reader: Reader, indexes: tuple[int, ...]) -> tuple[tuple[tuple[float, float], ...], bool]:
+    """How a radar band is stretched, in decibels, and whether its values are decibels already: then some are negative.
+
+    Amplitudes without a calibration are moved so that half of the ground is darker than USUAL.
+    """
+    sample = reader.preview(indexes=indexes, max_size=STRETCH_SAMPLE).array
+    if not sample.count():
+        raise SceneError(f"{reader.input} holds no valid pixel")
+    values = sample.compressed().astype(np.float64)
+    if (values < 0).any():
+        return ((DARKEST, BRIGHTEST),), True
+    middle = float(np.median(20 * np.log10(np.maximum(values[values > 0], LEAST_AMPLITUDE)))) if values.any() else 0.0
+    return ((middle - USUAL + DARKEST, middle - USUAL + BRIGHTEST),), False
 
 
 def _has_black_collar(dataset: rasterio.DatasetReader, indexes: tuple[int, ...]) -> bool:

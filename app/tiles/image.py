@@ -44,6 +44,8 @@ def provenance(layer: Layer, tile: Tile) -> dict[str, str]:
         "tilecascade:imagery": layer.imagery.id_at(tile),
         "tilecascade:depth": str(layer.depth(tile.z)),
     }
+    if layer.sensors is not None:
+        notes["tilecascade:sensor"] = layer.sensors
     if tile.z < layer.ladder.root:
         notes["tilecascade:downsampled-from"] = f"zoom {layer.ladder.root}"
         return notes

@@ -21,6 +21,7 @@ from tilecascade.app.sources.country import CountrySource
 from tilecascade.app.sources.mosaic import SceneMosaic, newest_first
 from tilecascade.app.sources.painted import PaintedSource, SourceTiles, plain_id
 from tilecascade.app.sources.scene import Scene, open_scene
+from tilecascade.app.sources.sensors import sensors_notice, stems_id
 from tilecascade.app.sources.source import Source, digest
 from tilecascade.app.sources.territory import TerritorySource
 from tilecascade.app.tiles.formats import MAX_ZOOM, PLAIN, Variant
@@ -122,6 +123,7 @@ class Layer:
             "span": self.ladder.span,
             "windows": STARTS if self.ladder.windows.blend else asdict(self.ladder.windows),
             "seed": self.seed,
+            "stems": stems_id(),
             "style": STYLE if self.kind == "map" else self.kind,
             "finish": libraries() if self.finish == "cartographic" else self.finish,
         } | ({} if self.base is None else {"base": self.base.id})
@@ -168,11 +170,18 @@ class Layer:
                 "X-Tile-Imagery": self.imagery.id,
                 "X-Tile-Version": self.version,
                 "X-Tile-Notice": NOTICE,
-            },
+            }
+            | ({} if self.sensors is None else {"X-Tile-Sensor": self.sensors}),
             depths=[self.depth(zoom) for zoom in zooms],
             references=[0 if above is None else zoom - above for zoom, above in zip(zooms, references, strict=True)],
             base_notice=self._base_notice(),
         )
+
+    @property
+    def sensors(self) -> str | None:
+        """What tiles say of the sensors of their imagery; None for a camera."""
+        scenes = self.imagery.scenes if isinstance(self.imagery, SceneMosaic) else []
+        return sensors_notice([scene.sensor for scene in scenes])
 
     def _base_notice(self) -> str:
         if self.base_drawn:
@@ -221,7 +230,7 @@ def tile_of_key(key: str) -> Tile | None:
 
 def configured_scenes(settings: LayerSettings) -> list[Scene]:
     """Open the scenes that a layer's settings name. Raises SceneError."""
-    return newest_first([open_scene(path) for path in settings.scenes])
+    return newest_first([open_scene(path, sensor=settings.sensor) for path in settings.scenes])
 
 
 def build_layer(

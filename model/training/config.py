@@ -21,6 +21,9 @@ IMAGERY_PRESET = "imagery"
 
 IMAGERY_STAGES = ("octaves", "octave_steps")
 
+STEMS_PRESET = "stems"
+"""The preset of the stems of other sensors; its stages are named by them."""
+
 LAYOUT_PRESET = "layout"
 """The preset of the generator of layouts; its data is a folder with layouts.npz, its stage is `layouts`."""
 
@@ -167,6 +170,7 @@ def read_config(path: Path) -> TrainConfig:
         IMAGERY_PRESET: IMAGERY_STAGES,
         PUBLISHED_PRESET: ("published",),
         LAYOUT_PRESET: ("layouts",),
+        STEMS_PRESET: ("sar", "nir", "pan"),
     }.get(config.preset, STAGES)
     unknown = [stage.name for stage in config.stages if stage.name not in known]
     if unknown or not config.stages:

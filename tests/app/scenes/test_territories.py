@@ -127,6 +127,19 @@ def test_a_territory_is_removed_with_its_tiles_and_its_jobs(client: TestClient, 
     get(client, "/tiles/carana/{z}/{x}/{y}.png", 12)
 
 
+def test_a_server_that_stops_at_once_leaves_no_tiles_of_what_was_removed(
+    running: Callable[[], TestClient], tmp_path: Path
+) -> None:
+    tiles = tmp_path / "data" / "tiles"
+    with running() as client:
+        wait_ready(client)
+        make(client)
+        get(client, "/tiles/carana-imagery/{z}/{x}/{y}.png", 17)
+        assert (tiles / "carana-imagery").exists()
+        assert client.delete("/territories/carana", headers=KEY).status_code == 204
+    assert [path.name for path in tiles.glob("carana*")] == []
+
+
 @pytest.mark.parametrize(
     ("name", "query", "body", "words"),
     [
