@@ -10,7 +10,7 @@ from fastapi.responses import HTMLResponse
 
 from tilecascade.app.api.dependencies import BaseUrl, ServiceDep
 from tilecascade.app.api.tilejson import tilejson_of
-from tilecascade.app.tiles.layer import Layer
+from tilecascade.app.tiles.layer import Layer, territory_in
 from tilecascade.model.world.sketch import COVERS
 
 router = APIRouter()
@@ -26,6 +26,7 @@ def page_data(layer: Layer, base: str) -> dict[str, object]:
         "events": f"{base}/tiles/{layer.name}/events",
         "root": layer.min_zoom if layer.base_drawn else layer.ladder.root,
         "objects": layer.finish != "none",
+        "territory": territory_in(layer.imagery) is not None,
         "query": f"?v={layer.revision}",
         "confidence": f"{base}/tiles/{layer.name}/confidence/{{z}}/{{x}}/{{y}}.png?v={layer.revision}",
     }

@@ -13,10 +13,8 @@ from tilecascade.app.settings import DataDir
 from tilecascade.app.sources.areas import Area, changed_areas
 from tilecascade.app.sources.mosaic import SceneMosaic, box_of
 from tilecascade.app.sources.scene import Scene
-from tilecascade.app.sources.source import Source
-from tilecascade.app.sources.territory import TerritorySource
 from tilecascade.app.tiles.invalidation import AffectedTiles, Box, RedrawnTiles, affected_by, changed_scenes
-from tilecascade.app.tiles.layer import Layer, imagery_ladder, painted_in
+from tilecascade.app.tiles.layer import Layer, imagery_ladder, painted_in, territory_in
 from tilecascade.app.tiles.reviews import Review, changed_reviews
 from tilecascade.model.cartography.parts import MARGIN
 from tilecascade.model.cartography.reviews import REACH
@@ -77,10 +75,8 @@ def steered_by(layer: Layer, areas: Sequence[Area]) -> AffectedTiles:
 
     A map sees painted imagery, which an area changes beyond its edge.
     """
-    painted = painted_in(layer.imagery)
-    source: Source | None = painted.source if painted is not None else layer.imagery
-    source = source.below if isinstance(source, SceneMosaic) else source
-    reach = source.reach if isinstance(source, TerritorySource) else 0.0
+    painted, territory = painted_in(layer.imagery), territory_in(layer.imagery)
+    reach = 0.0 if territory is None else territory.reach
     boxes: list[Box] = []
     for area in areas:
         left, bottom, right, top = box_of(area.bounds)

@@ -312,6 +312,14 @@ def painted_in(imagery: Source) -> PaintedSource | None:
     return below if isinstance(below, PaintedSource) else None
 
 
+def territory_in(imagery: Source) -> TerritorySource | None:
+    """The territory that a layer's imagery is drawn of; None if it is none."""
+    painted = painted_in(imagery)
+    source: Source | None = imagery if painted is None else painted.source
+    source = source.below if isinstance(source, SceneMosaic) else source
+    return source if isinstance(source, TerritorySource) else None
+
+
 def names_of(name: str) -> tuple[str, str]:
     """The names of a layer whose imagery is painted, and of the layer of that."""
     return name, name + IMAGERY_SUFFIX

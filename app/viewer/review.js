@@ -1,7 +1,7 @@
 "use strict";
 // Saying of an object under a click that it is there, that it is not, or how it looks. Every tile then shows it so.
 
-let tracing = null;  // what is being drawn: its corners, its outline, and what to do with it
+let tracing = null;  // what is being drawn: its outline, how many corners it takes, and what to do with them
 
 function buttons(found, zoom) {
   const box = document.createElement("p");
@@ -11,8 +11,8 @@ function buttons(found, zoom) {
   if (found) {
     button("Right", "It is there, as it is drawn", () => said("accepted"));
     button("Wrong", "There is no such thing", () => said("rejected"));
-    button("Redraw", "It looks otherwise: click its corners", async () => trace(common(found, zoom)));
-  } else button("Draw a building", "Click its corners", async () => trace(common(null, zoom)));
+    button("Redraw", "It looks otherwise: click its corners", async () => redraw(common(found, zoom)));
+  } else button("Draw a building", "Click its corners", async () => redraw(common(null, zoom)));
   return box;
 }
 
@@ -44,12 +44,19 @@ async function say(review, box) {
 
 // ---- drawing: a click is a corner, a double click the last one
 
-function trace(review) {
+function redraw(review) {
+  const is_road = review.layer === "road";
+  trace(is_road ? 2 : 3, (points) => say({...review, verdict: "redrawn", there: is_road
+    ? {type: "LineString", coordinates: points} : {type: "Polygon", coordinates: [[...points, points[0]]]}}, $("note")));
+}
+
+function trace(least, done) {
+  stop_tracing();
   const line = L.polyline([], {color: "#1a6fd6", weight: 2, interactive: false}).addTo(map);
   map.closePopup();
   map.doubleClickZoom.disable();
   $("map").classList.add("tracing");
-  tracing = {review, line, least: review.layer === "road" ? 2 : 3};
+  tracing = {line, least, done};
   $("note").textContent = "Click the corners; double-click the last one. Escape stops.";
 }
 
@@ -65,15 +72,13 @@ function stop_tracing() {
 map.on("click", ({latlng}) => { if (tracing) tracing.line.addLatLng(latlng); });
 map.on("dblclick", async () => {
   if (!tracing) return;
-  const {review, line, least} = tracing;
+  const {line, least, done} = tracing;
   // a double click is two clicks at one place
   const corners = line.getLatLngs().map(({lng, lat}) => [lng, lat]);
   const points = corners.filter(([x, y], i) => !i || x !== corners[i - 1][0] || y !== corners[i - 1][1]);
   stop_tracing();
   if (points.length < least) { $("note").textContent = `that takes ${least} corners`; return; }
-  const there = review.layer === "road" ? {type: "LineString", coordinates: points}
-    : {type: "Polygon", coordinates: [[...points, points[0]]]};
   try {
-    await say({...review, verdict: "redrawn", there}, $("note"));
+    await done(points);
   } catch (error) { $("note").textContent = error.message; }
 });

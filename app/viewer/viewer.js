@@ -118,6 +118,7 @@ function choose(layer) {
   $("low").value = layer.root;
   $("high").value = layer.maxzoom;
   links(layer);
+  document.dispatchEvent(new Event("layer"));
 }
 
 // The layer as it is after a change.
