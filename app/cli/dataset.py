@@ -146,14 +146,18 @@ def clean(folder: Path, most: float) -> None:
 @dataset.command()
 @click.argument("folder", type=PATH)
 @click.option("--gsd", required=True, type=click.FloatRange(min=0, min_open=True), help="Metres per pixel.")
-@click.option("--nested", "as_nested", is_flag=True, help="Centred crops of 4096 to 512 pixels instead.")
+@click.option(
+    "--rule", default="mmm-rs", show_default=True, type=click.Choice(["mmm-rs", "bicubic", "captions", "nested"]),
+    help="mmm-rs: small images are doubled by a network; bicubic: without; captions: slice, crop or pad; nested: "
+    "centred crops of 4096 to 512 pixels.",
+)  # fmt: skip
 @click.option("--out", required=True, type=PATH, help="Folder for 512 x 512 images and gsd.csv.")
-def standardize(folder: Path, gsd: float, as_nested: bool, out: Path) -> None:
-    """Bring the images of FOLDER to 512 x 512 with a stated resolution (MMM-RS rules)."""
+def standardize(folder: Path, gsd: float, rule: str, out: Path) -> None:
+    """Bring the images of FOLDER to 512 x 512 with a stated resolution."""
     from tilecascade.app.tools.dataset import standardize_folder
 
     try:
-        made, skipped = standardize_folder(folder, gsd, as_nested, out)
+        made, skipped = standardize_folder(folder, gsd, rule, out)
     except ValueError as error:
         raise SettingsError(str(error)) from None
     for line in skipped:

@@ -12,6 +12,8 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+from collections.abc import Callable
+from functools import lru_cache, partial
 from pathlib import Path
 
 import mercantile
@@ -26,9 +28,13 @@ from tilecascade.app.sources.mosaic import SceneMosaic
 from tilecascade.app.sources.scene import open_scene
 from tilecascade.app.sources.vector_map import VectorMap
 from tilecascade.app.storage.archives import ARCHIVES
+from tilecascade.app.tiles.loaded_model import IMAGERY
 from tilecascade.model.cascade import TILE_SIZE, Mask, Pixels, enlarge_part, tile_window
 from tilecascade.model.data.pairs import read_image
-from tilecascade.model.data.standardize import images_below, nested, standardize
+from tilecascade.model.data.standardize import Standard, images_below, nested, sliced, standardize
+from tilecascade.model.imagery.network import OctaveNet
+from tilecascade.model.imagery.painter import load_octaves
+from tilecascade.model.imagery.super_resolution import enlarged
 
 AREA_ZOOM = 14
 COLUMNS = ("source", "split", "id", "zoom", "x", "y", "rs", "map", "parent_map")
@@ -173,16 +179,35 @@ def _save(path: Path, image: Pixels) -> None:
     Image.fromarray(image).save(path)
 
 
-def standardize_folder(folder: Path, gsd: float, as_nested: bool, out: Path) -> tuple[int, list[str]]:
+def _enlarged(image: Pixels, gsd: float) -> Pixels:
+    return enlarged(_octaves(), image, gsd)
+
+
+@lru_cache(maxsize=1)
+def _octaves() -> OctaveNet:
+    return load_octaves(IMAGERY)[0].eval()
+
+
+RULES: dict[str, Callable[[Pixels, float], list[Standard]]] = {
+    "mmm-rs": partial(standardize, enlarge=_enlarged),
+    "bicubic": standardize,
+    "captions": sliced,
+    "nested": nested,
+}
+"""How images are brought to 512 x 512: by the rule of MMM-RS, by it without a network, by that of the captions paper,
+or as centred crops of several resolutions."""
+
+
+def standardize_folder(folder: Path, gsd: float, rule: str, out: Path) -> tuple[int, list[str]]:
     """Write every image's standard images and gsd.csv; returns their number, and what was skipped and why.
 
-    Raises ValueError if the folder holds no image.
+    rule: a key of RULES. Raises ValueError if the folder holds no image.
     """
     rows: list[list[object]] = []
     skipped: list[str] = []
     for path in tqdm(list(images_below(folder)), unit="image"):
         try:
-            made = (nested if as_nested else standardize)(read_image(path), gsd)
+            made = RULES[rule](read_image(path), gsd)
         except (ValueError, OSError) as error:
             skipped.append(f"{path}: {error}")
             continue

@@ -1,12 +1,16 @@
-"""Images of any size -> 512 x 512 with a stated ground sample distance, as MMM-RS (Luo et al. 2024) does it.
+"""Images of any size -> 512 x 512 with a stated ground sample distance, by the rules of two papers.
 
-Sides above 512: all 512 x 512 crops that do not overlap. Otherwise the largest centred square of edge L (at least 256),
-enlarged to 512; its GSD becomes L / 512 of the image's. The paper enlarges with ESRGAN first; here it is bicubic alone.
+MMM-RS (Luo et al. 2024): sides above 512: all 512 x 512 crops that do not overlap. Otherwise the largest centred square
+of edge L (at least 256), enlarged to twice its size by a network and from there to 512 by bicubic interpolation; its
+GSD becomes L / 512 of the image's.
+
+Hierarchical captions: with S the shorter side, slices that do not overlap if S is twice the wanted edge or more, the
+centred crop if it is more than the edge, and otherwise the image in the middle of a black square.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,6 +19,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 Pixels = NDArray[np.uint8]
+
+Enlarge = Callable[[Pixels, float], Pixels]
+"""Gives an image of so many metres per pixel at twice its resolution."""
 
 EDGE = 512
 LEAST = 256
@@ -38,9 +45,10 @@ def _centre(image: Pixels, edge: int) -> Pixels:
     return image[top : top + edge, left : left + edge]
 
 
-def standardize(image: Pixels, gsd: float) -> list[Standard]:
-    """H x W x 3 uint8 at `gsd` metres per pixel -> its standard images.
+def standardize(image: Pixels, gsd: float, enlarge: Enlarge | None = None) -> list[Standard]:
+    """H x W x 3 uint8 at `gsd` metres per pixel -> its standard images, by the rule of MMM-RS.
 
+    enlarge: what doubles an image first; None for bicubic interpolation alone.
     Raises ValueError for a side below 256 or a GSD that is not positive.
     """
     if not gsd > 0:
@@ -55,7 +63,25 @@ def standardize(image: Pixels, gsd: float) -> list[Standard]:
     edge = min(height, width)
     if edge < LEAST:
         raise ValueError(f"{width} x {height} is too small: both sides need at least {LEAST} pixels")
-    return [Standard(_resized(_centre(image, edge)), gsd * edge / EDGE, "centre")]
+    square = _centre(image, edge)
+    if enlarge is not None and edge < EDGE:
+        square = enlarge(square, gsd)
+    return [Standard(_resized(square), gsd * edge / EDGE, "centre")]
+
+
+def sliced(image: Pixels, gsd: float) -> list[Standard]:
+    """H x W x 3 uint8 at `gsd` metres per pixel -> 512 x 512 by the rule of the captions paper; nothing is enlarged."""
+    height, width = image.shape[:2]
+    shorter = min(height, width)
+    if shorter >= 2 * EDGE:
+        return standardize(image, gsd)
+    if shorter > EDGE:
+        return [Standard(np.ascontiguousarray(_centre(image, EDGE)), gsd, "crop")]
+    square = np.zeros((EDGE, EDGE, 3), dtype=np.uint8)
+    part = image[(max(0, height - EDGE)) // 2 :, (max(0, width - EDGE)) // 2 :][:EDGE, :EDGE]
+    top, left = (EDGE - part.shape[0]) // 2, (EDGE - part.shape[1]) // 2
+    square[top : top + part.shape[0], left : left + part.shape[1]] = part
+    return [Standard(square, gsd, "pad")]
 
 
 def nested(image: Pixels, gsd: float, edges: tuple[int, ...] = (4096, 2048, 1024, 512)) -> list[Standard]:

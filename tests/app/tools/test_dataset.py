@@ -12,15 +12,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mercantile import Tile
 from PIL import Image
+from scipy import ndimage
 
 from tests.conftest import PLACE, SceneMaker, picture, place_bounds, write_scene
 from tilecascade.app.cli.main import main
 from tilecascade.app.errors import SceneError
-from tilecascade.app.tools.dataset import build, split_of
+from tilecascade.app.tiles.loaded_model import IMAGERY
+from tilecascade.app.tools.dataset import RULES, build, split_of
 from tilecascade.model.cascade import enlarge_part
 from tilecascade.model.data.clean import blank_share, clean_manifest
 from tilecascade.model.data.pairs import read_image, read_pairs
-from tilecascade.model.data.standardize import nested, standardize
+from tilecascade.model.data.standardize import nested, sliced, standardize
+from tilecascade.model.imagery.painter import load_octaves
+from tilecascade.model.imagery.super_resolution import enlarged
 
 
 def map_tiles(root: Path, zooms: range) -> Path:
@@ -118,6 +122,37 @@ def test_standard_images_cover_what_they_say(height: int, width: int, gsd: float
     else:
         # the ground that an image covers is the ground of its crop
         assert made[0].gsd * 512 == pytest.approx(min(height, width) * gsd)
+
+
+def test_a_small_image_is_doubled_by_the_network_before_it_is_fitted() -> None:
+    rng = np.random.default_rng(4)
+    image = ndimage.gaussian_filter(rng.uniform(0, 255, (384, 300, 3)), (2, 2, 0)).astype(np.uint8)
+    (plain,), (doubled,) = (RULES[rule](image, 0.5) for rule in ("bicubic", "mmm-rs"))
+    assert doubled.gsd == plain.gsd == 0.5 * 300 / 512
+    assert doubled.image.shape == (512, 512, 3)
+    difference = np.abs(doubled.image.astype(int) - plain.image)
+    assert 0 < difference.mean() < 4
+    net = load_octaves(IMAGERY)[0].eval()
+    twice = enlarged(net, image[:250, :251], 0.5)
+    assert twice.shape == (500, 502, 3)
+    means = twice.reshape(250, 2, 251, 2, 3).mean(axis=(1, 3))
+    assert np.abs(means - image[:250, :251]).mean() < 0.5, "the mean of each 2 x 2 pixels is the pixel before"
+    assert (enlarged(net, image[:64, :64], 0.5, seed=1) != enlarged(net, image[:64, :64], 0.5, seed=2)).any()
+
+
+@pytest.mark.parametrize(
+    ("shape", "part", "count"),
+    [((1100, 1600), "0-0", 6), ((1023, 900), "crop", 1), ((512, 900), "pad", 1), ((100, 80), "pad", 1)],
+)
+def test_the_captions_paper_slices_crops_or_pads(shape: tuple[int, int], part: str, count: int) -> None:
+    image = np.random.default_rng(1).integers(1, 256, (*shape, 3)).astype(np.uint8)
+    made = sliced(image, 2.0)
+    assert [item.image.shape for item in made] == [(512, 512, 3)] * count
+    assert (made[0].part, made[0].gsd) == (part, 2.0)
+    there = (made[0].image > 0).all(axis=2)
+    assert there.sum() == min(512, shape[0]) * min(512, shape[1])
+    if shape == (100, 80):
+        assert (made[0].image[206:306, 216:296] == image).all()
 
 
 def test_nested_crops_share_their_centre_and_double_their_gsd() -> None:
