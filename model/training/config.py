@@ -25,7 +25,8 @@ STEMS_PRESET = "stems"
 """The preset of the stems of other sensors; its stages are named by them."""
 
 LAYOUT_PRESET = "layout"
-"""The preset of the generator of layouts; its data is a folder with layouts.npz, its stage is `layouts`."""
+"""The preset of the generator of layouts; its data is a folder with layouts.npz; the stage `tower` trains
+what tells whether a layout shows what a caption says."""
 
 PUBLISHED_PRESET = "published"
 """The preset of the published recipe, which goes on from an imported model: its stage is `published`."""
@@ -169,7 +170,7 @@ def read_config(path: Path) -> TrainConfig:
         BASELINE_PRESET: tuple(BASELINES),
         IMAGERY_PRESET: IMAGERY_STAGES,
         PUBLISHED_PRESET: ("published",),
-        LAYOUT_PRESET: ("layouts",),
+        LAYOUT_PRESET: ("layouts", "tower"),
         STEMS_PRESET: ("sar", "nir", "pan"),
     }.get(config.preset, STAGES)
     unknown = [stage.name for stage in config.stages if stage.name not in known]

@@ -1,4 +1,4 @@
-"""Training the generator of layouts on layouts of map tiles and the captions that were computed from them."""
+"""Training the generator of layouts, and the tower that judges it, on map tiles and their computed captions."""
 
 from __future__ import annotations
 
@@ -14,11 +14,19 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tilecascade.model.data.pairs import Pixels
+from tilecascade.model.evaluation.captions import (
+    CaptionTower,
+    TowerConfig,
+    agreement,
+    contrast,
+    retrieval,
+    save_tower,
+)
 from tilecascade.model.layout.layout import EDGE, NUMBER, Layout, caption_of, layout_of, shown
 from tilecascade.model.layout.network import LayoutConfig, LayoutNet, one_hot
 from tilecascade.model.layout.sampling import LayoutGenerator, Wanted, cross_entropy, known_cells, save_layouts
 from tilecascade.model.text.captions import Caption, parse
-from tilecascade.model.text.segments import SEGMENTS, Vocabulary
+from tilecascade.model.text.segments import LENGTHS, SEGMENTS, Vocabulary
 from tilecascade.model.training.config import StageConfig, TrainConfig
 from tilecascade.model.training.loop import run
 from tilecascade.model.training.stages import grid, logged
@@ -133,17 +141,43 @@ class LayoutTask:
         )
 
 
-def agreement(captions: Sequence[Caption], layouts: Sequence[Layout]) -> dict[str, float]:
-    """How often a layout has the scene, a relation and an element that its caption says."""
-    found = [caption_of(layout) for layout in layouts]
-    pairs = list(zip(captions, found, strict=True))
-    relations = [text in other.relations for caption, other in pairs for text in caption.relations]
-    elements = [text in other.elements for caption, other in pairs for text in caption.elements]
-    return {
-        "scene": round(float(np.mean([caption.scene == other.scene for caption, other in pairs])), 3),
-        "relation": round(float(np.mean(relations)), 3) if relations else 0.0,
-        "element": round(float(np.mean(elements)), 3),
-    }
+class TowerTask:
+    """The tower that tells whether a layout shows what a caption says, on the same layouts, some of them noisy."""
+
+    def __init__(self, tower: CaptionTower, data: Layouts, stage: StageConfig) -> None:
+        self.module: Any = tower
+        self.stage = stage
+        train, held_out = data.part(False), data.part(True)
+        self.layouts, self.weights = train.layouts, sample_weights(train.captions)
+        self.tokens = tower.tokens(train.captions)
+        chosen = np.random.default_rng(5).permutation(len(held_out.captions))[:400]
+        self.checked = [held_out.layouts[i] for i in chosen], [held_out.captions[i] for i in chosen]
+
+    def groups(self) -> list[dict[str, object]]:
+        """All parameters alike."""
+        return [{"params": list(self.module.parameters())}]
+
+    def batch(self, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+        """Layouts with some wrong cells, and captions of which some lack a segment."""
+        chosen = rng.choice(len(self.layouts), self.stage.batch, p=self.weights)
+        layouts = self.layouts[chosen].copy()
+        wrong = rng.random(layouts.shape) < 0.03
+        layouts[wrong] = rng.permutation(layouts[wrong])
+        tokens, start = self.tokens[chosen].clone(), 0
+        for length in LENGTHS[:-1]:
+            tokens[torch.from_numpy(rng.random(len(chosen)) < UNSAID), start : start + length] = 0
+            start += length
+        return torch.from_numpy(layouts), tokens
+
+    def loss(self, batch: tuple[Tensor, Tensor], generator: torch.Generator) -> tuple[Tensor, Mapping[str, Tensor]]:
+        """See `contrast`."""
+        loss = contrast(self.module, *batch)
+        return loss, logged({"contrast": loss})
+
+    def validate(self, module: Any) -> tuple[dict[str, float], Pixels]:
+        """Retrieval of true captions of held-out layouts."""
+        found = {"retrieval": round(retrieval(module, *self.checked), 3)}
+        return found, grid([np.stack([shown(layout) for layout in self.checked[0][:8]])])
 
 
 def any_mask(layout: Layout, rng: np.random.Generator) -> NDArray[np.bool_]:
@@ -168,8 +202,13 @@ def train_layouts(config: TrainConfig) -> Path:
     """Run the stages of a configuration of the generator of layouts; returns the stem of the network."""
     data = Layouts.read(config.data[0].pairs)
     torch.manual_seed(config.seed)
-    net = LayoutNet(LayoutConfig(Vocabulary.of(data.captions).words))
+    words = Vocabulary.of(data.captions).words
+    net = LayoutNet(LayoutConfig(words))
     for stage in config.stages:
+        if stage.name == "tower":
+            tower = run(TowerTask(CaptionTower(TowerConfig(words)), data, stage), stage, config.out, config.seed)
+            save_tower(tower, config.out / "tower")
+            continue
         average = run(LayoutTask(net, data, stage), stage, config.out, config.seed)
         net.load_state_dict(average.state_dict())
     save_layouts(net, config.out / "layout")
