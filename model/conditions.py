@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +12,7 @@ from torch import Tensor
 from tilecascade.model.cartography.reviews import ReviewedObject
 from tilecascade.model.cascade import Mask, Pixels, Window
 from tilecascade.model.sgdm.config import Finish
+from tilecascade.model.text.captions import Caption
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ class Conditions:
     there is any. reference, reference_known: the enlarged cascade reference alike; None at the root.
     from_base_map: H x W bool, where the reference is a base map's and not generated; None where there is no base map.
     reviews: what people have said about objects here, in pixels of the window; a finish draws by it.
+    caption_at: the caption of a window, if somebody has said what is to be there: a function of its place.
     """
 
     window: Window
@@ -55,6 +57,12 @@ class Conditions:
     reference_known: Mask | None
     from_base_map: Mask | None = None
     reviews: tuple[ReviewedObject, ...] = ()
+    caption_at: Callable[[Window], Caption | None] | None = None
+
+    @property
+    def caption(self) -> Caption | None:
+        """The window's."""
+        return None if self.caption_at is None else self.caption_at(self.window)
 
     def cut(self, window: Window) -> Conditions:
         """The conditions of a smaller window inside this one, without reviews."""
@@ -63,7 +71,8 @@ class Conditions:
         reference = None if self.reference is None else self.reference[box]
         known = None if self.reference_known is None else self.reference_known[box]
         from_base_map = None if self.from_base_map is None else self.from_base_map[box]
-        return Conditions(window, self.imagery[box], self.imagery_known[box], reference, known, from_base_map)
+        imagery, imagery_known = self.imagery[box], self.imagery_known[box]
+        return Conditions(window, imagery, imagery_known, reference, known, from_base_map, caption_at=self.caption_at)
 
 
 def as_images(batch: Sequence[Conditions], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:

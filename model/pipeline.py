@@ -24,6 +24,8 @@ from tilecascade.model.sgdm.layers import cut, store_products_as
 from tilecascade.model.sgdm.mf_encoder import BackboneBranch
 from tilecascade.model.sgdm.network import SGDM, Encoded
 from tilecascade.model.sgdm.sampler import Sampler
+from tilecascade.model.text.captions import Caption
+from tilecascade.model.text.segments import Schedule, parts_of
 
 
 def noise_batch(stage: Stage, windows: Sequence[Window], phase: int, channels: int, device: torch.device) -> Tensor:
@@ -62,6 +64,7 @@ class CascadePipeline:
         self.device = torch.device(device)
         self.dtype = dtype
         self._contexts: dict[tuple[int, int | None], Tensor] = {}
+        self._captions: dict[Caption, Tensor] = {}
         self._nothing: Tensor | None = None
         self._pool = WindowPool()
         on_cuda = self.device.type == "cuda"
@@ -109,7 +112,7 @@ class CascadePipeline:
         shares, generated = [], torch.zeros(())
         for sample in range(samples):
             noise = replace(stage, seed=stage.seed + sample)
-            latent = self._denoise(noise, self._denoised(batch), context, encoded.features)
+            latent = self._denoise(noise, batch, context, encoded.features)
             with self._precision():
                 logits, keep = autoencoder.decode_logits(self.network.latent(latent, draft), draft)
             share, generated = autoencoder.class_shares(logits, keep, draft.images)
@@ -165,7 +168,7 @@ class CascadePipeline:
     def _latents(self, stage: Stage, batch: Sequence[Conditions]) -> tuple[Tensor, Draft | None]:
         """Conditions -> latents, N x C x h x w, and drafts, as far as is denoised."""
         encoded, context = self._condition(stage, batch)
-        sample = self._denoise(stage, self._denoised(batch), context, encoded.features)
+        sample = self._denoise(stage, batch, context, encoded.features)
         return self.network.latent(sample, encoded.draft), encoded.draft
 
     def _condition(self, stage: Stage, batch: Sequence[Conditions]) -> tuple[Encoded, Tensor]:
@@ -188,10 +191,44 @@ class CascadePipeline:
         """The context of matrix products. cache: keep the weights that are converted while it lasts."""
         return torch.autocast(self.device.type, self.dtype, self.dtype != torch.float32, cache)
 
-    def _plain_unet(self, latent: Tensor, steps: Tensor, context: Tensor, features: Sequence[Tensor]) -> Tensor:
+    def _plain_unet(
+        self,
+        latent: Tensor,
+        steps: Tensor,
+        context: Tensor,
+        features: Sequence[Tensor],
+        weights: Tensor | None = None,
+    ) -> Tensor:
         with self._precision():
-            output: Tensor = self.network.unet(latent, steps, context, features)
+            output: Tensor = self.network.unet(latent, steps, context, features, weights)
         return output
+
+    def _captioned(self, batch: Sequence[Conditions], context: Tensor) -> tuple[Tensor, Tensor] | None:
+        """The scale text and the segments of captions as one context, and which of a batch have a caption (N x 1).
+
+        None if there is no caption, or the text tower knows the words of scale texts only.
+        """
+        if self.network.config.text.compact_vocabulary or self.network.config.text.constant:
+            return None
+        captions = [item.caption for item in batch]
+        if not any(captions):
+            return None
+        texts = torch.stack([self._segments(caption or Caption("")) for caption in captions])
+        there = torch.tensor([[float(caption is not None)] for caption in captions], device=self.device)
+        return torch.cat([context, texts], dim=1), there
+
+    def _segments(self, caption: Caption) -> Tensor:
+        """The segments of a caption as the text tower reads them, one after the other: 3 L x width."""
+        if caption not in self._captions:
+            self._captions[caption] = self.network.text(list(parts_of(caption))).flatten(0, 1)
+        return self._captions[caption]
+
+    def _weights(self, there: Tensor, index: int) -> Tensor:
+        """How much scale text and segments count at a step, N x 4."""
+        progress = index / max(1, len(self.sampler.steps) - 1)
+        share = self.network.config.text.caption_share * there
+        segments = torch.tensor([Schedule().weights(progress)], device=self.device)
+        return torch.cat([1 - share, share * segments], dim=1)
 
     def _context(self, stage: Stage) -> Tensor:
         key = (stage.zoom, stage.reference_zoom)
@@ -205,12 +242,17 @@ class CascadePipeline:
             self._nothing = self.network.text([""])
         return self._nothing.expand(count, -1, -1)
 
-    def _denoise(self, stage: Stage, windows: Sequence[Window], context: Tensor, features: list[Tensor]) -> Tensor:
+    def _denoise(self, stage: Stage, batch: Sequence[Conditions], context: Tensor, features: list[Tensor]) -> Tensor:
+        windows, captioned = self._denoised(batch), self._captioned(batch, context)
         channels = self.network.config.autoencoder.latent_channels
         latent, walk = self.sampler.start(noise_batch(stage, windows, 0, channels, self.device)), self.sampler.walk()
         for index, t in enumerate(self.sampler.steps):
             steps = torch.full((len(windows),), t, device=self.device)
-            output = self._unet(latent, steps, context, features).float()
+            if captioned is None:
+                output = self._unet(latent, steps, context, features).float()
+            else:  # not recorded: what is recorded has one text
+                told, there = captioned
+                output = self._plain_unet(latent, steps, told, features, self._weights(there, index)).float()
             if self.sampler.config.guidance != 1:
                 plain = self._unet(latent, steps, self._empty(len(windows)), features).float()
                 output = plain + self.sampler.config.guidance * (output - plain)

@@ -23,6 +23,7 @@ import shapely
 from tilecascade.app.errors import BadRequestError, SettingsError
 from tilecascade.app.sources.source import digest
 from tilecascade.app.storage.atomic import write_atomically
+from tilecascade.model.cascade import TILE_SIZE, Window
 from tilecascade.model.imagery.weather import Weather, weather_named
 from tilecascade.model.layout.layout import EDGE, KINDS, Layout
 from tilecascade.model.text.captions import Caption, CaptionError, from_dict, parse
@@ -181,6 +182,14 @@ class Areas:
     def id(self) -> str:
         """The same for the same areas in the same order."""
         return digest([area.id for area in self.all])
+
+    def caption_at(self, window: Window) -> Caption | None:
+        """The caption of the last area with one that has the middle of a window; None if there is none."""
+        scale = mercantile.CE / (TILE_SIZE << window.zoom)
+        x = (window.left + window.width / 2) * scale - mercantile.CE / 2
+        y = mercantile.CE / 2 - (window.top + window.height / 2) * scale
+        here = [area for area in self.all if area.caption and shapely.contains_xy(area.ground.outline, x, y)]
+        return here[-1].caption if here else None
 
     def collection(self) -> dict[str, Any]:
         """A GeoJSON feature collection, with layouts."""

@@ -36,9 +36,10 @@ def read_conditions(layer: Layer, window: Window, references: References) -> Con
         imagery, known = assemble(window, {tile: image.decode(data) for tile, data in references.painted.items()})
         if isinstance(layer.imagery, SceneMosaic):
             imagery, known = layer.imagery.over(window, imagery, known)
+    said = layer.areas.caption_at if layer.areas.all else None
     reviews = (*layer.given.within(window), *layer.reviews.within(window))
     if layer.ladder.reference_window(window) is None:
-        return Conditions(window, imagery, known, None, None, None, reviews)
+        return Conditions(window, imagery, known, None, None, None, reviews, said)
     fields = {place: image.decode(data) for place, data in references.fields.items()}
     base = {tile_window(tile): image.decode(data) for tile, data in references.base.items()}
     reference, reference_known = layer.ladder.enlarged_reference(window, fields | base)
@@ -48,4 +49,4 @@ def read_conditions(layer: Layer, window: Window, references: References) -> Con
         # what is drawn of a sketch says nothing of the ground that a scene shows
         real = scenes.shown(window)[1]
         reference_known, from_base_map = reference_known & ~(from_base_map & real), from_base_map & ~real
-    return Conditions(window, imagery, known, reference, reference_known, from_base_map, reviews)
+    return Conditions(window, imagery, known, reference, reference_known, from_base_map, reviews, said)

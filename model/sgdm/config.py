@@ -87,6 +87,8 @@ class TextConfig:
     compact_vocabulary: keep only the tokens that occur in scale texts (a few hundred of 49,408).
     constant: read an empty text whatever the scale (for ablations).
     profile: how a scale text is worded: "short", or "published" word for word (see `scale_text.PROFILES`).
+    caption_share: how much cross-attention takes from a caption's segments, where there is one; the scale text has the
+        rest. Their part of it changes over the denoising (see `model.text.segments.Schedule`).
     """
 
     open_clip_model: str | None = "ViT-H-14"
@@ -97,6 +99,7 @@ class TextConfig:
     compact_vocabulary: bool = False
     constant: bool = False
     profile: Literal["short", "published"] = "short"
+    caption_share: float = 0.5
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,9 @@ Each feature is added to the output of the first transformer of its level, once 
 stored, so that it reaches the decoder too) and once on the way up. The paper's Eq. 8 also concatenates the enlarged
 reference to the noisy latent and Eq. 11 sums a scale embedding into the timestep's; the released code does neither,
 and neither does this.
+
+A caption comes in beside the scale text: cross-attention looks at each of its segments by itself, and what it sees is
+summed with weights that change over the denoising (see `model.text.segments`).
 """
 
 from __future__ import annotations
@@ -21,6 +24,9 @@ from tilecascade.model.sgdm.config import UNetConfig
 from tilecascade.model.sgdm.layers import make_local
 
 INJECTED_LEVELS = 3
+
+_weights: ContextVar[Tensor | None] = ContextVar("weights", default=None)
+"""How much each of several texts counts in this thread's forward pass, N x T; None if there is one text only."""
 
 _features: ContextVar[Sequence[Tensor] | None] = ContextVar("features", default=None)
 """What is injected in this thread's forward pass: several may generate with one network."""
@@ -48,6 +54,23 @@ def unet_arguments(config: UNetConfig, latent_channels: int) -> dict[str, Any]:
     }
 
 
+class SegmentedAttention:
+    """Cross-attention over several texts of equal length, one after the other in the context: each is looked at by
+    itself, and the results are summed with their weights."""
+
+    def __init__(self, plain: Any) -> None:
+        self._plain = plain
+
+    def __call__(self, attention: Any, x: Tensor, encoder_hidden_states: Tensor | None = None, **more: Any) -> Tensor:
+        """What diffusers calls."""
+        weights = _weights.get()
+        if weights is None or encoder_hidden_states is None:
+            return self._plain(attention, x, encoder_hidden_states=encoder_hidden_states, **more)
+        texts = encoder_hidden_states.chunk(weights.shape[1], dim=1)
+        seen = [self._plain(attention, x, encoder_hidden_states=text, **more) for text in texts]
+        return torch.einsum("nt,tnlc->nlc", weights.to(seen[0].dtype), torch.stack(seen))
+
+
 class NoAttention(nn.Module):
     """Stands where a transformer block has self-attention between positions; adds nothing."""
 
@@ -73,6 +96,9 @@ class InjectedUNet(nn.Module):
         if config.local:
             make_local(self.unet)
             remove_self_attention(self.unet)
+        for module in self.unet.modules():
+            if isinstance(module, BasicTransformerBlock) and module.attn2 is not None:
+                module.attn2.set_processor(SegmentedAttention(module.attn2.processor))
         for level in range(INJECTED_LEVELS):
             place = config.finer_levels + level
             for block in (self.unet.down_blocks[place], self.unet.up_blocks[-1 - place]):
@@ -85,14 +111,23 @@ class InjectedUNet(nn.Module):
 
         return add
 
-    def forward(self, latent: Tensor, timestep: Tensor, context: Tensor, features: Sequence[Tensor]) -> Tensor:
+    def forward(
+        self,
+        latent: Tensor,
+        timestep: Tensor,
+        context: Tensor,
+        features: Sequence[Tensor],
+        weights: Tensor | None = None,
+    ) -> Tensor:
         """Predict.
 
         latent: N x C x h x w; timestep: N integers; context: N x L x context_dim;
-        features: three maps of N x widths[i] x h/2^i x w/2^i. Returns N x C x h x w.
+        features: three maps of N x widths[i] x h/2^i x w/2^i. weights: N x T, if the context is T texts one after the
+        other. Returns N x C x h x w.
         """
-        token = _features.set(features)
+        token, other = _features.set(features), _weights.set(weights)
         try:
             return self.unet(latent, timestep, encoder_hidden_states=context, return_dict=False)[0]
         finally:
             _features.reset(token)
+            _weights.reset(other)
