@@ -94,6 +94,27 @@ def weather(scene: Path, kind: Any, strength: float, seed: int, height: Path | N
 
 
 @dataset.command()
+@click.argument("scene", type=PATH)
+@click.option("--sensor", required=True, help="rgb, pan, nir or sar.")
+@click.option("--map", "map_source", required=True, type=PATH, help="Map of it: GeoTIFF, folder z/x/y.png, .geojson.")
+@click.option(
+    "--seed", default=0, show_default=True, type=click.IntRange(0, 2**32 - 1), help="Another one: other noise."
+)
+@click.option("--out", required=True, type=PATH, help="GeoTIFF to write.")
+def sensor(scene: Path, sensor: str, map_source: Path, seed: int, out: Path) -> None:
+    """Simulate what radar, near infrared or a panchromatic camera would have seen of a GeoTIFF SCENE."""
+    from tilecascade.app.tools.sensor import write_sensor
+    from tilecascade.model.sensors.modality import sensor_named
+
+    try:
+        chosen = sensor_named(sensor)
+    except ValueError as error:
+        raise SettingsError(str(error)) from None
+    zoom = write_sensor(scene, chosen, map_source, seed, out)
+    click.echo(f"{out} is written: {scene} as {chosen} would have seen it, pixels of zoom {zoom}")
+
+
+@dataset.command()
 @click.option("--imagery", required=True, type=PATH, help="GeoTIFF, or a folder z/x/y.png.")
 @click.option("--map", "map_source", required=True, type=PATH, help="The same, or .mbtiles, .geojson.")
 @click.option("--zooms", default="14-18", show_default=True)

@@ -158,7 +158,11 @@ class Level(nn.Module):
 
 
 class LayoutNet(nn.Module):
-    """Noisy layouts, what is known of them, the time and a caption -> how likely each kind is in each cell."""
+    """Noisy layouts, what is known of them, the time and a caption -> how likely each kind is in each cell.
+
+    Captions come in twice, by the same schedule: every position attends to their words, and their means steer all
+    blocks. By attention alone 3,000 steps learned scenes and elements, and no sides (relations right: 0.19).
+    """
 
     def __init__(self, config: LayoutConfig) -> None:
         super().__init__()
@@ -167,7 +171,12 @@ class LayoutNet(nn.Module):
         width = config.text
         self.text = CaptionEncoder(config)
         self.time = nn.Sequential(nn.Linear(2 * FREQUENCIES, width), nn.SiLU(), nn.Linear(width, width))
-        self.stem = nn.Conv2d((2 * kinds + 1) * PATCH**2, first, 3, padding=1)
+        # where a position is, because relations speak of sides
+        self.stem = nn.Conv2d((2 * kinds + 3) * PATCH**2, first, 3, padding=1)
+        self.pooled = nn.ModuleList(nn.Linear(width, width) for _ in LENGTHS)
+        for each in self.pooled:
+            nn.init.zeros_(each.weight)  # type: ignore[arg-type]
+            nn.init.zeros_(each.bias)  # type: ignore[arg-type]
         self.place = nn.ParameterList(
             [0.02 * torch.randn(1, second, 12, 12), 0.02 * torch.randn(1, third, 6, 6)],
         )
@@ -193,9 +202,9 @@ class LayoutNet(nn.Module):
         """
         segments, masks = self.text(tokens, said)
         weights = self.config.schedule.tensor(1 - time)
-        steering = F.silu(self.time(encoded(time)))
+        steering = F.silu(self.time(encoded(time)) + self._summary(segments, masks, weights))
         told = steering, segments, masks, weights
-        x = self.stem(F.pixel_unshuffle(torch.cat([state, known], 1), PATCH))
+        x = self.stem(F.pixel_unshuffle(torch.cat([state, known, _sides(state)], 1), PATCH))
         kept = []
         for number, level in enumerate(self.down):
             x = level(x if number == 0 else x + self.place[number - 1], *told)
@@ -207,6 +216,21 @@ class LayoutNet(nn.Module):
             wide = F.interpolate(self.enlarge[number](x), scale_factor=2.0, mode="nearest")
             x = self.up[number](self.merge[number](torch.cat([wide, kept[number]], 1)), *told)
         return F.pixel_shuffle(self.out(F.silu(self.norm(self.last(x, steering)))), PATCH)
+
+    def _summary(self, segments: list[Tensor], masks: list[Tensor], weights: Tensor) -> Tensor:
+        """The mean of each segment's words, with its weight: what steers all positions alike, N x W."""
+        total = torch.zeros((), device=weights.device)
+        for number, (text, mask) in enumerate(zip(segments, masks, strict=True)):
+            share = mask[..., None].float() / mask.sum(1)[:, None, None]
+            total = total + weights[:, number, None] * self.pooled[number]((text * share).sum(1))
+        return len(segments) * total
+
+
+def _sides(like: Tensor) -> Tensor:
+    """Where cells are: rows and columns from -1 to 1, N x 2 x H x W."""
+    n, _, height, width = like.shape
+    rows, columns = torch.linspace(-1, 1, height), torch.linspace(-1, 1, width)
+    return torch.stack(torch.meshgrid(rows, columns, indexing="ij")).to(like).expand(n, 2, height, width)
 
 
 def mean_of(logits: Tensor) -> Tensor:

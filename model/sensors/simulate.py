@@ -1,7 +1,7 @@
 """What other sensors would have seen where a colour camera has: for training, because real pairs are not to be had.
 
-Stated physics, no more. Near infrared: chlorophyll reflects half of it and water next to nothing, all else about what
-it does of visible light (the red edge). Radar: the mean backscatter of each kind of ground at C band, bright corners
+Stated physics, no more. Near infrared: chlorophyll reflects half of it and water next to nothing, all else a little
+less than of visible light (the red edge). Radar: the mean backscatter of each kind of ground at C band, bright corners
 where walls face the sensor, and speckle of some looks; no layover and no shadow. Panchromatic: a weighted sum.
 """
 
@@ -25,14 +25,18 @@ WOOD, LOW_GREEN = -8.5, -12.0
 CORNER = 10.0
 """Decibels that a wall which faces the sensor adds."""
 
+SMOOTH = 2.0
+"""Pixels over which the colour of plants is smoothed."""
+
 TEXTURE = 12.0
 """Decibels by which ground varies for a difference in brightness of 1 from what is around."""
 
 
 def greenness(image: NDArray[np.floating]) -> NDArray[np.floating]:
     """How far pixels are living plants, 0 to 1, by their colour: H x W x 3 in [0, 1] -> H x W."""
+    image = ndimage.gaussian_filter(image, (SMOOTH, SMOOTH, 0))  # compression leaves blocks of colour in shadows
     red, green, blue = image[..., 0], image[..., 1], image[..., 2]
-    excess = (2 * green - red - blue) / np.maximum(image.sum(axis=2), 0.05)
+    excess = (2 * green - red - blue) / np.maximum(image.sum(axis=2), 0.15)
     return np.clip(6 * excess + 0.1, 0, 1)
 
 
@@ -49,7 +53,7 @@ def simulate(sensor: Sensor, imagery: Pixels, classes: NDArray[np.uint8], rng: n
     green, water = greenness(image), classes == CLASSES.index("water")
     if sensor == "nir":
         bright = image.mean(axis=2)
-        infrared = bright * 1.05 * (1 - green) + (0.5 + 0.35 * bright) * green
+        infrared = bright * 0.85 * (1 - green) + (0.5 + 0.35 * bright) * green
         infrared = np.where(water, 0.2 * bright, infrared) + 0.01 * rng.standard_normal(bright.shape)
         bands = np.concatenate([image.transpose(2, 0, 1), infrared[None]])
         return np.clip(bands, 0, 1).astype(np.float32)
