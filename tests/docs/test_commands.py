@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -94,6 +95,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (here / f"{name}.geojson").write_text(json.dumps({"type": "Polygon", "coordinates": [ring]}))
     Image.new("RGB", (64, 64), (30, 90, 40)).save(here / "carana.png")
     new_territory(NewTerritory(here / "carana.png", (20.0, 45.0, 20.2, 45.2), here / "carana"))
+    corners = [[20.14, 45.08], [20.16, 45.08], [20.16, 45.1], [20.14, 45.08]]
+    prompted = {"type": "Feature", "properties": {"prompt": "snow, forest"}}
+    prompted["geometry"] = {"type": "Polygon", "coordinates": [corners]}
+    (here / "areas.geojson").write_text(json.dumps({"type": "FeatureCollection", "features": [prompted]}))
+    radar = picture(512, 4)[..., :1].astype(np.float32) / 8 - 26
+    write_scene(here / "radar.tif", radar, (60.76, 56.075, 60.765, 56.08), "EPSG:4326")
     house = {"type": "Polygon", "coordinates": [ring]}
     feature = {"type": "Feature", "properties": {"building": "yes"}, "geometry": house}
     (here / "existing.geojson").write_text(json.dumps({"type": "FeatureCollection", "features": [feature]}))
@@ -110,6 +117,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def server(folder: Path) -> Iterator[Server]:
     running = Server(folder / "scene.tif", folder / "weights", folder / "tilecascade-data")
     begin_again(running, folder)
+    sketch, query = (folder / "carana.png").read_bytes(), "bounds=20.0,45.0,20.3,45.2"
+    made = httpx.put(f"{running.url}/territories/carana?{query}", content=sketch, headers=key_of(folder), timeout=60)
+    made.raise_for_status()
     # what one block makes and another reads: they may run in different processes
     area = ["--bbox", "60.76,56.075,60.765,56.08", "--zooms", "14", "--out", folder / "area.mbtiles"]
     command = [folder / "programs" / "tilecascade", "export", *area, "--url", running.url]
