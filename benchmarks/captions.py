@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 
 from tilecascade.app.scenes.areas import LAYOUTS
+from tilecascade.app.tools.evaluate_captions import TOWER
 from tilecascade.model.evaluation.captions import CaptionTower, agreement, load_tower, retrieval
 from tilecascade.model.layout.layout import KINDS, Layout, caption_of, shown
 from tilecascade.model.layout.network import mean_of, times
@@ -25,7 +26,6 @@ from tilecascade.model.text.captions import Caption
 from tilecascade.model.text.segments import SEGMENTS
 from tilecascade.model.training.layouts import Layouts, sample_weights
 
-TOWER = LAYOUTS.with_name("tower")
 BANK = Caption(
     "farmland",
     ("a river from west to east", "a road along the north bank of the river"),

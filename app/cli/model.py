@@ -173,6 +173,28 @@ def calibrate(
         click.echo(f"{name}: AUC {result[name]['auc']}, wrong by decile {result[name]['wrong_by_decile']}")
 
 
+@evaluate.command("captions")
+@click.argument("captions", type=PATH)
+@click.option("--folder", required=True, type=PATH, help="Folder of the images that CAPTIONS names.")
+@click.option("--truth", type=PATH, help="Ground truth of the imagery under the same names, for --perceptual.")
+@click.option("--clip", type=(str, PATH), help="open_clip model and its file, for CLIPScore: ViT-B-32 weights.pt.")
+@click.option("--classifier", type=PATH, help="TorchScript classifier, such as Inception v3, for the Inception Score.")
+@click.option("--perceptual", type=PATH, help="TorchScript distance of two images, such as LPIPS.")
+def caption_scores(
+    captions: Path, folder: Path, truth: Path | None, clip: tuple[str, Path] | None, classifier: Path | None,
+    perceptual: Path | None,
+) -> None:  # fmt: skip
+    """Score whether tiles show what their CAPTIONS (JSON of `tilecascade dataset captions`) say.
+
+    Maps by geometry and by a tower of our own (does a tile match its caption better than 15 others?); imagery by
+    weights that you give.
+    """
+    from tilecascade.app.tools.evaluate_captions import CaptionScores, score_captions
+
+    wanted = CaptionScores(captions, folder, truth, clip, classifier, perceptual)
+    click.echo(", ".join(f"{name} {value}" for name, value in score_captions(wanted).items()))
+
+
 @click.command()
 @click.argument("config", type=PATH)
 @click.option("--stage", help="Run only this stage; the others are taken from their checkpoints.")

@@ -24,6 +24,7 @@ from scipy import ndimage
 
 from tilecascade.app.errors import ImageryUnavailableError, SceneError
 from tilecascade.app.sources.bands import NoColoursError, bands_of
+from tilecascade.app.sources.sensors import stems_id
 from tilecascade.model.cascade import TILE_SIZE, Window
 from tilecascade.model.sensors.modality import BRIGHTEST, DARKEST, Sensor
 
@@ -52,7 +53,8 @@ class Scene:
     stretch: by band, the values that become 0 and 255; None for 8 bits. acquired: capture time in ISO 8601, by which
     scenes are sorted. black_is_nodata: areas of pure black are missing imagery, though the file does not say so.
     sensor: what has taken it; the id names it unless that is a camera. decibels: whether radar values are decibels
-    already. stamp: what `stamp_of` said of the file when its content was last checked.
+    already. stem: names what gives it colours, if that is not a camera. stamp: what `stamp_of` said of the file when
+    its content was last checked.
     """
 
     path: Path
@@ -66,6 +68,7 @@ class Scene:
     black_is_nodata: bool = False
     sensor: Sensor = "rgb"
     decibels: bool = True
+    stem: str = ""
     stamp: tuple[int, ...] = field(default=(), compare=False)
 
     def levels(self, data: NDArray[Any]) -> NDArray[Any]:
@@ -82,12 +85,14 @@ class Scene:
         return replace(self, stamp=stamp_of(self.path))
 
     def verified(self) -> Scene:
-        """With a new stamp, after all of the file was read. Raises ImageryUnavailableError if it is gone or another
-        file."""
+        """With a new stamp and of the stems that there are, after all of the file was read.
+
+        Raises ImageryUnavailableError if it is gone or another file.
+        """
         try:
             before = stamp_of(self.path)
             if content_id(self.path) == self.id.partition("-")[0] and stamp_of(self.path) == before:
-                return replace(self, stamp=before)
+                return replace(self, stamp=before, stem="" if self.sensor == "rgb" else stems_id())
         except OSError:
             raise ImageryUnavailableError(
                 f"the file of scene {self.id} is gone or cannot be read; put it back, or remove the scene"
@@ -175,6 +180,7 @@ def open_scene(path: Path, attribution: str = "", sensor: str | None = None) -> 
                     black_is_nodata=filled,
                     sensor=found.sensor,
                     decibels=decibels,
+                    stem="" if found.sensor == "rgb" else stems_id(),
                     stamp=stamp,
                 )
     except NoColoursError as error:

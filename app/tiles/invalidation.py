@@ -26,12 +26,16 @@ Box = tuple[float, float, float, float]
 
 
 def changed_scenes(old: Sequence[Scene], new: Sequence[Scene]) -> list[Scene]:
-    """Scenes that came, went, or changed places with another."""
-    old_ids, new_ids = [scene.id for scene in old], [scene.id for scene in new]
-    before = [scene for scene in old if scene.id in new_ids]
-    after = [scene for scene in new if scene.id in old_ids]
+    """Scenes that came, went, changed places with another, or are given colours by another stem."""
+
+    def key(scene: Scene) -> tuple[str, str]:
+        return scene.id, scene.stem
+
+    old_ids, new_ids = [key(scene) for scene in old], [key(scene) for scene in new]
+    before = [scene for scene in old if key(scene) in new_ids]
+    after = [scene for scene in new if key(scene) in old_ids]
     moved = [scene for scene, other in zip(before, after, strict=True) if scene.id != other.id]
-    return [s for s in old if s.id not in new_ids] + [s for s in new if s.id not in old_ids] + moved
+    return [s for s in old if key(s) not in new_ids] + [s for s in new if key(s) not in old_ids] + moved
 
 
 class TileRectangle(NamedTuple):

@@ -21,7 +21,7 @@ from tilecascade.app.sources.country import CountrySource
 from tilecascade.app.sources.mosaic import SceneMosaic, newest_first
 from tilecascade.app.sources.painted import PaintedSource, SourceTiles, plain_id
 from tilecascade.app.sources.scene import Scene, open_scene
-from tilecascade.app.sources.sensors import sensors_notice, stems_id
+from tilecascade.app.sources.sensors import sensors_notice
 from tilecascade.app.sources.source import Source, digest
 from tilecascade.app.sources.territory import TerritorySource
 from tilecascade.app.tiles.formats import MAX_ZOOM, PLAIN, Variant
@@ -123,7 +123,6 @@ class Layer:
             "span": self.ladder.span,
             "windows": STARTS if self.ladder.windows.blend else asdict(self.ladder.windows),
             "seed": self.seed,
-            "stems": stems_id(),
             "style": STYLE if self.kind == "map" else self.kind,
             "finish": libraries() if self.finish == "cartographic" else self.finish,
         } | ({} if self.base is None else {"base": self.base.id})

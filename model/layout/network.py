@@ -23,6 +23,9 @@ from tilecascade.model.text.segments import BREAK, LENGTHS, PADDING, Schedule
 AMPLITUDE = 1.5
 """What a channel is at a cell of its kind more than elsewhere."""
 
+WAVES = 3
+"""Frequencies of rows and columns by which positions know where they are."""
+
 PATCH = 2
 """Cells along a side that are one position of the network."""
 
@@ -106,6 +109,7 @@ class SegmentAttention(nn.Module):
         self.heads = config.heads
         self.norm = ChannelNorm(width)
         self.query = nn.Linear(width, width, bias=False)
+        self.place = nn.Linear(4 * WAVES, width, bias=False)
         self.keys = nn.Linear(config.text, 2 * width, bias=False)
         self.out = nn.Linear(width, width)
 
@@ -116,13 +120,22 @@ class SegmentAttention(nn.Module):
         def apart(values: Tensor) -> Tensor:
             return values.view(n, -1, self.heads, c // self.heads).transpose(1, 2)
 
-        queries = apart(self.query(self.norm(x).flatten(2).transpose(1, 2)))
+        # words such as "south" are looked at by where a position is
+        queries = apart(self.query(self.norm(x).flatten(2).transpose(1, 2)) + self.place(_waves(h, w, x)))
         total = torch.zeros((), device=x.device)
         for number, (text, mask) in enumerate(zip(segments, masks, strict=True)):
             keys, values = (apart(part) for part in self.keys(text).chunk(2, 2))
             seen = attended(queries, keys, values, mask[:, None, None])
             total = total + weights[:, number].view(-1, 1, 1, 1) * seen
         return x + self.out(total.transpose(1, 2).flatten(2)).transpose(1, 2).view(n, c, h, w)
+
+
+def _waves(height: int, width: int, like: Tensor) -> Tensor:
+    """Sines and cosines of half a turn to some turns over the picture: 1 x height width x 4 WAVES."""
+    rows, columns = torch.linspace(-1, 1, height), torch.linspace(-1, 1, width)
+    axes = torch.stack(torch.meshgrid(rows, columns, indexing="ij")).flatten(1).T
+    phases = math.pi / 2 * axes[..., None] * 2.0 ** torch.arange(WAVES)
+    return torch.cat([phases.sin(), phases.cos()], -1).flatten(1).to(like)[None]
 
 
 class SelfAttention(nn.Module):

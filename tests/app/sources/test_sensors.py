@@ -25,6 +25,7 @@ from tilecascade.app.sources import sensors
 from tilecascade.app.sources.bands import SENSOR_TAG, bands_of
 from tilecascade.app.sources.mosaic import SceneMosaic
 from tilecascade.app.sources.scene import open_scene
+from tilecascade.app.tiles.invalidation import changed_scenes
 from tilecascade.app.tools.sensor import write_sensor
 from tilecascade.model.cascade import Window, tile_window
 from tilecascade.model.sensors.modality import Sensor, sensor_named
@@ -147,6 +148,16 @@ def test_a_scene_of_radar_alone_is_mapped_over_http(client: TestClient, tmp_path
         assert client.delete(f"/scenes/{scene}", headers=KEY).status_code == 200
     assert client.get("/scenes").json()["scenes"] == before
     assert "X-Tile-Sensor" not in client.get(f"/tiles/{tile.z}/{tile.x}/{tile.y}.png").headers
+
+
+def test_tiles_of_radar_are_made_anew_when_its_stem_is_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scene = open_scene(radar(tmp_path / "radar.tif"))
+    plain = open_scene(raster(tmp_path / "plain.tif", picture(64, 1)))
+    monkeypatch.setattr("tilecascade.app.sources.scene.stems_id", lambda: "another")
+    later, same = scene.verified(), plain.verified()
+    assert (later.id, same.stem) == (scene.id, "")
+    assert changed_scenes([scene, plain], [later, same]) == [scene, later]
+    assert changed_scenes([scene, plain], [scene, same]) == []
 
 
 def test_a_sensor_that_there_is_not_is_refused(client: TestClient, tmp_path: Path) -> None:

@@ -177,6 +177,39 @@ def test_bounds_that_are_none_are_called_by_their_name(sketch: Path, tmp_path: P
         assert words in refused.stderr
 
 
+def test_areas_with_prompts_are_laid_out_once_and_served(sketch: Path, tmp_path: Path, tiny_weights: Path) -> None:
+    ring = [[20.08, 45.06], [20.13, 45.06], [20.13, 45.1], [20.08, 45.1], [20.08, 45.06]]
+    area = {"type": "Feature", "properties": {"prompt": "fog, dense residential north of a river"}}
+    area["geometry"] = {"type": "Polygon", "coordinates": [ring]}
+    file = tmp_path / "areas.geojson"
+    file.write_text(json.dumps({"type": "FeatureCollection", "features": [area]}))
+    out, plain = tmp_path / "steered", tmp_path / "plain"
+    made = new(sketch, out, "--areas", str(file))
+    assert made.returncode == 0, made.stderr
+    new(sketch, plain)
+    (kept,) = json.loads((out / "areas.geojson").read_text())["features"]
+    assert kept["properties"]["layout"]
+    assert 'areas = "areas.geojson"' in (out / "layers.toml").read_text()
+    steered, other = (Served(folder, tiny_weights, folder / "state") for folder in (out, plain))
+    try:
+        assert steered.get("/areas/map").json()["features"] == [kept]
+        inside, outside = place(15, 0.52, 0.47), place(15, 0.1, 0.9)
+        for layer in ("map", "map-imagery"):
+            one, two = (each.get(f"/tiles/{layer}/{inside}").content for each in (steered, other))
+            assert one != two, layer
+            one, two = (each.get(f"/tiles/{layer}/{outside}").content for each in (steered, other))
+            assert one == two, layer
+    finally:
+        steered.stop()
+        other.stop()
+    area["properties"] = {"prompt": "a zoo"}
+    file.write_text(json.dumps({"type": "FeatureCollection", "features": [area]}))
+    refused = new(sketch, tmp_path / "refused", "--areas", str(file))
+    assert (refused.returncode, "'zoo' in 'a zoo' says nothing" in refused.stderr) == (2, True)
+    missing = new(sketch, tmp_path / "missing", "--areas", str(tmp_path / "nothing.geojson"))
+    assert (missing.returncode, "does not exist" in missing.stderr) == (2, True)
+
+
 def test_heights_are_hills_that_roads_go_round(sketch: Path, tmp_path: Path) -> None:
     rows, columns = np.mgrid[0:64, 0:64]
     ridge = 900 * np.exp(-(((columns - 30) / 4.0) ** 2)) * (rows < 60)
