@@ -36,6 +36,6 @@ async def steer(request: Request, service: ServiceDep, layer: str) -> AreasAnswe
         collection = await request.json()
     except (ValueError, RecursionError):
         raise BadRequestError("the body is no JSON; send a GeoJSON FeatureCollection of polygons") from None
-    changed = await service.steer(layer, areas_of(collection))
-    notes = await asyncio.to_thread(notes_of, changed.areas)
-    return AreasAnswer(areas=len(changed.areas.all), revision=changed.revision, notes=notes)
+    changed = await service.steer(layer, await asyncio.to_thread(areas_of, collection))
+    areas = changed.areas
+    return AreasAnswer(areas=len(areas.all), revision=changed.revision, notes=notes_of(areas))

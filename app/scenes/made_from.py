@@ -18,6 +18,7 @@ from tilecascade.app.tiles.layer import Layer, imagery_ladder, painted_in, terri
 from tilecascade.app.tiles.reviews import Review, changed_reviews
 from tilecascade.model.cartography.parts import MARGIN
 from tilecascade.model.cartography.reviews import REACH
+from tilecascade.model.cascade import TILE_SIZE
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,9 @@ def steered_by(layer: Layer, areas: Sequence[Area]) -> AffectedTiles:
     A map sees painted imagery, which an area changes beyond its edge.
     """
     painted, territory = painted_in(layer.imagery), territory_in(layer.imagery)
-    reach = 0.0 if territory is None else territory.reach
+    # and roads that are given count in what is drawn some pixels away
+    near = (int(REACH) + MARGIN) * mercantile.CE / (TILE_SIZE << layer.ladder.root)
+    reach = near + (0.0 if territory is None else territory.reach)
     boxes: list[Box] = []
     for area in areas:
         left, bottom, right, top = box_of(area.bounds)

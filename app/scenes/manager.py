@@ -27,7 +27,7 @@ from tilecascade.app.storage.publication import Publication
 from tilecascade.app.tiles.invalidation import AffectedTiles, affected_by, changed_scenes
 from tilecascade.app.tiles.layer import Layer, ModelInfo, build_layer, configured_scenes
 from tilecascade.app.tiles.reviews import Reviews, changed_reviews
-from tilecascade.app.tiles.store import TileStore
+from tilecascade.app.tiles.store import TileStore, change_layers
 
 log = logging.getLogger(__name__)
 
@@ -169,13 +169,26 @@ class SceneManager:
         when no tile is served that was made with other areas. Raises PurgeError like `change`."""
         async with self._changing:
             areas = new[-1].areas
+            affected = [steered_by(store.layer, changed_areas(store.layer.areas.all, areas.all)) for store in stores]
             for store in stores:
                 journal = journal_of_areas(self._data_dir, store.layer)
                 await asyncio.to_thread(journal.begin, store.layer.areas.all, areas.all)
             await asyncio.to_thread(areas.write, self._data_dir.areas(stores[-1].layer.name))
-            differing = changed_areas(stores[-1].layer.areas.all, areas.all)
-            for store, layer in zip(stores, new, strict=True):
-                await self._hand_over(store, layers, layer, steered_by(store.layer, differing))
+            for store in stores:
+                await asyncio.to_thread(self._publication.withdraw, store.layer)
+            # of one moment: no map is made of new imagery under the old revision
+            await asyncio.to_thread(change_layers, stores, new, affected)
+            problem: PurgeError | None = None
+            for store, outdated in zip(stores, affected, strict=True):
+                try:
+                    await store.run(store.invalidate, outdated)
+                except PurgeError as error:
+                    problem = error
+                    self._remove_later(store, layers, outdated)
+                else:
+                    await self._finish(store, layers)
+            if problem is not None:
+                raise problem
 
     async def _hand_over(
         self, store: TileStore, layers: Callable[[], Iterable[Layer]], new: Layer, affected: AffectedTiles

@@ -11,7 +11,7 @@ import base64
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -34,8 +34,14 @@ from tilecascade.model.world.areas import GroundArea
 MOST_AREAS = 64
 """Areas of one territory."""
 
+MOST_TEXT = 1_000
+"""Characters of a name or a prompt."""
+
 MOST_POINTS = 2_000
 """Points of one area's outline."""
+
+TOO_MUCH = (ArithmeticError, RecursionError)
+"""What numbers of hundreds of digits and lists in lists in lists raise."""
 
 PROPERTIES = ("name", "prompt", "caption", "weather", "strength", "seed", "layout")
 
@@ -43,7 +49,7 @@ STRENGTH = 0.6
 """Of weather, unless it is said."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Area:
     """One area.
 
@@ -56,17 +62,24 @@ class Area:
     caption: Caption | None = None
     weather: Weather | None = None
     notes: tuple[str, ...] = ()
-    layout: Layout | None = field(default=None, compare=False)
+    layout: Layout | None = None
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Area) and self.id == other.id
+
+    def __hash__(self) -> int:
+        return hash(self.id)
 
     @cached_property
-    def key(self) -> str:
-        """Names what somebody has said: the layout of an area that is only moved in its file is kept."""
-        return _digest([self.geometry, dict(self.said)])
+    def layout_key(self) -> str:
+        """Names what a layout depends on: one that was computed for other words is not kept."""
+        return _digest([self.geometry, None if self.caption is None else self.caption.text(), self.seed])
 
     @cached_property
     def id(self) -> str:
         """Names all that tiles depend on."""
-        return _digest([self.key, None if self.layout is None else self.layout.tobytes().hex()])
+        weather = None if self.weather is None else [self.weather.kind, self.weather.strength, self.weather.seed]
+        return _digest([self.layout_key, weather, None if self.layout is None else self.layout.tobytes().hex()])
 
     @property
     def seed(self) -> int:
@@ -90,7 +103,7 @@ class Area:
         """As GeoJSON, with its layout."""
         properties = dict(self.said)
         if self.layout is not None:
-            properties["layout"] = base64.b85encode(self.layout.tobytes()).decode()
+            properties["layout"] = f"{self.layout_key}:{base64.b85encode(self.layout.tobytes()).decode()}"
         return {"type": "Feature", "id": self.id, "properties": properties, "geometry": self.geometry}
 
 
@@ -101,29 +114,43 @@ def _digest(parts: Sequence[Any]) -> str:
 def area_of(feature: Mapping[str, Any], name: str = "an area") -> Area:
     """Read one feature. Raises BadRequestError with a sentence; name: what to call it there."""
     try:
-        geometry, properties = feature["geometry"], dict(feature.get("properties") or {})
-        shape = shapely.geometry.shape(geometry)
-    except (KeyError, TypeError, AttributeError, ValueError, shapely.errors.ShapelyError):
+        properties = {key: value for key, value in (feature.get("properties") or {}).items() if value is not None}
+        shape = shapely.force_2d(shapely.geometry.shape(feature["geometry"]))
+    except (KeyError, TypeError, AttributeError, ValueError, shapely.errors.ShapelyError, *TOO_MUCH):
         raise BadRequestError(f"{name} is no GeoJSON feature with a polygon") from None
     if shape.geom_type != "Polygon" or not shape.is_valid or not shape.area:
         raise BadRequestError(f"{name} is no polygon without crossings; its type is {shape.geom_type}")
     if shapely.get_num_coordinates(shape) > MOST_POINTS:
         raise BadRequestError(f"{name} has more than {MOST_POINTS} points")
+    if not np.isfinite(shapely.get_coordinates(shape)).all():
+        raise BadRequestError(f"the corners of {name} are pairs of numbers, longitude and latitude")
     west, south, east, north = shape.bounds
     if not (west >= -180 and east <= 180 and south >= -85 and north <= 85):
         raise BadRequestError(f"{name} goes beyond 180 degrees east or west, or 85 north or south")
-    layout = _layout(properties.pop("layout", None), name)
+    stored = properties.pop("layout", None)
     unknown = [key for key in properties if key not in PROPERTIES]
     if unknown:
         raise BadRequestError(f"{name} has a property {unknown[0]!r}; there are {', '.join(PROPERTIES[:-1])}")
+    for key in ("name", "prompt", "weather"):
+        if key in properties and not _is_text(properties[key]):
+            raise BadRequestError(f"the {key} of {name} is a text of at most {MOST_TEXT} characters")
     seed = properties.get("seed", 0)
-    if not isinstance(seed, int) or not 0 <= seed < 2**32:
+    if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**32:
         raise BadRequestError(f"the seed of {name} is a whole number from 0, not {seed!r}")
     try:
         caption, weather, notes = _meaning(properties)
-    except (CaptionError, ValueError) as error:
+    except (CaptionError, ValueError, *TOO_MUCH) as error:
         raise BadRequestError(f"{name}: {error}") from None
-    return Area(geometry, properties, caption, weather, notes, layout)
+    geometry = {"type": "Polygon", "coordinates": shapely.geometry.mapping(shape)["coordinates"]}
+    said = Area(geometry, properties, caption, weather, notes)
+    return said if stored is None else replace(said, layout=_layout(stored, said, name))
+
+
+def _is_text(value: object) -> bool:
+    """Whether a value is a text that can be stored and sent."""
+    if not isinstance(value, str) or len(value) > MOST_TEXT:
+        return False
+    return not any(0xD800 <= ord(letter) <= 0xDFFF for letter in value)
 
 
 def _meaning(said: Mapping[str, Any]) -> tuple[Caption | None, Weather | None, tuple[str, ...]]:
@@ -160,14 +187,14 @@ def _meaning(said: Mapping[str, Any]) -> tuple[Caption | None, Weather | None, t
     return caption, Weather(kind, chosen, int(said.get("seed", 0))), tuple(notes)
 
 
-def _layout(stored: Any, name: str) -> Layout | None:
-    if stored is None:
-        return None
+def _layout(stored: Any, said: Area, name: str) -> Layout | None:
+    """The layout that is kept with an area; None if it was computed for other words or another place."""
     try:
-        found = np.frombuffer(base64.b85decode(stored), dtype=np.uint8).reshape(EDGE, EDGE)
+        key, _, packed = stored.partition(":")
+        found = np.frombuffer(base64.b85decode(packed), dtype=np.uint8).reshape(EDGE, EDGE)
         if found.max() < len(KINDS):
-            return found
-    except (ValueError, TypeError):
+            return found if key == said.layout_key and said.caption is not None else None
+    except (ValueError, TypeError, AttributeError):
         pass
     raise BadRequestError(f"the layout of {name} is none of this program's; leave it out to have it computed")
 
@@ -221,7 +248,9 @@ def areas_of(collection: Any) -> Areas:
     for place, feature in enumerate(features, start=1):
         said = feature.get("properties") if isinstance(feature, Mapping) else None
         name = said.get("name") if isinstance(said, Mapping) else None
-        found.append(area_of(feature, f"area {place}" + (f" ({str(name)[:40]})" if name else "")))
+        found.append(area_of(feature, f"area {place}" + (f" ({name[:40]})" if _is_text(name) and name else "")))
+        if found[-1] in found[:-1]:
+            raise BadRequestError(f"area {place} is the same as area {1 + found.index(found[-1])}")
     return Areas(tuple(found))
 
 

@@ -64,12 +64,14 @@ def bands_of(dataset: rasterio.DatasetReader, sensor: str | None = None) -> Sens
             f"has {len(optical)} band(s) and none of near infrared; say which it is by its description (NIR), or give "
             "another sensor"
         )
-    return SensorBands(chosen, (*colour_bands(dataset), infrared))
+    return SensorBands(chosen, (*colour_bands(dataset, infrared), infrared))
 
 
 def _told(dataset: rasterio.DatasetReader) -> Sensor:
     """The sensor by what a file says of its bands."""
     optical = sum(kind != ColorInterp.alpha for kind in dataset.colorinterp)
+    if ColorInterp.palette in dataset.colorinterp:
+        raise ValueError("its values are numbers of colours in a palette; expand them (gdal_translate -expand rgb)")
     if any(name.lower() in _described(dataset) for name in POLARISATIONS):
         return "sar"
     if optical == 1:
@@ -88,15 +90,15 @@ def _infrared(dataset: rasterio.DatasetReader) -> int | None:
     return next((described[name] for name in INFRARED if name in described), None)
 
 
-def colour_bands(dataset: rasterio.DatasetReader) -> tuple[int, int, int]:
-    """The numbers, from 1, of red, green and blue: by their colour interpretation, else the first three. Raises
-    NoColoursError."""
+def colour_bands(dataset: rasterio.DatasetReader, infrared: int | None = None) -> tuple[int, int, int]:
+    """The numbers, from 1, of red, green and blue: by their colour interpretation, else the first three others than
+    near infrared. Raises NoColoursError."""
     kinds = list(dataset.colorinterp)
     wanted = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
     if all(kind in kinds for kind in wanted):
         red, green, blue = (kinds.index(kind) + 1 for kind in wanted)
         return red, green, blue
-    optical = [i + 1 for i, kind in enumerate(kinds) if kind != ColorInterp.alpha]
+    optical = [i + 1 for i, kind in enumerate(kinds) if kind != ColorInterp.alpha and i + 1 != infrared]
     if len(optical) < 3:
         raise NoColoursError(
             f"has {len(optical)} colour band(s); imagery of a camera needs red, green and blue: say what took it "

@@ -78,7 +78,7 @@ class PictureMap:
     """A GeoTIFF of a map, for the zooms up to its own resolution."""
 
     def __init__(self, path: Path, lowest: int) -> None:
-        scene = open_scene(path)
+        scene = open_scene(path, sensor="rgb")
         self._pixels = SceneMosaic([scene])
         self.zooms = range(min(lowest, scene.native_zoom), scene.native_zoom + 1)
         self.id = scene.id

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -76,7 +76,7 @@ class SceneMosaic:
         named = [source for source in (*self.scenes, self.below) if source is not None]
         if not named:
             raise SceneError("imagery needs at least one scene")
-        self.id = digest([source.id for source in named])
+        self.id = digest([source.id for source in named] + self._stems(scene.id for scene in self.scenes))
         edges = np.array([source.bounds for source in ([self.below] if self.below else self.scenes)])
         self.bounds = (
             float(edges[:, 0].min()),
@@ -129,7 +129,13 @@ class SceneMosaic:
 
     def id_at(self, tile: Tile) -> str:
         """See Source."""
-        return digest([*self.sources(tile), *([self.below.id_at(tile)] if self.below else [])])
+        here = self.sources(tile)
+        return digest([*here, *self._stems(here), *([self.below.id_at(tile)] if self.below else [])])
+
+    def _stems(self, ids: Iterable[str]) -> list[str]:
+        """What names the stems of some scenes that no camera has taken."""
+        some = set(ids)
+        return sorted({scene.stem for scene in self.scenes if scene.stem and scene.id in some})
 
     def sources(self, tile: Tile) -> tuple[str, ...]:
         """The ids of the scenes that the tile's pixels come from, topmost first."""
@@ -268,7 +274,10 @@ def _read_scene(
     )
     data = scene.levels(image.array.data)
     mask = np.asarray(image.mask > 127)
+    mask &= np.isfinite(data).all(axis=0)
+    if scene.sensor == "sar" and not scene.decibels:
+        mask &= image.array.data[0] > 0  # borders of amplitudes are filled with zeros
     if scene.sensor != "rgb":
-        return colours_of(scene.sensor, np.where(image.mask > 0, data, 0)), mask
+        return colours_of(scene.sensor, np.where(mask, data, 0)), mask
     colours = np.ascontiguousarray(data.transpose(1, 2, 0)).astype(np.uint8)
     return colours, mask & ~nodata_collar(colours, mask) if scene.black_is_nodata else mask

@@ -52,8 +52,8 @@ class PaintedSource:
         return self.source.covers(tile)
 
     def id_at(self, tile: Tile) -> str:
-        """See Source: detail depends on all that is around."""
-        return self.id
+        """See Source: detail depends on all that is around, but not on areas, which may be elsewhere."""
+        return self.plain_id
 
 
 def plain_id(source: Source) -> str:

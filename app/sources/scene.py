@@ -164,7 +164,10 @@ def open_scene(path: Path, attribution: str = "", sensor: str | None = None) -> 
                     sample = reader.preview(indexes=indexes, max_size=STRETCH_SAMPLE).array
                     if not sample.count():
                         raise SceneError(f"{path} holds no valid pixel")
-                    ends = [np.percentile(band.compressed(), (2, 98)) for band in sample]
+                    finite = np.ma.masked_invalid(sample)
+                    if not finite.count(axis=(1, 2)).all():
+                        raise SceneError(f"{path} holds no valid pixel")
+                    ends = [np.percentile(band.compressed(), (2, 98)) for band in finite]
                     stretch = tuple((float(low), max(float(high), float(low) + 1e-6)) for low, high in ends)
                 filled = stretch is None and found.sensor == "rgb" and _has_black_collar(dataset, indexes)
                 content = content_id(path)
@@ -194,13 +197,13 @@ def _of_radar(reader: Reader, indexes: tuple[int, ...]) -> tuple[tuple[tuple[flo
 
     Amplitudes without a calibration are moved so that half of the ground is darker than USUAL.
     """
-    sample = reader.preview(indexes=indexes, max_size=STRETCH_SAMPLE).array
-    if not sample.count():
+    sample = np.ma.masked_invalid(reader.preview(indexes=indexes, max_size=STRETCH_SAMPLE).array)
+    if not sample.count() or not sample.compressed().any():
         raise SceneError(f"{reader.input} holds no valid pixel")
     values = sample.compressed().astype(np.float64)
     if (values < 0).any():
         return ((DARKEST, BRIGHTEST),), True
-    middle = float(np.median(20 * np.log10(np.maximum(values[values > 0], LEAST_AMPLITUDE)))) if values.any() else 0.0
+    middle = float(np.median(20 * np.log10(np.maximum(values[values > 0], LEAST_AMPLITUDE))))
     return ((middle - USUAL + DARKEST, middle - USUAL + BRIGHTEST),), False
 
 

@@ -42,7 +42,7 @@ def stems_id() -> str:
 
 def sensors_notice(sensors: list[Sensor]) -> str | None:
     """What tiles say of the sensors of their imagery; None if a camera has taken all of it."""
-    others = [f"{sensor} ({MODALITIES[sensor].says})" for sensor in dict.fromkeys(sensors) if sensor != "rgb"]
+    others = [f"{sensor} ({MODALITIES[sensor].says})" for sensor in sorted(set(sensors)) if sensor != "rgb"]
     if not others:
         return None
     return f"{', '.join(others)}; its colours are guessed by a network trained on simulated pairs"

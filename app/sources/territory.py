@@ -30,7 +30,10 @@ MARGIN = 8
 """Pixels drawn beyond a tile and cut off: light looks at neighbours."""
 
 LEAST_REACH = 150.0
-"""Metres that roads are wide, and their reviewed courses are looked at around; borders of ground wander farther."""
+"""Metres beyond an area that its weather and its roads reach at most."""
+
+WANDERS = 4.0
+"""Pixels of a sketch by which borders of ground wander at most: 0.9 times noise that reaches 3.6."""
 
 NATIVE_ZOOM = 16
 """The finest zoom that is drawn: single houses and trees are some pixels large there."""
@@ -54,7 +57,7 @@ class TerritorySource:
             raise SceneError(f"territory {stem} cannot be read: {error}") from None
         self.plain_id = f"territory-{VERSION}-{digest.hexdigest()[:12]}"
         self.id = f"{self.plain_id}-{areas.id}" if areas is not None and areas.all else self.plain_id
-        self.reach = 2 * self.territory.pixel + LEAST_REACH
+        self.reach = WANDERS * self.territory.pixel + LEAST_REACH
         self._margin = MARGIN + (WEATHER_MARGIN if any(area.weather for area in self._areas) else 0)
         left, bottom, right, top = self.territory.box
         west, south = mercantile.lnglat(left, bottom)
@@ -85,8 +88,8 @@ class TerritorySource:
                     yield kind, [mercantile.lnglat(x, y) for x, y in line.points.tolist()]
 
     def id_at(self, tile: Tile) -> str:
-        """See Source."""
-        return self.id
+        """See Source: without the areas, which may be elsewhere."""
+        return self.plain_id
 
     @cachedmethod(attrgetter("_tiles"), lock=attrgetter("_lock"))
     def _tile(self, tile: Tile) -> Pixels:

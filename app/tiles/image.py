@@ -44,8 +44,9 @@ def provenance(layer: Layer, tile: Tile) -> dict[str, str]:
         "tilecascade:imagery": layer.imagery.id_at(tile),
         "tilecascade:depth": str(layer.depth(tile.z)),
     }
-    if layer.sensors is not None:
-        notes["tilecascade:sensor"] = layer.sensors
+    sensor = layer.sensors_at(tile)
+    if sensor is not None:
+        notes["tilecascade:sensor"] = sensor
     if tile.z < layer.ladder.root:
         notes["tilecascade:downsampled-from"] = f"zoom {layer.ladder.root}"
         return notes

@@ -178,9 +178,16 @@ class Layer:
 
     @property
     def sensors(self) -> str | None:
-        """What tiles say of the sensors of their imagery; None for a camera."""
-        scenes = self.imagery.scenes if isinstance(self.imagery, SceneMosaic) else []
-        return sensors_notice([scene.sensor for scene in scenes])
+        """What answers say of the sensors of the layer's imagery; None for a camera."""
+        return sensors_notice([scene.sensor for scene in scenes_of(self.imagery)])
+
+    def sensors_at(self, tile: Tile) -> str | None:
+        """The same of one tile's imagery."""
+        imagery = self.imagery.source if isinstance(self.imagery, PaintedSource) else self.imagery
+        if not isinstance(imagery, SceneMosaic) or self.sensors is None:
+            return None
+        here = imagery.sources(tile)
+        return sensors_notice([scene.sensor for scene in imagery.scenes if scene.id in here])
 
     def _base_notice(self) -> str:
         if self.base_drawn:
@@ -309,6 +316,12 @@ def painted_in(imagery: Source) -> PaintedSource | None:
     """What is painted of a layer's imagery; None if nothing is."""
     below = imagery.below if isinstance(imagery, SceneMosaic) else imagery
     return below if isinstance(below, PaintedSource) else None
+
+
+def scenes_of(imagery: Source) -> Sequence[Scene]:
+    """The scenes of a layer's imagery, painted on or not."""
+    source = imagery.source if isinstance(imagery, PaintedSource) else imagery
+    return source.scenes if isinstance(source, SceneMosaic) else ()
 
 
 def territory_in(imagery: Source) -> TerritorySource | None:

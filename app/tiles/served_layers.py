@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from tilecascade.app.errors import NotFoundError, NotReadyError
-from tilecascade.app.scenes.areas import steered_layers
+from tilecascade.app.scenes.areas import laid_out, steered_layers
 from tilecascade.app.scenes.manager import SceneManager
 from tilecascade.app.scenes.scene_set import SceneSet
 from tilecascade.app.settings import DataDir, LayerSettings, Settings
@@ -221,9 +221,12 @@ class ServedLayers:
 
     async def steer(self, layer: str | None, areas: Areas) -> Layer:
         """Change the areas of a territory. Raises BadRequestError, or PurgeError like `change_scenes`."""
+        resolver = self.resolver(layer)
+        wanted = next((one for one in self._layer_settings if one.name == resolver.layer.name), None)
+        areas = await asyncio.to_thread(laid_out, wanted, resolver.layer, areas)
+        assert wanted is not None  # or it had been refused
         async with self._changing:
             resolver = self.resolver(layer)
-            wanted = next((one for one in self._layer_settings if one.name == resolver.layer.name), None)
             new = await asyncio.to_thread(steered_layers, wanted, resolver.layer, self.data_dir, areas)
             changing = [self.resolvers[layer.name] for layer in new]
             for each in changing:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -135,12 +135,13 @@ class TileStore:
         again later; until that succeeds, stored tiles of `affected` are not used.
         """
 
-        def swap() -> None:
-            self.layer = layer
-            self._caches.revisions[layer.folder] = layer.revision
-
-        await self.run(self.clock.change, affected, swap)
+        await self.run(change_layers, [self], [layer], [affected])
         await self.run(self.invalidate, affected)
+
+    def take(self, layer: Layer) -> None:
+        """Serve a layer from now on; nobody may be using the caches."""
+        self.layer = layer
+        self._caches.revisions[layer.folder] = layer.revision
 
     def forget_all(self) -> None:
         """Remove every tile of this version of the layer from every cache that answers."""
@@ -156,3 +157,16 @@ class TileStore:
         if not self._tiers.purge(self.layer.folder, outdated):
             raise PurgeError(f"these caches do not answer: {', '.join(sorted(self._tiers.unavailable))}")
         self.clock.purged(affected)
+
+
+def change_layers(stores: Sequence[TileStore], layers: Sequence[Layer], affected: Sequence[AffectedTiles]) -> None:
+    """Replace the layers of stores at one moment. The affected tiles count as not stored until they are removed."""
+    if not stores:
+        return
+    first, *others = stores
+
+    def swap() -> None:
+        change_layers(others, layers[1:], affected[1:])
+        first.take(layers[0])
+
+    first.clock.change(affected[0], swap)

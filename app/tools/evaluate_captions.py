@@ -54,7 +54,7 @@ def score_captions(wanted: CaptionScores) -> dict[str, float]:
         layouts = [layout_of(_image(wanted.folder / item["map"])) for item in items]
     except OSError as error:
         raise SettingsError(f"{error.filename or wanted.captions} cannot be read: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise SettingsError(f"{wanted.captions} is no file of captions with their maps: {error}") from None
     try:
         scores = agreement(captions, layouts)
@@ -70,7 +70,7 @@ def score_captions(wanted: CaptionScores) -> dict[str, float]:
         if wanted.perceptual is not None and wanted.truth is not None:
             true = [_image(wanted.truth / item["image"]) for item in items]
             scores["perceptual"] = round(perceptual_distance(images, true, wanted.perceptual), 4)
-    except (CaptionError, ValueError) as error:
+    except (CaptionError, ValueError, RuntimeError) as error:
         raise SettingsError(str(error)) from None
     except OSError as error:
         raise SettingsError(f"{error.filename} cannot be read: {error.strerror}") from None

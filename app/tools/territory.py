@@ -28,7 +28,7 @@ from rasterio.features import rasterize
 from rasterio.transform import from_bounds
 from rasterio.vrt import WarpedVRT
 
-from tilecascade.app.errors import BadRequestError, SettingsError
+from tilecascade.app.errors import BadRequestError, SettingsError, StorageError
 from tilecascade.app.scenes.areas import with_layouts
 from tilecascade.app.sources.areas import Areas
 from tilecascade.app.sources.base_map import LAST_DRAWN
@@ -104,15 +104,16 @@ def new_territory(wanted: NewTerritory) -> str:
             same = variants["after"].kinds
             if same.shape == territory.kinds.shape and (same == territory.kinds).all():
                 raise SettingsError(f"{wanted.event} has no area with a cover; an event is made of such")
-        for layer, variant in variants.items():
-            variant.write(wanted.out / layer)
         source = 'territory = "{}.json"'
         if prompted is not None:
             try:
-                with_layouts(prompted, wanted.out / "map", Areas()).write(wanted.out / AREAS)
-            except BadRequestError as error:
+                laid_out = with_layouts(prompted, lambda: territory, Areas())
+            except (BadRequestError, StorageError) as error:
                 raise SettingsError(f"{wanted.areas}: {error}") from None
+            laid_out.write(wanted.out / AREAS)
             source += f'\nareas = "{AREAS}"'
+        for layer, variant in variants.items():
+            variant.write(wanted.out / layer)
         write_layers(wanted, name, [(layer, source.format(layer), LAST_DRAWN) for layer in variants])
         shares = np.bincount(territory.kinds.ravel(), minlength=len(COVERS)) / territory.kinds.size
         kinds = ", ".join(f"{c.name} {share:.0%}" for c, share in zip(COVERS, shares, strict=True) if share >= 0.005)

@@ -31,6 +31,8 @@ def add_weather(scene: Path, weather: Weather, out: Path, heights: Path | None =
     if out.exists():
         raise SettingsError(f"{out} exists already and is left as it is")
     found = open_scene(scene)
+    if found.sensor != "rgb":
+        raise SettingsError(f"{scene} is imagery of {found.sensor}; weather is for what a camera sees")
     try:
         with rasterio.open(scene, driver="GTiff") as source:
             profile = {

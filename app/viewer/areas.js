@@ -13,8 +13,12 @@ async function load_areas() {
   $("steering").hidden = !shown.territory;
   $("steered").textContent = shown.name;
   outlines.clearLayers();
+  areas = [];
+  list_areas(false);
   if (!shown.territory) return;
-  areas = (await ask(`/areas/${shown.name}`)).features;
+  const found = (await ask(`/areas/${shown.name}`)).features;
+  if (shown.name !== steered) return;  // another layer meanwhile
+  areas = found;
   say_of_areas("");
   list_areas(false);
 }
@@ -93,9 +97,11 @@ $("steer").onclick = async () => {
   $("steer").disabled = true;
   say_of_areas("laying out the ground …");
   try {
-    const body = JSON.stringify({type: "FeatureCollection", features: areas});
-    const made = await ask(`/areas/${shown.name}`, {method: "PUT", body, headers: {"Content-Type": "application/json"}});
-    areas = (await ask(`/areas/${shown.name}`)).features;
+    const body = JSON.stringify({type: "FeatureCollection", features: areas}), name = steered;
+    const made = await ask(`/areas/${name}`, {method: "PUT", body, headers: {"Content-Type": "application/json"}});
+    const kept = (await ask(`/areas/${name}`)).features;
+    if (name !== steered) return;
+    areas = kept;
     list_areas(false);
     say_of_areas(["done; the tiles of these areas are being made anew", ...made.notes].join(". "));
     await renew();

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import pickle
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -140,7 +141,7 @@ def clip_score(images: Sequence[Pixels], texts: Sequence[str], name: str, weight
 
     try:
         model, _, prepare = open_clip.create_model_and_transforms(name, pretrained=str(weights))
-    except (RuntimeError, KeyError, OSError) as error:
+    except (RuntimeError, KeyError, OSError, pickle.UnpicklingError) as error:
         raise ValueError(f"{weights} is no open_clip model {name}: {error}") from None
     model.eval()
     words = open_clip.get_tokenizer(name)(list(texts))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +15,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from tilecascade.model.layout.layout import EDGE, KINDS, Layout
+from tilecascade.model.layout.layout import EDGE, KINDS, Layout, caption_of
 from tilecascade.model.layout.network import AMPLITUDE, LayoutConfig, LayoutNet, mean_of, one_hot, times
 from tilecascade.model.text.captions import Caption
 from tilecascade.model.text.segments import SEGMENTS, Vocabulary
+
+CANDIDATES = 8
+"""Layouts that the best one is chosen from."""
 
 BATCH = 16
 """Layouts that are denoised at once."""
@@ -26,13 +30,14 @@ BATCH = 16
 @dataclass(frozen=True)
 class Wanted:
     """One layout. caption: None for any. known, mask: cells that are given, EDGE x EDGE of KINDS and booleans.
-    off: names of SEGMENTS that are not told."""
+    off: names of SEGMENTS that are not told. draw: another one: another layout of the same seed."""
 
     caption: Caption | None
     seed: int = 0
     known: Layout | None = None
     mask: np.ndarray | None = None
     off: tuple[str, ...] = ()
+    draw: int = 0
 
 
 class LayoutGenerator:
@@ -52,11 +57,21 @@ class LayoutGenerator:
             found += self._batch(wanted[start : start + BATCH], guidance, steps)
         return found
 
+    def best(self, wanted: Wanted, candidates: int = CANDIDATES) -> Layout:
+        """The layout of several that shows most of what its caption says, as geometry tells; the first of equal ones.
+
+        As the captions paper draws candidates until one has a valid relation. Raises CaptionError.
+        """
+        if wanted.caption is None:
+            return self([wanted])[0]
+        made = self([replace(wanted, draw=number) for number in range(candidates)])
+        return max(made, key=partial(fidelity, wanted.caption))
+
     def _batch(self, wanted: Sequence[Wanted], guidance: float | None, steps: int | None) -> list[Layout]:
         strength = self.config.guidance if guidance is None else guidance
         tokens, said = self._told(wanted)
         known = torch.stack([known_cells(each.known, each.mask) for each in wanted])
-        state = torch.stack([_noise(each.seed) for each in wanted])
+        state = torch.stack([_noise(each.seed, each.draw) for each in wanted])
         visited = [*times(steps or self.config.steps), 0.0]
         mean = state
         for time, after in itertools.pairwise(visited):
@@ -95,8 +110,19 @@ def known_cells(known: Layout | None, mask: np.ndarray | None) -> Tensor:
     return torch.cat([one_hot(torch.from_numpy(known.astype(np.int64))[None])[0] / AMPLITUDE * there, there])
 
 
-def _noise(seed: int) -> Tensor:
-    values = np.random.default_rng([seed, 0x1A7]).standard_normal((len(KINDS), EDGE, EDGE))
+def fidelity(caption: Caption, layout: Layout) -> float:
+    """How much of a caption a layout shows: its scene, its relations and its elements count alike."""
+    found = caption_of(layout)
+
+    def share(said: tuple[str, ...], shown: tuple[str, ...]) -> float:
+        return sum(text in shown for text in said) / len(said) if said else 1.0
+
+    same = caption.scene == found.scene
+    return same + share(caption.relations, found.relations) + share(caption.elements, found.elements)
+
+
+def _noise(seed: int, draw: int) -> Tensor:
+    values = np.random.default_rng([seed, draw, 0x1A7]).standard_normal((len(KINDS), EDGE, EDGE))
     return torch.from_numpy(values.astype(np.float32))
 
 

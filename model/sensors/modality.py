@@ -42,8 +42,6 @@ def sensor_named(name: str) -> Sensor:
     raise ValueError(f"a sensor is one of {', '.join(f'{s} ({MODALITIES[s].says})' for s in SENSORS)}, not {name!r}")
 
 
-def decibels(values: NDArray[np.floating], in_decibels: bool) -> Bands:
-    """Radar amplitude, or backscatter that is in decibels already, as a network sees it: 0 to 1, whatever is darker or
-    brighter cut off."""
-    level = values if in_decibels else 20 * np.log10(np.maximum(values, 1e-6))
+def of_decibels(level: NDArray[np.floating]) -> Bands:
+    """Radar backscatter in decibels as a network sees it: 0 to 1, whatever is darker or brighter cut off."""
     return np.clip((level - DARKEST) / (BRIGHTEST - DARKEST), 0, 1).astype(np.float32)

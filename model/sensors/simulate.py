@@ -13,7 +13,7 @@ from scipy import ndimage
 
 from tilecascade.model.cascade import Mask, Pixels
 from tilecascade.model.palette import CLASSES
-from tilecascade.model.sensors.modality import Bands, Sensor, decibels
+from tilecascade.model.sensors.modality import Bands, Sensor, of_decibels
 
 LOOKS = 4.0
 """Looks of a radar picture: its intensity varies by a gamma distribution of this shape."""
@@ -76,7 +76,7 @@ def _radar(
     level = level + CORNER * _corners(classes == CLASSES.index("building"), rng)
     intensity = 10 ** (level / 10) * rng.gamma(LOOKS, 1 / LOOKS, level.shape)
     intensity = ndimage.gaussian_filter(intensity, 0.5)
-    return decibels(np.asarray(10 * np.log10(np.maximum(intensity, 1e-6))), True)
+    return of_decibels(np.asarray(10 * np.log10(np.maximum(intensity, 1e-6))))
 
 
 def _corners(buildings: Mask, rng: np.random.Generator) -> NDArray[np.floating]:

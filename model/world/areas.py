@@ -20,6 +20,12 @@ from tilecascade.model.world.lattice import Floats
 from tilecascade.model.world.sketch import COVERS, Line, Territory
 from tilecascade.model.world.sketch import NUMBER as COVER
 
+ROWS = 256
+"""Rows of a sketch that are looked at once."""
+
+MOST_PIXELS = 4096
+"""Longest side of a sketch, and of what it is divided into."""
+
 FINEST = 4
 """Parts along each side that a pixel of a sketch is divided into where a caption changes the ground."""
 
@@ -60,7 +66,7 @@ class GroundArea:
         return (left + right - side) / 2, (top + bottom + side) / 2, side
 
     def weight(self, xs: Floats, ys: Floats) -> NDArray[np.float64]:
-        """How far its weather counts at ys x xs (as `Territory.axes` gives them): 0 outside and at the edge, 1 within.
+        """How far its weather counts at ys x xs (as `Territory.axes` gives them): 0 a raster's cell outside, 1 within.
 
         Told from a raster of the area's own, so that it is the same in every window.
         """
@@ -136,45 +142,54 @@ def _cells(line: Line, left: float, top: float, side: float) -> tuple[NDArray[np
 
 def with_ground(territory: Territory, areas: Sequence[GroundArea]) -> Territory:
     """A territory with the ground and the roads of the layouts of some areas, the last on top."""
+    base = territory
     for area in areas:
         if area.layout is not None:
-            territory = _with_ground(territory, area, area.layout)
+            territory = _with_ground(territory, base, area, area.layout)
     return territory
 
 
-def _with_ground(territory: Territory, area: GroundArea, layout: Layout) -> Territory:
-    """The territory with the ground and the roads of one area's layout."""
-    scale = max(1, FINEST // territory.scale)
+def _with_ground(territory: Territory, base: Territory, area: GroundArea, layout: Layout) -> Territory:
+    """The territory with ground and roads of one area's layout, which depend on no other area: base has none."""
+    scale = max(1, min(FINEST // territory.scale, MOST_PIXELS // max(territory.kinds.shape)))
     kinds = territory.kinds.repeat(scale, 0).repeat(scale, 1)
     west, south, east, north = territory.box
     height, width = kinds.shape
     left, bottom, right, top = area.outline.bounds
-    columns = slice(max(0, int((left - west) / (east - west) * width)), int((right - west) / (east - west) * width) + 1)
-    down = height / (north - south)
-    rows = slice(max(0, int((north - top) * down)), int((north - bottom) * down) + 1)
-    xs = west + (np.arange(width)[columns] + 0.5) * (east - west) / width
-    ys = north - (np.arange(height)[rows] + 0.5) * (north - south) / height
-    if len(xs) and len(ys):
-        part = kinds[rows, columns]
-        inside = shapely.contains_xy(area.outline, *np.meshgrid(xs, ys))
-        made = _covers(layout, part[inside])[_at(layout, area, xs, ys)]
+    across, down = width / (east - west), height / (north - south)
+    columns = slice(*(int(np.clip((x - west) * across, 0, width)) + more for x, more in ((left, 0), (right, 1))))
+    rows = slice(*(int(np.clip((north - y) * down, 0, height)) + more for y, more in ((top, 0), (bottom, 1))))
+    xs, ys = west + (np.arange(width)[columns] + 0.5) / across, north - (np.arange(height)[rows] + 0.5) / down
+    table = _covers(layout, _mostly(base, area))
+    for first in range(0, len(ys) if len(xs) else 0, ROWS):
+        some = slice(first, first + ROWS)
+        part = kinds[rows, columns][some]
+        inside = shapely.contains_xy(area.outline, *np.meshgrid(xs, ys[some]))
+        made = table[_at(area, xs, ys[some])]
         # a river that is given stays a river, and wide water stays water
-        kinds[rows, columns] = np.where(inside & (part != COVER["water"]), made, part)
-    roads = [line for line in _roads(layout, area, territory.lines) if len(line.points) > 1]
+        part[:] = np.where(inside & (part != COVER["water"]), made, part)
+    roads = [line for line in _roads(layout, area, base.lines) if len(line.points) > 1]
     return replace(territory, kinds=kinds, scale=territory.scale * scale, lines=[*territory.lines, *roads])
 
 
-def _at(layout: Layout, area: GroundArea, xs: Floats, ys: Floats) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _mostly(territory: Territory, area: GroundArea) -> str:
+    """What land without a name is in an area: what there is most of in it."""
+    left, bottom, right, top = area.outline.bounds
+    xs, ys = np.linspace(left, right, EDGE), np.linspace(top, bottom, EDGE)
+    cover = territory.cover(xs + EQUATOR / 2, EQUATOR / 2 - ys)
+    counts = np.bincount(cover[shapely.contains_xy(area.outline, *np.meshgrid(xs, ys))], minlength=len(COVERS))
+    return max(LAND, key=lambda name: counts[COVER[name]])
+
+
+def _at(area: GroundArea, xs: Floats, ys: Floats) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     left, top, side = area.square
     columns = ((xs - left) / side * EDGE).astype(np.int64).clip(0, EDGE - 1)
     rows = ((top - ys) / side * EDGE).astype(np.int64).clip(0, EDGE - 1)
     return rows[:, None], columns[None, :]
 
 
-def _covers(layout: Layout, before: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def _covers(layout: Layout, land: str) -> NDArray[np.uint8]:
     """The covers of a layout's cells; a road lies on what is beside it."""
-    counts = np.bincount(before, minlength=len(COVERS))
-    land = max(LAND, key=lambda name: counts[COVER[name]])
     table = np.full(len(NUMBER), COVER[land], dtype=np.uint8)
     for kind, cover in COVER_OF_KIND.items():
         table[NUMBER[kind]] = COVER[cover]

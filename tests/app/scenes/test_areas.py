@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,9 @@ from tests.app.scenes.test_territories import KEY, MIDDLE, make
 from tests.conftest import SceneMaker
 from tests.support import tiny_layouts, tiny_octaves, wait_ready
 from tilecascade.app.api.app import create_app
+from tilecascade.app.errors import PurgeError
 from tilecascade.app.settings import LayerSettings, Settings
+from tilecascade.app.tiles.invalidation import AffectedTiles
 from tilecascade.model.imagery.gate import Gate
 
 MakeSettings = Callable[..., Settings]
@@ -56,7 +59,7 @@ def area(lng: float = MIDDLE[0], lat: float = MIDDLE[1], size: float = 0.012, **
 
 def put(client: TestClient, *areas: dict[str, Any], status: int = 200) -> dict[str, Any]:
     body = {"type": "FeatureCollection", "features": list(areas)}
-    answer = client.put("/areas/carana", json=body, headers=KEY)
+    answer = client.put("/areas/carana", content=json.dumps(body), headers=KEY)
     assert answer.status_code == status, answer.text
     return dict(answer.json())
 
@@ -156,15 +159,67 @@ REFUSED: list[tuple[Any, str]] = [
     ({"type": "Feature", "properties": {}}, "no GeoJSON feature with a polygon"),
     ({"type": "Feature", "geometry": {"type": "Point", "coordinates": [1, 2]}}, "its type is Point"),
     (7, "no GeoJSON feature with a polygon"),
+    (area(weather="fog", strength=10**400), "area 1"),
+    (area(weather="fog", seed=True), "a whole number from 0, not True"),
+    (area(prompt=["fog"]), "the prompt of area 1 is a text"),
+    (area(name="\ud800", weather="fog"), "the name of area 1 is a text"),
+    (area(prompt="fog, " + "a" * 1001), "the prompt of area 1 is a text of at most 1000"),
 ]
 
 
 def test_what_cannot_be_told_is_refused_with_a_sentence(client: TestClient) -> None:
     revision = client.get("/territories").json()[0]["revision"]
+    twice = {"type": "FeatureCollection", "features": [area(weather="fog"), area(weather="fog", name="the same")]}
+    answer = client.put("/areas/carana", json=twice, headers=KEY)
+    assert (answer.status_code, "area 2 is the same as area 1" in answer.json()["detail"]) == (400, True)
     for feature, words in REFUSED:
         assert words in put(client, feature, status=400)["detail"]
     assert client.get("/areas/carana").json()["features"] == []
     assert client.get("/territories").json()[0]["revision"] == revision
+
+
+def test_areas_do_not_change_each_other_and_words_that_mean_nothing_change_nothing(client: TestClient) -> None:
+    lower = area(MIDDLE[0] - 0.006, prompt="dense residential north of a river")
+    upper = area(MIDDLE[0] + 0.004, prompt="forest with a road across the river")
+    put(client, upper)
+    (alone,) = client.get("/areas/carana").json()["features"]
+    both = put(client, lower, upper)
+    kept = client.get("/areas/carana").json()["features"]
+    assert kept[1] == alone
+    named = [{**each, "properties": each["properties"] | {"name": f"number {i}"}} for i, each in enumerate(kept)]
+    assert put(client, *named)["revision"] == both["revision"], "a name changes no tile"
+    # other words: the layout of those before is not used
+    other = {**kept[0], "properties": kept[0]["properties"] | {"prompt": "farmland"}}
+    put(client, other)
+    layout = client.get("/areas/carana").json()["features"][0]["properties"]["layout"]
+    assert layout != kept[0]["properties"]["layout"]
+    null = area(prompt=None, weather="fog", strength=None)
+    assert put(client, null)["areas"] == 1
+
+
+def test_a_cache_that_does_not_answer_leaves_no_outdated_tile(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = tiles_of(client, [MIDDLE])
+    stores = [client.app.app.app.app.state.service.resolvers[name].store for name in ("carana-imagery", "carana")]
+    working = stores[0].invalidate
+    failed: list[int] = []
+
+    def fails_once(affected: AffectedTiles) -> None:
+        if not failed:
+            failed.append(1)
+            raise PurgeError("these caches do not answer: redis")
+        working(affected)
+
+    monkeypatch.setattr(stores[0], "invalidate", fails_once)
+    put(client, area(weather="snow", strength=1.0), status=503)
+    assert failed
+    put(client, area(weather="fog", strength=1.0))
+    fogged = tiles_of(client, [MIDDLE])
+    put(client)
+    assert tiles_of(client, [MIDDLE]) == before
+    put(client, area(weather="fog", strength=1.0))
+    assert tiles_of(client, [MIDDLE]) == fogged != before
 
 
 def test_what_is_not_used_of_a_prompt_is_said(client: TestClient) -> None:

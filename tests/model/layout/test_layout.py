@@ -12,7 +12,7 @@ import torch
 from tests.support import tiny_layouts
 from tilecascade.model.layout.layout import CELL, EDGE, KINDS, NUMBER, caption_of, layout_of, shown
 from tilecascade.model.layout.network import LayoutConfig, LayoutNet, mean_of, one_hot, times
-from tilecascade.model.layout.sampling import LayoutGenerator, Wanted, load_layouts, save_layouts
+from tilecascade.model.layout.sampling import LayoutGenerator, Wanted, fidelity, load_layouts, save_layouts
 from tilecascade.model.text.captions import Caption, CaptionError
 from tilecascade.model.text.segments import LENGTHS, SEGMENTS, Schedule, Vocabulary
 
@@ -98,6 +98,18 @@ def test_generating_is_repeatable_and_keeps_what_is_given(tmp_path: Path) -> Non
     again = load_layouts(tmp_path / "layout")
     assert again.config == generator.config
     assert (again([wanted[0]])[0] == LayoutGenerator(again.net)([wanted[0]])[0]).all()
+
+
+def test_the_candidate_that_shows_most_of_a_caption_is_kept() -> None:
+    generator = tiny_layouts()
+    every = generator([Wanted(FOREST, 3, draw=number) for number in range(4)])
+    assert len({layout.tobytes() for layout in every}) == 4
+    best = generator.best(Wanted(FOREST, 3), 4)
+    assert fidelity(FOREST, best) == max(fidelity(FOREST, layout) for layout in every)
+    right = np.full((EDGE, EDGE), NUMBER["forest"], dtype=np.uint8)
+    assert fidelity(Caption("forest", (), ("forest",)), right) == 3
+    assert fidelity(Caption("water", (), ("water",)), right) == 1
+    assert (generator.best(Wanted(None, 3)) == generator([Wanted(None, 3)])[0]).all()
 
 
 def test_layouts_as_they_are_denoised() -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tilecascade.model.palette import CLASSES
-from tilecascade.model.sensors.modality import MODALITIES, SENSORS, decibels, sensor_named
+from tilecascade.model.sensors.modality import MODALITIES, SENSORS, of_decibels, sensor_named
 from tilecascade.model.sensors.simulate import greenness, simulate
 from tilecascade.model.sensors.stem import REACH, Stem, colours, load_stem, save_stems
 
@@ -57,10 +57,8 @@ def test_plants_are_bright_in_near_infrared_and_water_is_dark() -> None:
     assert simulate("rgb", image, classes, np.random.default_rng(1)).shape == (3, 64, 64)
 
 
-def test_amplitudes_are_decibels_when_they_are_squared() -> None:
-    amplitude = np.array([0.01, 0.1, 1.0, 100.0])
-    assert np.allclose(decibels(amplitude, False), decibels(np.array([-40.0, -20.0, 0.0, 40.0]), True))
-    assert decibels(np.array([-100.0, 100.0]), True).tolist() == [0, 1]
+def test_backscatter_is_cut_off_at_both_ends() -> None:
+    assert of_decibels(np.array([-100.0, -30.0, -11.0, 8.0, 100.0])).tolist() == [0, 0, 0.5, 1, 1]
 
 
 @pytest.mark.parametrize("sensor", SENSORS)
