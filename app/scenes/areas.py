@@ -13,7 +13,7 @@ from tilecascade.app.settings import DataDir, LayerSettings
 from tilecascade.app.sources.areas import Area, Areas
 from tilecascade.app.sources.mosaic import SceneMosaic
 from tilecascade.app.tiles.layer import Layer, build_layer, imagery_layer, painted_in
-from tilecascade.model.layout.layout import Layout
+from tilecascade.model.layout.layout import NUMBER, Layout
 from tilecascade.model.layout.sampling import LayoutGenerator, Wanted, load_layouts
 from tilecascade.model.sgdm.config import WEIGHTS_DIR
 from tilecascade.model.text.captions import CaptionError
@@ -22,6 +22,9 @@ from tilecascade.model.world.sketch import Territory
 
 LAYOUTS = WEIGHTS_DIR / "layout"
 """The generator of layouts."""
+
+LEAST_WATER = 12
+"""Cells of water in an area from which on a caption speaks of this water, and adds none."""
 
 LEAST_PIXELS = 3.0
 """Pixels of the sketch that an area with a caption is large at least: what is smaller has no ground of its own."""
@@ -71,8 +74,10 @@ def _check(area: Area, name: str, territory: Territory) -> None:
 def _generated(area: Area, name: str, territory: Territory, generator: LayoutGenerator) -> Layout:
     """The layout of one area, which goes on with what is around it."""
     known, mask = ground_seen(territory, area.ground)
+    # the water that a caption speaks of is what is there already
+    dry = bool((area.ground.inside() & (known == NUMBER["water"])).sum() >= LEAST_WATER)
     try:
-        return generator.best(Wanted(area.caption, area.seed, known, mask))
+        return generator.best(Wanted(area.caption, area.seed, known, mask, dry=dry))
     except CaptionError as error:
         raise BadRequestError(f"{name}: {error}") from None
 

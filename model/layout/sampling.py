@@ -6,7 +6,6 @@ import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +14,15 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from tilecascade.model.layout.layout import EDGE, KINDS, Layout, caption_of
+from tilecascade.model.layout.layout import EDGE, KINDS, NUMBER, Layout, caption_of
 from tilecascade.model.layout.network import AMPLITUDE, LayoutConfig, LayoutNet, mean_of, one_hot, times
 from tilecascade.model.text.captions import Caption
 from tilecascade.model.text.segments import SEGMENTS, Vocabulary
+
+EDGE_COST = 6.0
+
+NEVER = -30.0
+"""Logit of what must not be."""
 
 CANDIDATES = 8
 """Layouts that the best one is chosen from."""
@@ -30,13 +34,15 @@ BATCH = 16
 @dataclass(frozen=True)
 class Wanted:
     """One layout. caption: None for any. known, mask: cells that are given, EDGE x EDGE of KINDS and booleans.
-    off: names of SEGMENTS that are not told. draw: another one: another layout of the same seed."""
+    off: names of SEGMENTS that are not told. dry: there is no other water than is given. draw: another one: another
+    layout of the same seed."""
 
     caption: Caption | None
     seed: int = 0
     known: Layout | None = None
     mask: np.ndarray | None = None
     off: tuple[str, ...] = ()
+    dry: bool = False
     draw: int = 0
 
 
@@ -65,17 +71,21 @@ class LayoutGenerator:
         if wanted.caption is None:
             return self([wanted])[0]
         made = self([replace(wanted, draw=number) for number in range(candidates)])
-        return max(made, key=partial(fidelity, wanted.caption))
+        caption, mask = wanted.caption, wanted.mask
+        return max(made, key=lambda layout: fidelity(caption, layout) - (0 if mask is None else shores(layout, mask)))
 
     def _batch(self, wanted: Sequence[Wanted], guidance: float | None, steps: int | None) -> list[Layout]:
         strength = self.config.guidance if guidance is None else guidance
         tokens, said = self._told(wanted)
         known = torch.stack([known_cells(each.known, each.mask) for each in wanted])
+        dry = torch.tensor([each.dry for each in wanted])
         state = torch.stack([_noise(each.seed, each.draw) for each in wanted])
         visited = [*times(steps or self.config.steps), 0.0]
         mean = state
         for time, after in itertools.pairwise(visited):
-            mean = mean_of(self.guided(state, known, time, tokens, said, strength))
+            logits = self.guided(state, known, time, tokens, said, strength)
+            logits[dry, NUMBER["water"]] = NEVER
+            mean = mean_of(logits)
             state = state + (after - time) * (state - mean) / time
         chosen = mean.argmax(1).to(torch.uint8).numpy()
         for each, made in zip(wanted, chosen, strict=True):
@@ -119,6 +129,20 @@ def fidelity(caption: Caption, layout: Layout) -> float:
 
     same = caption.scene == found.scene
     return same + share(caption.relations, found.relations) + share(caption.elements, found.elements)
+
+
+def shores(layout: Layout, mask: np.ndarray) -> float:
+    """How much water ends at the edge of what is given, or begins there: the share of cells along it, times EDGE_COST.
+
+    A lake that is cut off along the edge of an area looks like what it is.
+    """
+    water, differing, pairs = layout == NUMBER["water"], 0, 0
+    for axis in (0, 1):
+        first, second = (np.take(water, np.arange(i, EDGE - 1 + i), axis) for i in (0, 1))
+        between = np.logical_xor(*(np.take(mask, np.arange(i, EDGE - 1 + i), axis) for i in (0, 1)))
+        differing += int((between & (first != second)).sum())
+        pairs += int(between.sum())
+    return EDGE_COST * differing / max(1, pairs)
 
 
 def _noise(seed: int, draw: int) -> Tensor:

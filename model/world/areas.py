@@ -32,6 +32,9 @@ FINEST = 4
 SOFT_SHARE, SOFTEST = 0.08, 300.0
 """Width of the edge within which weather begins: a share of the area's size, and metres at most."""
 
+AROUND = 1.4
+"""How much larger the square of a layout is than its area, so that rivers, woods and roads around are seen to go on."""
+
 RASTER = 192
 """Cells along the longer side of an area by which the distance to its edge is told."""
 
@@ -60,10 +63,16 @@ class GroundArea:
 
     @cached_property
     def square(self) -> tuple[float, float, float]:
-        """Left, top and side of the square that its layout lies on."""
+        """Left, top and side of the square that its layout lies on, with something of what is around."""
         left, bottom, right, top = self.outline.bounds
-        side = max(right - left, top - bottom)
+        side = AROUND * max(right - left, top - bottom)
         return (left + right - side) / 2, (top + bottom + side) / 2, side
+
+    def inside(self) -> Mask:
+        """Which cells of its layout lie in the area, EDGE x EDGE."""
+        left, top, side = self.square
+        at = (np.arange(EDGE) + 0.5) * side / EDGE
+        return np.asarray(shapely.contains_xy(self.outline, *np.meshgrid(left + at, top - at)))
 
     def weight(self, xs: Floats, ys: Floats) -> NDArray[np.float64]:
         """How far its weather counts at ys x xs (as `Territory.axes` gives them): 0 a raster's cell outside, 1 within.
@@ -125,8 +134,7 @@ def ground_seen(territory: Territory, area: GroundArea) -> tuple[Layout, Mask]:
         cells = _cells(line, left, top, side)
         layout[cells] = NUMBER["water" if line.kind == "river" else "road"]
         stays[cells] = True
-    inside = shapely.contains_xy(area.outline, *np.meshgrid(xs, ys))
-    return layout, stays | ~inside
+    return layout, stays | ~area.inside()
 
 
 def _cells(line: Line, left: float, top: float, side: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -12,7 +12,15 @@ import torch
 from tests.support import tiny_layouts
 from tilecascade.model.layout.layout import CELL, EDGE, KINDS, NUMBER, caption_of, layout_of, shown
 from tilecascade.model.layout.network import LayoutConfig, LayoutNet, mean_of, one_hot, times
-from tilecascade.model.layout.sampling import LayoutGenerator, Wanted, fidelity, load_layouts, save_layouts
+from tilecascade.model.layout.sampling import (
+    EDGE_COST,
+    LayoutGenerator,
+    Wanted,
+    fidelity,
+    load_layouts,
+    save_layouts,
+    shores,
+)
 from tilecascade.model.text.captions import Caption, CaptionError
 from tilecascade.model.text.segments import LENGTHS, SEGMENTS, Schedule, Vocabulary
 
@@ -94,6 +102,8 @@ def test_generating_is_repeatable_and_keeps_what_is_given(tmp_path: Path) -> Non
     assert (found[0] != found[1]).any()
     assert (found[0] != found[2]).any()
     assert (found[3][mask] == NUMBER["water"]).all()
+    (dry,) = generator([Wanted(FOREST, 1, known, mask, dry=True)])
+    assert ((dry == NUMBER["water"]) == mask).all()
     save_layouts(generator.net, tmp_path / "layout")
     again = load_layouts(tmp_path / "layout")
     assert again.config == generator.config
@@ -110,6 +120,16 @@ def test_the_candidate_that_shows_most_of_a_caption_is_kept() -> None:
     assert fidelity(Caption("forest", (), ("forest",)), right) == 3
     assert fidelity(Caption("water", (), ("water",)), right) == 1
     assert (generator.best(Wanted(None, 3)) == generator([Wanted(None, 3)])[0]).all()
+
+
+def test_lakes_that_an_edge_cuts_off_cost() -> None:
+    mask = np.ones((EDGE, EDGE), dtype=bool)
+    mask[10:30, 10:30] = False
+    dry = np.full((EDGE, EDGE), NUMBER["farmland"], dtype=np.uint8)
+    full, lake, river = dry.copy(), dry.copy(), dry.copy()
+    full[10:30, 10:30] = lake[14:26, 14:26] = river[20:22] = NUMBER["water"]
+    assert shores(dry, mask) == shores(lake, mask) == shores(river, mask) == 0
+    assert shores(full, mask) == EDGE_COST
 
 
 def test_layouts_as_they_are_denoised() -> None:
