@@ -15,6 +15,7 @@ from tilecascade.app.cli.dataset import dataset
 from tilecascade.app.cli.model import calibrate, evaluate, finetune, train
 from tilecascade.app.cli.model_files import model
 from tilecascade.app.cli.options import DATA_DIR, layers_to_serve, parse_zooms, renamed, server_options
+from tilecascade.app.cli.plan import plan
 from tilecascade.app.cli.setup import doctor, info, init, keys
 from tilecascade.app.cli.territory import territory
 from tilecascade.app.errors import SettingsError, TilecascadeError
@@ -267,5 +268,5 @@ def clean(data_dir: Path, older: float, dry_run: bool) -> None:
                 remove(old, DataDir(data_dir))
 
 
-for command in (init, doctor, info, keys, evaluate, calibrate, dataset, train, finetune, model, territory):
+for command in (init, doctor, info, keys, evaluate, calibrate, dataset, train, finetune, model, plan, territory):
     main.add_command(command)
