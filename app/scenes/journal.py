@@ -56,7 +56,7 @@ class Journal(Generic[Item]):
                 pending = [pending]
             items, *changes = ([self._from_row(row) for row in rows] for rows in (data[self._kind], *pending))
             return Entry(items, changes)
-        except (KeyError, TypeError, ValueError, BadRequestError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{self._path} is not a record of {self._kind}: {error}") from None
 
     def begin(self, old: Sequence[Item], new: Sequence[Item]) -> None:
@@ -102,7 +102,15 @@ def scene_journal(path: Path) -> Journal[Scene]:
 
 def area_journal(path: Path) -> Journal[Area]:
     """The journal of the areas that a layer's stored tiles were made with."""
-    return Journal(path, "areas", Area.feature, area_of)
+    return Journal(path, "areas", Area.feature, _remembered)
+
+
+def _remembered(row: Row) -> Area:
+    """An area of a journal: where it was, if what was said of it is refused by now, so that its tiles are removed."""
+    try:
+        return area_of(row)
+    except BadRequestError:
+        return Area(row["geometry"], {})
 
 
 def review_journal(path: Path) -> Journal[Review]:

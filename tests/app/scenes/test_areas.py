@@ -20,7 +20,9 @@ from tests.conftest import SceneMaker
 from tests.support import tiny_layouts, tiny_octaves, wait_ready
 from tilecascade.app.api.app import create_app
 from tilecascade.app.errors import PurgeError
+from tilecascade.app.scenes.journal import area_journal
 from tilecascade.app.settings import LayerSettings, Settings
+from tilecascade.app.sources.areas import area_of
 from tilecascade.app.tiles.invalidation import AffectedTiles
 from tilecascade.model.imagery.gate import Gate
 
@@ -123,6 +125,17 @@ def test_a_caption_changes_the_ground_for_good(running: Callable[[], TestClient]
         wait_ready(later)
         assert tiles_of(later, [MIDDLE]) == alone
         assert later.get("/areas/carana").json()["features"] == [kept["features"][0]]
+
+
+def test_an_area_of_words_that_are_refused_by_now_is_made_anew(tmp_path: Path) -> None:
+    said = area(prompt="fog, forest")
+    journal = area_journal(tmp_path / "areas.json")
+    journal.finish([area_of(said)])
+    text = (tmp_path / "areas.json").read_text()
+    (tmp_path / "areas.json").write_text(text.replace("fog, forest", "a zoo"))
+    (found,) = journal.read().items
+    assert found != area_of(said)
+    assert found.bounds == area_of(said).bounds
 
 
 def test_areas_changed_while_no_server_ran_are_noticed(running: Callable[[], TestClient], tmp_path: Path) -> None:
