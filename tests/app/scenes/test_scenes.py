@@ -350,7 +350,8 @@ def unfit_tiffs(folder: Path) -> dict[str, bytes]:
         "no georeference": raw("nogeo.tif", crs="EPSG:3857"),
         "neither": raw("neither.tif"),
         "local crs": raw("local.tif", crs='LOCAL_CS["site grid",UNIT["metre",1]]', transform=place["transform"]),
-        "one band": raw("one.tif", count=1, **place),
+        "colours of a palette": palette(folder / "palette.tif", **place),
+        "one band of no number": scene("void", np.full((256, 256, 1), np.nan, dtype=np.float32)),
         "two bands": raw("two.tif", count=2, **place),
         "complex numbers": raw("complex.tif", dtype="complex64", **place),
         "all nodata": scene("nodata", empty, nodata=0),
@@ -362,6 +363,14 @@ def unfit_tiffs(folder: Path) -> dict[str, bytes]:
         "jpeg": raw("other.jpg", driver="JPEG"),
         "bomb": bomb(folder / "bomb.tif"),
     }
+
+
+def palette(path: Path, **place: object) -> bytes:
+    """One band of numbers of colours."""
+    with rasterio.open(path, "w", driver="GTiff", width=64, height=64, count=1, dtype="uint8", **place) as out:
+        out.write(np.ones((1, 64, 64), dtype=np.uint8))
+        out.write_colormap(1, {1: (255, 0, 0, 255)})
+    return path.read_bytes()
 
 
 def bomb(path: Path) -> bytes:
