@@ -85,8 +85,8 @@ class Archive:
 class Raster:
     """A GeoTIFF cut into tiles."""
 
-    def __init__(self, path: Path) -> None:
-        self.imagery = SceneMosaic([open_scene(path)])
+    def __init__(self, path: Path, sensor: str | None = None) -> None:
+        self.imagery = SceneMosaic([open_scene(path, sensor=sensor)])
 
     def tile(self, tile: Tile) -> tuple[Pixels, Mask] | None:
         """256 x 256 x 3 and where it is known; None if nothing is."""
@@ -110,20 +110,23 @@ def as_tile(image: Pixels) -> tuple[Pixels, Mask]:
     return image, np.ones((TILE_SIZE, TILE_SIZE), dtype=np.bool_)
 
 
-def open_source(path: Path) -> TileFolder | Raster:
-    """A folder of XYZ tiles or a raster file. Raises SceneError with a sentence for anything else."""
+def open_source(path: Path, sensor: str | None = None) -> TileFolder | Raster:
+    """A folder of XYZ tiles or a raster file. sensor: what has taken it, if its metadata do not say.
+
+    Raises SceneError with a sentence for anything else.
+    """
     if path.is_dir():
         if not any((path / str(zoom)).is_dir() for zoom in range(25)):
             raise SceneError(f"{path} holds no folders 0 to 24: tiles are looked for at {path}/z/x/y.png")
         return TileFolder(path)
-    return Raster(path)
+    return Raster(path, sensor)
 
 
 def open_map(path: Path) -> TileFolder | Raster | Archive | VectorMap:
     """A map: tiles, an archive of tiles, a raster file, or vectors. Raises SceneError with a sentence."""
     if path.suffix in (".geojson", ".json"):
         return VectorMap(path)
-    return Archive(path) if path.suffix in ARCHIVES else open_source(path)
+    return Archive(path) if path.suffix in ARCHIVES else open_source(path, "rgb")
 
 
 def split_of(tile: Tile, val_share: float) -> str:
