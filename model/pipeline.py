@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from tilecascade.model.blending import WindowKey, WindowPool, blend, windows_over
+from tilecascade.model.captioned import CaptionContexts
 from tilecascade.model.cascade import Pixels, Window, cut_pixels
 from tilecascade.model.conditions import Conditions, Stage, as_images
 from tilecascade.model.confidence import SAMPLES
@@ -24,8 +26,6 @@ from tilecascade.model.sgdm.layers import cut, store_products_as
 from tilecascade.model.sgdm.mf_encoder import BackboneBranch
 from tilecascade.model.sgdm.network import SGDM, Encoded
 from tilecascade.model.sgdm.sampler import Sampler
-from tilecascade.model.text.captions import Caption
-from tilecascade.model.text.segments import Schedule, parts_of
 
 
 def noise_batch(stage: Stage, windows: Sequence[Window], phase: int, channels: int, device: torch.device) -> Tensor:
@@ -64,7 +64,7 @@ class CascadePipeline:
         self.device = torch.device(device)
         self.dtype = dtype
         self._contexts: dict[tuple[int, int | None], Tensor] = {}
-        self._captions: dict[Caption, Tensor] = {}
+        self._captions = CaptionContexts(network, len(self.sampler.steps), self.device)
         self._nothing: Tensor | None = None
         self._pool = WindowPool()
         on_cuda = self.device.type == "cuda"
@@ -191,44 +191,10 @@ class CascadePipeline:
         """The context of matrix products. cache: keep the weights that are converted while it lasts."""
         return torch.autocast(self.device.type, self.dtype, self.dtype != torch.float32, cache)
 
-    def _plain_unet(
-        self,
-        latent: Tensor,
-        steps: Tensor,
-        context: Tensor,
-        features: Sequence[Tensor],
-        weights: Tensor | None = None,
-    ) -> Tensor:
+    def _plain_unet(self, *told: Any) -> Tensor:
         with self._precision():
-            output: Tensor = self.network.unet(latent, steps, context, features, weights)
+            output: Tensor = self.network.unet(*told)
         return output
-
-    def _captioned(self, batch: Sequence[Conditions], context: Tensor) -> tuple[Tensor, Tensor] | None:
-        """The scale text and the segments of captions as one context, and which of a batch have a caption (N x 1).
-
-        None if there is no caption, or the text tower knows the words of scale texts only.
-        """
-        if self.network.config.text.compact_vocabulary or self.network.config.text.constant:
-            return None
-        captions = [item.caption for item in batch]
-        if not any(captions):
-            return None
-        texts = torch.stack([self._segments(caption or Caption("")) for caption in captions])
-        there = torch.tensor([[float(caption is not None)] for caption in captions], device=self.device)
-        return torch.cat([context, texts], dim=1), there
-
-    def _segments(self, caption: Caption) -> Tensor:
-        """The segments of a caption as the text tower reads them, one after the other: 3 L x width."""
-        if caption not in self._captions:
-            self._captions[caption] = self.network.text(list(parts_of(caption))).flatten(0, 1)
-        return self._captions[caption]
-
-    def _weights(self, there: Tensor, index: int) -> Tensor:
-        """How much scale text and segments count at a step, N x 4."""
-        progress = index / max(1, len(self.sampler.steps) - 1)
-        share = self.network.config.text.caption_share * there
-        segments = torch.tensor([Schedule().weights(progress)], device=self.device)
-        return torch.cat([1 - share, share * segments], dim=1)
 
     def _context(self, stage: Stage) -> Tensor:
         key = (stage.zoom, stage.reference_zoom)
@@ -243,7 +209,7 @@ class CascadePipeline:
         return self._nothing.expand(count, -1, -1)
 
     def _denoise(self, stage: Stage, batch: Sequence[Conditions], context: Tensor, features: list[Tensor]) -> Tensor:
-        windows, captioned = self._denoised(batch), self._captioned(batch, context)
+        windows, captioned = self._denoised(batch), self._captions.told(batch, context)
         channels = self.network.config.autoencoder.latent_channels
         latent, walk = self.sampler.start(noise_batch(stage, windows, 0, channels, self.device)), self.sampler.walk()
         for index, t in enumerate(self.sampler.steps):
@@ -252,7 +218,7 @@ class CascadePipeline:
                 output = self._unet(latent, steps, context, features).float()
             else:  # not recorded: what is recorded has one text
                 told, there = captioned
-                output = self._plain_unet(latent, steps, told, features, self._weights(there, index)).float()
+                output = self._plain_unet(latent, steps, told, features, self._captions.weights(there, index)).float()
             if self.sampler.config.guidance != 1:
                 plain = self._unet(latent, steps, self._empty(len(windows)), features).float()
                 output = plain + self.sampler.config.guidance * (output - plain)

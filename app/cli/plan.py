@@ -27,7 +27,10 @@ def plan(
     bbox: str | None, area_file: Path | None, zooms: str, url: str | None, layer: str | None, seconds: float | None,
     kilobytes: float | None, replicas: int, price: float | None, data_dir: Path, as_json: bool,
 ) -> None:  # fmt: skip
-    """Say what a map of an area would take: tiles, bytes, hours of devices, time, price."""
+    """Say what a map of an area would take: tiles, bytes, hours of devices, time, price.
+
+    Counted by geometry; what a tile costs a running server says, or you do, because there may be none yet.
+    """
     import httpx
 
     from tilecascade.app.client.connection import Key

@@ -168,14 +168,14 @@ def test_bad_files_say_what_is_wrong(tmp_path: Path) -> None:
         rasterio.open(nowhere, "w", driver="GTiff", width=8, height=8, count=3, dtype="uint8"),
     ):
         pass
-    grey = write_scene(tmp_path / "grey.tif", picture(64)[..., :1], place_bounds())
+    grey = write_scene(tmp_path / "grey.tif", picture(64)[..., :2], place_bounds())
     empty = write_scene(tmp_path / "empty.tif", np.zeros((64, 64, 3), np.uint16), place_bounds(), nodata=0)
     for path, words in [
         (tmp_path / "missing.tif", "does not exist"),
         (tmp_path, "does not exist or is not a file"),
         (text, "cannot be read"),
         (nowhere, "no coordinate reference system"),
-        (grey, "1 colour band"),
+        (grey, "2 colour band"),
         (empty, "no valid pixel"),
     ]:
         with pytest.raises(SceneError, match=words):

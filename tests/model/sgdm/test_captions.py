@@ -55,13 +55,13 @@ def test_without_a_caption_nothing_is_different(network: SGDM) -> None:
         plain = network.unet(latent, steps, context, features)
         again = network.unet(latent, steps, torch.cat([context] * 4, 1), features, torch.full((2, 4), 0.25))
         assert torch.allclose(plain, again, atol=1e-5), "the same text four times is that text"
-        assert pipeline._captioned([conditions(0, None)], context[:1]) is None
+        assert pipeline._captions.told([conditions(0, None)], context[:1]) is None
 
 
 def test_each_segment_counts_at_its_own_time(network: SGDM) -> None:
     pipeline = CascadePipeline(network)
     there = torch.tensor([[1.0], [0.0]])
-    weights = torch.stack([pipeline._weights(there, index) for index in range(4)])
+    weights = torch.stack([pipeline._captions.weights(there, index) for index in range(4)])
     assert torch.allclose(weights.sum(2), torch.ones(4, 2))
     assert (weights[:, 1] == torch.tensor([1.0, 0, 0, 0])).all(), "no caption, no share"
     assert torch.allclose(weights[:, 0, 0], torch.tensor(1 - network.config.text.caption_share))
@@ -95,4 +95,4 @@ def test_a_tower_that_knows_scale_texts_only_is_told_nothing() -> None:
     assert pipeline.network.config.text.compact_vocabulary
     with torch.inference_mode():
         context = pipeline._context(Stage(16, None, 256))
-        assert pipeline._captioned([conditions(0, TOWN)], context) is None
+        assert pipeline._captions.told([conditions(0, TOWN)], context) is None
