@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import shapely
+import torch
 from safetensors import SafetensorError
 
 from tilecascade.app.errors import BadRequestError, StorageError
@@ -74,6 +75,8 @@ def _check(area: Area, name: str, territory: Territory) -> None:
 def _generated(area: Area, name: str, territory: Territory, generator: LayoutGenerator) -> Layout:
     """The layout of one area, which goes on with what is around it."""
     known, mask = ground_seen(territory, area.ground)
+    if torch.get_num_threads() != 1:  # of this thread; several, beside those that generate tiles, wait for each other
+        torch.set_num_threads(1)
     # the water that a caption speaks of is what is there already
     dry = bool((area.ground.inside() & (known == NUMBER["water"])).sum() >= LEAST_WATER)
     try:

@@ -227,7 +227,7 @@ def test_an_object_is_reviewed_and_drawn_and_the_map_shows_it(page: webdriver.Ch
         return float(np.abs(middle - building).max())
 
     def trace() -> None:
-        page.execute_script("trace({layer: 'building', class: 'building', zoom: 16})")  # whatever is there
+        page.execute_script("redraw({layer: 'building', class: 'building', zoom: 16})")  # whatever is there
         for right, down in ((-40, -30), (40, -30), (40, 30)):
             at(page, right, down).click().perform()
         at(page, -40, 30).double_click().perform()
