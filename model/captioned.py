@@ -24,7 +24,7 @@ class CaptionContexts:
         self._network, self._steps, self._device = network, steps, device
         self._known: dict[Caption, Tensor] = {}
 
-    def told(self, batch: Sequence[Conditions], context: Tensor) -> tuple[Tensor, Tensor] | None:
+    def with_captions(self, batch: Sequence[Conditions], context: Tensor) -> tuple[Tensor, Tensor] | None:
         """The scale text (`context`, N x L x width) and the segments of captions as one context, N x 4 L x width, and
         which of a batch have a caption, N x 1.
 

@@ -191,9 +191,9 @@ class CascadePipeline:
         """The context of matrix products. cache: keep the weights that are converted while it lasts."""
         return torch.autocast(self.device.type, self.dtype, self.dtype != torch.float32, cache)
 
-    def _plain_unet(self, *told: Any) -> Tensor:
+    def _plain_unet(self, *arguments: Any) -> Tensor:
         with self._precision():
-            output: Tensor = self.network.unet(*told)
+            output: Tensor = self.network.unet(*arguments)
         return output
 
     def _context(self, stage: Stage) -> Tensor:
@@ -209,7 +209,7 @@ class CascadePipeline:
         return self._nothing.expand(count, -1, -1)
 
     def _denoise(self, stage: Stage, batch: Sequence[Conditions], context: Tensor, features: list[Tensor]) -> Tensor:
-        windows, captioned = self._denoised(batch), self._captions.told(batch, context)
+        windows, captioned = self._denoised(batch), self._captions.with_captions(batch, context)
         channels = self.network.config.autoencoder.latent_channels
         latent, walk = self.sampler.start(noise_batch(stage, windows, 0, channels, self.device)), self.sampler.walk()
         for index, t in enumerate(self.sampler.steps):
@@ -217,8 +217,8 @@ class CascadePipeline:
             if captioned is None:
                 output = self._unet(latent, steps, context, features).float()
             else:  # not recorded: what is recorded has one text
-                told, there = captioned
-                output = self._plain_unet(latent, steps, told, features, self._captions.weights(there, index)).float()
+                texts, there = captioned
+                output = self._plain_unet(latent, steps, texts, features, self._captions.weights(there, index)).float()
             if self.sampler.config.guidance != 1:
                 plain = self._unet(latent, steps, self._empty(len(windows)), features).float()
                 output = plain + self.sampler.config.guidance * (output - plain)

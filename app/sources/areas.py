@@ -21,7 +21,7 @@ import numpy as np
 import shapely
 
 from tilecascade.app.errors import BadRequestError, SettingsError
-from tilecascade.app.sources.source import digest
+from tilecascade.app.sources.source import changed, digest
 from tilecascade.app.storage.atomic import write_atomically
 from tilecascade.model.cascade import TILE_SIZE, Window
 from tilecascade.model.imagery.weather import Weather, weather_named
@@ -256,10 +256,4 @@ def areas_of(collection: Any) -> Areas:
 
 def changed_areas(old: Sequence[Area], new: Sequence[Area]) -> list[Area]:
     """Those that came or went, and those whose order has changed."""
-    before, after = [area.id for area in old], [area.id for area in new]
-    kept = [id for id in before if id in after]
-    moved = {id for id, other in zip(kept, (id for id in after if id in before), strict=True) if id != other}
-    return [
-        *(area for area in old if area.id not in after or area.id in moved),
-        *(area for area in new if area.id not in before),
-    ]
+    return changed(old, new, lambda area: area.id)

@@ -274,7 +274,8 @@ def _read_scene(
     )
     data = scene.levels(image.array.data)
     mask = np.asarray(image.mask > 127)
-    mask &= np.isfinite(data).all(axis=0)
+    if scene.stretch is not None:
+        mask &= np.isfinite(data).all(axis=0)
     if scene.sensor == "sar" and not scene.decibels:
         mask &= image.array.data[0] > 0  # borders of amplitudes are filled with zeros
     if scene.sensor != "rgb":

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Hashable, Sequence
+from typing import Protocol, TypeVar
 
 from mercantile import Tile
 
 from tilecascade.model.cascade import Mask, Pixels, Window
+
+Item = TypeVar("Item")
 
 
 class Source(Protocol):
@@ -36,3 +38,13 @@ class Source(Protocol):
 def digest(ids: Sequence[str]) -> str:
     """One id for several."""
     return hashlib.sha256("/".join(ids).encode()).hexdigest()[:12]
+
+
+def changed(old: Sequence[Item], new: Sequence[Item], key: Callable[[Item], Hashable]) -> list[Item]:
+    """The items that came or went, and those whose order has changed. key: names an item."""
+    before, after = [key(item) for item in old], [key(item) for item in new]
+    earlier, later = set(before), set(after)
+    kept = (name for name in before if name in later)
+    moved = {a for a, b in zip(kept, (name for name in after if name in earlier), strict=True) if a != b}
+    gone = [item for item in old if key(item) not in later or key(item) in moved]
+    return gone + [item for item in new if key(item) not in earlier]

@@ -19,6 +19,7 @@ from mercantile import Tile
 
 from tilecascade.app.sources.mosaic import READ_MARGIN, box_of
 from tilecascade.app.sources.scene import Scene, window_bounds
+from tilecascade.app.sources.source import changed
 from tilecascade.model.cascade import ENLARGE_MARGIN, TILE_SIZE, Block, Ladder, Window, tile_window
 
 Box = tuple[float, float, float, float]
@@ -27,15 +28,7 @@ Box = tuple[float, float, float, float]
 
 def changed_scenes(old: Sequence[Scene], new: Sequence[Scene]) -> list[Scene]:
     """Scenes that came, went, changed places with another, or are given colours by another stem."""
-
-    def key(scene: Scene) -> tuple[str, str]:
-        return scene.id, scene.stem
-
-    old_ids, new_ids = [key(scene) for scene in old], [key(scene) for scene in new]
-    before = [scene for scene in old if key(scene) in new_ids]
-    after = [scene for scene in new if key(scene) in old_ids]
-    moved = [scene for scene, other in zip(before, after, strict=True) if scene.id != other.id]
-    return [s for s in old if key(s) not in new_ids] + [s for s in new if key(s) not in old_ids] + moved
+    return changed(old, new, lambda scene: (scene.id, scene.stem))
 
 
 class TileRectangle(NamedTuple):

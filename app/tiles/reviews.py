@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from shapely.geometry.base import BaseGeometry
 
 from tilecascade.app.errors import SettingsError
-from tilecascade.app.sources.source import digest
+from tilecascade.app.sources.source import changed, digest
 from tilecascade.app.storage.atomic import write_atomically
 from tilecascade.app.tiles.geojson import LAYERS, Feature, degrees_of, pixels_of
 from tilecascade.model.cartography.objects import Theme
@@ -172,10 +172,4 @@ def _pixels(geometry: dict[str, Any] | None, window: Window) -> BaseGeometry | N
 
 def changed_reviews(old: Sequence[Review], new: Sequence[Review]) -> list[Review]:
     """Those that came or went, and those whose order has changed."""
-    before, after = [review.id for review in old], [review.id for review in new]
-    kept = [id for id in before if id in after]
-    moved = {id for id, other in zip(kept, (id for id in after if id in before), strict=True) if id != other}
-    return [
-        *(review for review in old if review.id not in after or review.id in moved),
-        *(review for review in new if review.id not in before),
-    ]
+    return changed(old, new, lambda review: review.id)

@@ -216,18 +216,18 @@ class LayoutNet(nn.Module):
         segments, masks = self.text(tokens, said)
         weights = self.config.schedule.tensor(1 - time)
         steering = F.silu(self.time(encoded(time)) + self._summary(segments, masks, weights))
-        told = steering, segments, masks, weights
+        conditions = steering, segments, masks, weights
         x = self.stem(F.pixel_unshuffle(torch.cat([state, known, _sides(state)], 1), PATCH))
         kept = []
         for number, level in enumerate(self.down):
-            x = level(x if number == 0 else x + self.place[number - 1], *told)
+            x = level(x if number == 0 else x + self.place[number - 1], *conditions)
             if number < 2:
                 kept.append(x)
                 x = self.halve[number](x)
-        x = self.middle(x, *told)
+        x = self.middle(x, *conditions)
         for number in (1, 0):
             wide = F.interpolate(self.enlarge[number](x), scale_factor=2.0, mode="nearest")
-            x = self.up[number](self.merge[number](torch.cat([wide, kept[number]], 1)), *told)
+            x = self.up[number](self.merge[number](torch.cat([wide, kept[number]], 1)), *conditions)
         return F.pixel_shuffle(self.out(F.silu(self.norm(self.last(x, steering)))), PATCH)
 
     def _summary(self, segments: list[Tensor], masks: list[Tensor], weights: Tensor) -> Tensor:

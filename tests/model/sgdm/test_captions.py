@@ -55,7 +55,7 @@ def test_without_a_caption_nothing_is_different(network: SGDM) -> None:
         plain = network.unet(latent, steps, context, features)
         again = network.unet(latent, steps, torch.cat([context] * 4, 1), features, torch.full((2, 4), 0.25))
         assert torch.allclose(plain, again, atol=1e-5), "the same text four times is that text"
-        assert pipeline._captions.told([conditions(0, None)], context[:1]) is None
+        assert pipeline._captions.with_captions([conditions(0, None)], context[:1]) is None
 
 
 def test_each_segment_counts_at_its_own_time(network: SGDM) -> None:
@@ -95,4 +95,4 @@ def test_a_tower_that_knows_scale_texts_only_is_told_nothing() -> None:
     assert pipeline.network.config.text.compact_vocabulary
     with torch.inference_mode():
         context = pipeline._context(Stage(16, None, 256))
-        assert pipeline._captions.told([conditions(0, TOWN)], context) is None
+        assert pipeline._captions.with_captions([conditions(0, TOWN)], context) is None
