@@ -3,6 +3,8 @@
 FROM python:3.11-slim-bookworm AS build
 
 ARG TORCH_INDEX=""
+# cluster: for replicas on Ray and an object store (docs/scale.md)
+ARG EXTRAS=""
 WORKDIR /opt/tilecascade
 COPY pyproject.toml README.md LICENSE deploy/constraints.txt deploy/requirements.lock ./
 # wheels with known hashes where they are known, then torch, of which the builder chooses the kind
@@ -12,7 +14,7 @@ RUN python -m venv .venv \
 COPY app app
 COPY cache cache
 COPY model model
-RUN .venv/bin/pip install --no-cache-dir --constraint constraints.txt .
+RUN .venv/bin/pip install --no-cache-dir --constraint constraints.txt ".${EXTRAS:+[$EXTRAS]}"
 
 FROM python:3.11-slim-bookworm
 RUN useradd --system --uid 10001 --create-home tilecascade \

@@ -25,7 +25,7 @@ $(VENV)/.serve: pyproject.toml deploy/constraints.txt
 	touch $@
 
 $(VENV)/.test: $(VENV)/.serve
-	$(BIN)/$(INSTALL) -e '.[test,train]'
+	$(BIN)/$(INSTALL) -e '.[test,train,cluster]'
 	touch $@
 
 serve: $(VENV)/.serve

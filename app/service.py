@@ -8,22 +8,30 @@ import shutil
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
 from tilecascade.app.errors import BadRequestError, SceneError, SettingsError, TilecascadeError
 from tilecascade.app.jobs.runner import Jobs
+from tilecascade.app.scenes.changing import ChangingLayers
 from tilecascade.app.scenes.territories import Territories, TerritoryRequest
 from tilecascade.app.settings import DataDir, LayerSettings, Settings, first_problem
 from tilecascade.app.storage.caches import Caches
 from tilecascade.app.storage.ownership import Ownership
+from tilecascade.app.storage.revisions import Revisions
 from tilecascade.app.storage.versions import old_versions, remove
 from tilecascade.app.tiles.layer import names_of
 from tilecascade.app.tiles.loaded_model import LoadedModel
 from tilecascade.app.tiles.resolver import TileResolver
-from tilecascade.app.tiles.served_layers import RETIRE_SECONDS, ServedLayers
+from tilecascade.app.tiles.served_layers import RETIRE_SECONDS
 from tilecascade.app.tiles.store import TileStore
+from tilecascade.model.engine.ray import disconnect
+
+if TYPE_CHECKING:
+    from tilecascade.cache.object_store import ObjectStore
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +44,19 @@ def clean_disk(caches: Caches, data_dir: DataDir, settings: Settings) -> None:
         if old.age >= settings.old_versions_days:
             remove(old, data_dir)
             log.info("removed an old version: %s", old)
+    if caches.bucket is not None:
+        with suppress(OSError):
+            clean_bucket(caches.bucket, caches.revisions, settings.old_versions_days)
+
+
+def clean_bucket(bucket: ObjectStore, revisions: Revisions, days: float) -> None:
+    """Remove revisions to which nobody has added anything for so many days. Raises OSError.
+
+    Nothing else ever lists the bucket. Of a revision that another server still serves, tiles are made again.
+    """
+    for prefix in bucket.groups(2):
+        if prefix not in revisions.in_use() and datetime.now(UTC) - bucket.newest(prefix) >= timedelta(days=days):
+            log.info("removed an old revision from the object store: %s, %d objects", prefix, bucket.remove(prefix))
 
 
 def record_failed_start(service: Service, task: asyncio.Task[None], on_failure: Callable[[], None]) -> None:
@@ -52,7 +73,7 @@ def record_failed_start(service: Service, task: asyncio.Task[None], on_failure: 
     on_failure()
 
 
-class Service(ServedLayers):
+class Service(ChangingLayers):
     """The state of one running program. Use `Service.running`.
 
     state: "starting", "ready" or "failed", and then `problem` says why. resolvers: by layer, the default layer first.
@@ -109,6 +130,9 @@ class Service(ServedLayers):
     async def _start(self) -> None:
         await asyncio.to_thread(self._load)
         self._scenes.go_on(lambda: self.layers)
+        self.follow_group()
+        if self.group is not None:
+            self.jobs.share(self.group.parts())
         self.jobs.start()
         self.state = "ready"
         for resolver in self.resolvers.values():
@@ -116,6 +140,7 @@ class Service(ServedLayers):
 
     def _load(self) -> None:
         """Load the model, open the scenes, check the tile directory. Raises SettingsError or SceneError."""
+        self.join()
         choice = self.shelf.choice()
         self.model = model = self._load_model(Path(choice.stem), choice.batch)
         built = [(wanted, self._scenes.build(wanted, model.info)) for wanted in self._layer_settings]
@@ -219,6 +244,8 @@ class Service(ServedLayers):
             shutil.rmtree(self.data_dir.tiles / store.layer.name, ignore_errors=True)
 
     async def _close(self) -> None:
+        if self.group is not None:
+            await asyncio.to_thread(self.group.close)
         self._scenes.close()
         self.background.close()
         await self.jobs.close()
@@ -231,5 +258,7 @@ class Service(ServedLayers):
 
     def _stop(self) -> None:
         self._executor.shutdown(wait=True)
+        if self.settings.engine != "local" and self.model is not None:
+            disconnect()
         self.caches.close()
         self._ownership.release()

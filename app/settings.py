@@ -47,9 +47,9 @@ class DataDir:
     territories: countries that were made of sketches while a server ran.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, scenes: Path | None = None) -> None:
         self.tiles = root / "tiles"
-        self.scenes = root / "scenes"
+        self.scenes = scenes or root / "scenes"
         self.layers = root / "layers"
         self.jobs = root / "jobs"
         self.base_maps = root / "base"
@@ -80,6 +80,10 @@ class DataDir:
     def area_journal(self, layer: str, version: str) -> Path:
         """With which areas the stored tiles of one version of a layer were made."""
         return self.layers / layer / f"{version}.areas.json"
+
+    def revisions(self, layer: str, version: str) -> Path:
+        """Which tiles each change of one version of a layer has changed."""
+        return self.layers / layer / f"{version}.revisions.json"
 
     def rejected(self, layer: str) -> Path:
         """Painted imagery of a layer that was not good enough."""
@@ -200,6 +204,20 @@ class Settings(BaseSettings):
     threads: int = Field(
         default=0, ge=0, description="blocks generated side by side on a CPU, one core each; 0 = all cores, at most 8"
     )
+    engine: str = Field(
+        default="local",
+        pattern=r"^(local|ray|ray://[^/\s]+:\d+)$",
+        description="what generates: `local`, this process; or replicas on a Ray cluster: `ray` on a machine that "
+        "belongs to it, `ray://HOST:6379` to join it, see Scale",
+    )
+    replicas_least: int = Field(default=1, ge=0, le=1024, description="replicas that the cluster always keeps")
+    replicas_most: int = Field(
+        default=1, ge=1, le=1024, description="replicas that the cluster starts when there is more work"
+    )
+    replica_processors: float = Field(default=1.0, ge=0, description="processor cores that a replica is given")
+    replica_graphics: float = Field(
+        default=0.0, ge=0, description="graphics cards that a replica is given; 0.5 = two replicas share one"
+    )
     batch_blocks: int = Field(default=0, ge=0, description="blocks generated at once; 0 = 1 on a CPU, 8 on a GPU")
     interactive_wait: float = Field(
         default=50.0,
@@ -217,9 +235,29 @@ class Settings(BaseSettings):
         ge=0,
         description="days after its last tile that an old version is removed",
     )
-    redis_url: str | None = Field(default=None, description="redis://...; 'none' = no Redis at all")
+    redis_url: str | None = Field(
+        default=None,
+        description="redis://, rediss:// (TLS), redis+sentinel://HOST:26379,HOST:26379/MASTER/0 or "
+        "redis+cluster://HOST:6379; 'none' = no Redis at all",
+    )
+    group: str | None = Field(
+        default=None,
+        pattern=r"^[a-z0-9][a-z0-9_-]{0,31}$",
+        description="name of a group of servers with one Redis and the same layers: what is changed about a layer's "
+        "scenes, reviews or areas at one of them is changed at all",
+    )
+    scenes_dir: Path | None = Field(
+        default=None,
+        description="folder of the scenes that are uploaded, DATA_DIR/scenes unless given; a group's servers share it",
+    )
     redis_bytes: ByteSize = Field(default=ByteSize(128 << 20), ge=1 << 20, description="limit of the embedded Redis")
     redis_ttl: int = Field(default=24 * 3600, ge=1, description="seconds that Redis keeps a tile")
+    object_store: str | None = Field(
+        default=None,
+        pattern=r"^(s3|gs|az|file)://.+",
+        description="s3://BUCKET/PREFIX, gs://, az:// or file:///FOLDER: finished tiles that several servers share; "
+        "keys and endpoint as the provider's tools have them (AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL, ...)",
+    )
     workers: int = Field(
         default=1, ge=1, le=64, description="processes that answer finished tiles in front of the application"
     )

@@ -10,14 +10,17 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from types import MappingProxyType
+from typing import Any
 
 import redis
+from redis.exceptions import RedisClusterException
 
 from tilecascade.cache.lifetime import die_with_parent
+from tilecascade.cache.redis_address import client_of
 
 log = logging.getLogger(__name__)
 
@@ -38,43 +41,60 @@ class RedisClient:
     """
 
     def __init__(self, url: str) -> None:
-        self._client = redis.Redis.from_url(
-            url, socket_timeout=TIMEOUT, socket_connect_timeout=TIMEOUT, retry=None, retry_on_timeout=False
-        )
+        """url: see `cache.redis_address`. Raises ValueError for one that is none."""
+        limits = {"socket_timeout": TIMEOUT, "socket_connect_timeout": TIMEOUT}
+        self._open = partial(client_of, url, **limits, retry=None, retry_on_timeout=False)
+        self._lock = threading.Lock()
         self._unavailable_until = 0.0
+        # a cluster's client asks the cluster at once, which need not answer yet
+        self._made: Any = None if "+cluster:" in url else self._open()
+
+    def _client(self) -> Any:
+        with self._lock:
+            if self._made is None:
+                self._made = self._open()
+            return self._made
+
+    @contextmanager
+    def subscription(self, channel: str) -> Iterator[Any]:
+        """Messages of a channel, by `get_message(timeout=...)`. Raises redis.RedisError."""
+        with self._client().pubsub(ignore_subscribe_messages=True) as messages:
+            messages.subscribe(channel)
+            yield messages
 
     def call(self, *command: str | bytes | int) -> object:
         """One command's answer. Raises redis.RedisError."""
         if time.monotonic() < self._unavailable_until:
             raise redis.ConnectionError("Redis failed a moment ago and is left alone")
         try:
-            return self._client.execute_command(*command)
+            return self._client().execute_command(*command)
         except redis.RedisError:
             self._unavailable_until = time.monotonic() + PAUSE
             raise
+        except RedisClusterException as error:  # which is none of the others' kind
+            self._unavailable_until = time.monotonic() + PAUSE
+            raise redis.ConnectionError(str(error)) from None
 
 
 class RedisStore:
     """Values under `prefix` with a jittered time to live, set in one command.
 
-    revisions: by folder such as `map/1a2b3c`, under what its keys are stored besides. Servers that share a Redis have
-    keys in common only where they have a revision in common, so that nothing that one server has is ever outdated for
-    another.
+    placed: gives the name of a key, which must change when its bytes do: so nothing that one server keeps is ever
+    outdated for another.
     """
 
     name = "redis"
 
     def __init__(
-        self, client: RedisClient, ttl: int, revisions: Mapping[str, str] = MappingProxyType({}), prefix: str = "tile:"
+        self, client: RedisClient, ttl: int, placed: Callable[[str], str] = str, prefix: str = "tile:"
     ) -> None:
         self._client = client
         self._ttl = ttl
-        self._revisions = revisions
+        self._placed = placed
         self._prefix = prefix
 
     def _name(self, key: str) -> str:
-        name, version, rest = key.split("/", 2) if key.count("/") > 1 else ("", "", key)
-        return f"{self._prefix}{name}/{version}/{self._revisions.get(f'{name}/{version}', '')}/{rest}"
+        return self._prefix + self._placed(key)
 
     def get(self, key: str) -> bytes | None:
         """See Store."""
@@ -87,7 +107,7 @@ class RedisStore:
         self._client.call("SET", self._name(key), value, "EX", ttl)
 
     def purge(self, folder: str, outdated: Callable[[str], bool]) -> None:
-        """See Store. Does nothing: with another revision the keys have other names, and what is left expires."""
+        """See Store. Does nothing: what is changed has another name from then on, and what is left expires."""
 
     def check(self) -> None:
         """See Store."""

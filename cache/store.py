@@ -15,8 +15,8 @@ class Store(Protocol):
         """The bytes, or None. Raises OSError or redis errors when the tier itself does not work."""
         ...
 
-    def put(self, key: str, value: bytes) -> None:
-        """Keep the bytes. Raises like `get`."""
+    def put(self, key: str, value: bytes) -> bytes | None:
+        """Keep the bytes, or return those that another server has kept before. Raises like `get`."""
         ...
 
     def purge(self, folder: str, outdated: Callable[[str], bool]) -> None:

@@ -79,10 +79,14 @@ class TieredStore:
                 return value, tier.name
         return None
 
-    def put(self, key: str, value: bytes) -> None:
-        """Keep in every tier, the farthest first, so that whatever memory answers is stored."""
+    def put(self, key: str, value: bytes) -> bytes:
+        """Keep in every tier, the farthest first, so that whatever memory answers is stored.
+
+        Returns what is kept: where servers share a tier, what the first of them has put there.
+        """
         for tier in reversed(self.tiers):
-            self._put(tier, key, value)
+            value = self._put(tier, key, value) or value
+        return value
 
     def purge(self, folder: str, outdated: Callable[[str], bool]) -> bool:
         """Forget the stored keys below a folder that are outdated, in every tier, farthest first, so that none is
@@ -117,13 +121,14 @@ class TieredStore:
             else:
                 self._failed(tier, check.error)
 
-    def _put(self, tier: Store, key: str, value: bytes) -> None:
+    def _put(self, tier: Store, key: str, value: bytes) -> bytes | None:
         try:
-            tier.put(key, value)
+            kept = tier.put(key, value)
         except TIER_ERRORS as error:
             self._failed(tier, error)
-        else:
-            self.unavailable.discard(tier.name)
+            return None
+        self.unavailable.discard(tier.name)
+        return kept
 
     def _failed(self, tier: Store, error: Exception) -> None:
         self.unavailable.add(tier.name)

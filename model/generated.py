@@ -46,10 +46,6 @@ class GeneratedMap:
         """The map and its objects. Takes a third of the block's time the first time, with a finish."""
         return self.draw()
 
-    def draw_once(self) -> None:
-        """Draw it now, in this thread."""
-        _ = self.drawing
-
     @property
     def pixels(self) -> Pixels:
         """See Drawing."""

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import httpx
@@ -26,22 +27,29 @@ def free_port() -> int:
 
 
 class Server:
-    """`tilecascade serve` in a subprocess; without a scene, of the fictional country."""
+    """`tilecascade serve` in a subprocess; without a scene, of the fictional country.
 
-    def __init__(self, scene: Path | None, weights: Path, data: Path, env: dict[str, str] | None = None) -> None:
+    within: what comes before the command, such as `ip netns exec NAME`; host: where it listens then.
+    """
+
+    def __init__(
+        self, scene: Path | None, weights: Path, data: Path, env: dict[str, str] | None = None,
+        within: Sequence[str] = (), host: str = "127.0.0.1",
+    ) -> None:  # fmt: skip
         self.port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
+        self.url = f"http://{host}:{self.port}"
         self.log = data.with_suffix(".log")
         scenes = [] if scene is None else [str(scene)]
         arguments = ["serve", *scenes, "--port", str(self.port), "--data-dir", str(data), "--weights", str(weights)]
+        arguments += ["--host", host] if within else []
         with self.log.open("a") as out:
             self.process = subprocess.Popen(
-                TILECASCADE + arguments,
+                [*within, *TILECASCADE, *arguments],
                 stdout=out,
                 stderr=out,
                 env=os.environ | {"CUDA_VISIBLE_DEVICES": "", "TILECASCADE_WARM_TILES": "0"} | (env or {}),
             )
-        for _ in range(600):
+        for _ in range(1800):
             try:
                 if httpx.get(self.url + "/health").status_code == 200:
                     return

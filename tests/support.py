@@ -29,7 +29,7 @@ from tilecascade.app.tiles.resolver import TileResolver
 from tilecascade.model.cascade import tile_window
 from tilecascade.model.conditions import Stage
 from tilecascade.model.engine import Declined, EngineState, Generated, GenerationEngine, Priority
-from tilecascade.model.engine.protocol import Prepare, PreparePainting
+from tilecascade.model.engine.protocol import Prepare
 from tilecascade.model.imagery.network import OctaveConfig, OctaveNet
 from tilecascade.model.layout.network import LayoutConfig, LayoutNet
 from tilecascade.model.layout.sampling import LayoutGenerator
@@ -114,6 +114,8 @@ class HeldEngine:
     """An engine that begins with a block but finishes none before `open`. priorities: of the blocks submitted, by
     zoom."""
 
+    remote = False
+
     def __init__(self, engine: GenerationEngine) -> None:
         self.engine = engine
         self.begun = threading.Event()
@@ -148,7 +150,7 @@ class HeldEngine:
         return self.engine.submit_uncertainty(stage, self._held(prepare), priority)
 
     def submit_imagery(
-        self, stage: Stage, prepare: PreparePainting, priority: Priority = Priority.INTERACTIVE
+        self, stage: Stage, prepare: Prepare, priority: Priority = Priority.INTERACTIVE
     ) -> Future[Generated[Any, Any] | Declined]:
         """See GenerationEngine."""
         future = self.engine.submit_imagery(stage, self._held(prepare), priority)

@@ -20,8 +20,8 @@ from tilecascade.app.sources.mosaic import SceneMosaic
 from tilecascade.app.sources.source import Source
 from tilecascade.app.tiles.formats import MEDIA_TYPES
 from tilecascade.app.tiles.image import decode, notes_of
-from tilecascade.app.tiles.imagery_generator import ATTEMPTS
 from tilecascade.app.tiles.layer import IMAGERY_SUFFIX, LEVELS_BELOW
+from tilecascade.app.tiles.orders import ATTEMPTS
 from tilecascade.app.tiles.resolver import TileResolver
 from tilecascade.model.cascade import Mask, Pixels, tile_window
 

@@ -43,7 +43,9 @@ class ServiceCollector(Collector):
         blocks = CounterMetricFamily(
             "tilecascade_blocks_generated", "Blocks generated and stored.", labels=["layer", "zoom"]
         )
-        encode = SummaryMetricFamily("tilecascade_encode_seconds", "Encoding and storing a block.", labels=["layer"])
+        encode = SummaryMetricFamily(
+            "tilecascade_encode_seconds", "Drawing, encoding and storing a block.", labels=["layer"]
+        )
         for name, generator in ((name, r.generator) for name, r in service.resolvers.items()):
             for zoom, count in sorted(generator.generated.items()):
                 blocks.add_metric([name, str(zoom)], count)
@@ -74,6 +76,11 @@ class ServiceCollector(Collector):
         yield SummaryMetricFamily(
             "tilecascade_conditions_seconds", "Reading a block's conditions.", state.prepared, state.prepare_seconds
         )
+        if state.replicas is not None:
+            yield GaugeMetricFamily("tilecascade_replicas", "Replicas that generate.", state.replicas)
+            yield CounterMetricFamily(
+                "tilecascade_replica_retries", "Batches that a replica did not answer.", state.retries
+            )
         if service.model is not None and service.model.device.startswith("cuda"):
             import torch
 

@@ -25,7 +25,7 @@ async def answer_of(service: Service) -> ModelAnswer:
     before = await asyncio.to_thread(service.shelf.id_before)
     return ModelAnswer(
         id=model.info.hash,
-        name=model.pipeline.network.config.name,
+        name=model.name,
         device=model.device,
         batch=model.batch,
         before=before,

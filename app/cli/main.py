@@ -58,6 +58,7 @@ def main() -> None:
 @click.option(
     "--workers", type=int, help="Processes that answer finished tiles, beside the one that generates; 1 unless given."
 )
+@click.option("--engine", help="local, or ray://HOST:6379 for replicas on a Ray cluster; local unless given.")
 def serve(
     scenes: tuple[Path, ...],
     host: str | None,
@@ -66,14 +67,16 @@ def serve(
     layers_file: Path | None,
     weights: Path | None,
     workers: int | None,
+    engine: str | None,
 ) -> None:
     """Serve the map of one or many GeoTIFF SCENES, or of a folder that `tilecascade territory new` has written; without
     any, of a fictional country."""
     if layers_file is None and [place.is_dir() for place in scenes] == [True]:
         layers_file, scenes = Path(scenes[0], "layers.toml"), ()
     settings, layers = load_configuration(
-        host=host, port=port, data_dir=data_dir, layers_file=layers_file, weights=weights, workers=workers
-    )
+        host=host, port=port, data_dir=data_dir, layers_file=layers_file, weights=weights, workers=workers,
+        engine=engine,
+    )  # fmt: skip
     set_up(settings.log_format)
     layers = layers_to_serve(scenes, layers)
     from tilecascade.app.server.serve import run_server

@@ -92,7 +92,12 @@ RENAMED = {"drawn": "generated", "there": "finished", "most_failures": "max_fail
 
 def read_job(path: Path) -> Job:
     """The job in a file. Raises OSError, or ValueError, KeyError or TypeError for a file that is not a job."""
-    data = {RENAMED.get(name, name): value for name, value in json.loads(path.read_text()).items()}
+    return job_of(path.read_text())
+
+
+def job_of(text: str) -> Job:
+    """The job in a file's text. Raises ValueError, KeyError or TypeError."""
+    data = {RENAMED.get(name, name): value for name, value in json.loads(text).items()}
     order = {RENAMED.get(name, name): value for name, value in data.pop("order").items()}
     area = Area(tuple(order["area"]["bounds"]), tuple(order["area"]["polygons"]))
     return Job(order=Order(**order | {"area": area, "zooms": tuple(order["zooms"])}), **data)

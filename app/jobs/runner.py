@@ -22,6 +22,8 @@ from mercantile import Tile
 
 from tilecascade.app.errors import BaseMapError, ImageryUnavailableError, NoTileError, StorageError
 from tilecascade.app.jobs.job import ENDED, Job, Order, read_job
+from tilecascade.app.jobs.parts import Parts
+from tilecascade.app.jobs.sharing import SharedJobs
 from tilecascade.app.storage.atomic import write_atomically
 from tilecascade.app.tiles.resolver import TileResolver
 from tilecascade.app.tiles.store import GENERATED
@@ -58,6 +60,7 @@ class Jobs:
         self._changed = asyncio.Condition()
         self._writing = threading.Lock()
         self._runner: asyncio.Task[None] | None = None
+        self._shared: SharedJobs | None = None
 
     def start(self) -> None:
         """Read the jobs of earlier runs, and begin to run those that have not ended."""
@@ -70,8 +73,14 @@ class Jobs:
             if job.state not in ENDED:
                 job.state = "queued"
             self.all[job.id] = job
-        self.all = dict(sorted(self.all.items(), key=lambda item: item[1].created))
+        oldest_first = sorted(self.all.items(), key=lambda item: item[1].created)
+        self.all.clear()
+        self.all.update(oldest_first)
         self._runner = asyncio.create_task(self._run_all())
+
+    def share(self, parts: Parts) -> None:
+        """Work on jobs together with the other servers of a group, from now on. Call it before `start`."""
+        self._shared = SharedJobs(parts, self.all, self._pass, self._notify)
 
     async def add(self, order: Order, total: int) -> Job:
         """Queue an order of `total` tiles; it is on disk when this returns."""
@@ -83,7 +92,9 @@ class Jobs:
 
     async def cancel(self, job: Job) -> None:
         """End a job; blocks that it has begun are still finished. Does nothing to a job that has ended."""
-        if job.state not in ENDED:
+        if self._shared is not None and self._shared.is_another_servers(job):
+            await self._shared.cancel(job)
+        elif job.state not in ENDED:
             job.state = "cancelled"
             await asyncio.to_thread(self._try_to_write, job)
             await self._notify()
@@ -101,6 +112,8 @@ class Jobs:
 
     async def close(self) -> None:
         """Stop. Unfinished jobs go on at the next start."""
+        if self._shared is not None:
+            await self._shared.close()
         if self._runner is not None:
             self._runner.cancel()
             with suppress(asyncio.CancelledError):
@@ -111,11 +124,13 @@ class Jobs:
             self._changed.notify_all()
 
     async def _run_all(self) -> None:
+        if self._shared is not None:
+            self._shared.start()
         while True:
-            job = next((job for job in self.all.values() if job.state == "queued"), None)
+            job = self._next()
             if job is None:
                 async with self._changed:
-                    await self._changed.wait_for(lambda: any(j.state == "queued" for j in self.all.values()))
+                    await self._changed.wait_for(lambda: self._next() is not None)
                 continue
             job.state = "running"
             try:
@@ -132,16 +147,25 @@ class Jobs:
         try:
             while job.state == "running":
                 revision = self._resolver(job.order.layer).layer.revision
-                job.finished = job.without_imagery = job.failed = 0
-                job.problems = []
-                for zoom in range(job.order.zooms[0], job.order.zooms[1] + 1):  # parents before children
-                    job.zoom = zoom
-                    tiles, pace = job.order.area.tiles(zoom), Pace(job.order.rate)
-                    await asyncio.gather(*(self._work(job, tiles, pace) for _ in range(MAX_PARALLEL)))
+                await (self._pass(job) if self._shared is None else self._shared.finish(job))
                 if job.state == "running" and self._resolver(job.order.layer).layer.revision == revision:
                     job.state = "done"
         finally:
             saving.cancel()
+
+    async def _pass(self, job: Job) -> None:
+        """Go over the area once, parents before children."""
+        job.finished = job.without_imagery = job.failed = 0
+        job.problems = []
+        for zoom in range(job.order.zooms[0], job.order.zooms[1] + 1):
+            job.zoom = zoom
+            tiles, pace = job.order.area.tiles(zoom), Pace(job.order.rate)
+            await asyncio.gather(*(self._work(job, tiles, pace) for _ in range(MAX_PARALLEL)))
+
+    def _next(self) -> Job | None:
+        """The next job of this server's."""
+        mine = (job for job in self.all.values() if self._shared is None or not self._shared.is_another_servers(job))
+        return next((job for job in mine if job.state == "queued"), None)
 
     async def _work(self, job: Job, tiles: Iterator[Tile], pace: Pace) -> None:
         for tile in tiles:

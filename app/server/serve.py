@@ -68,7 +68,14 @@ def run_server(settings: Settings, layers: list[LayerSettings]) -> int:
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a connection is a file; 1024 are soon used up
     with tempfile.TemporaryDirectory(prefix="tilecascade-workers-") as folder:
-        return _run(settings, layers, Path(folder))
+        try:
+            code = _run(settings, layers, Path(folder))
+        except SystemExit:  # of the handler of SIGTERM
+            code = 0
+    if settings.engine != "local":  # threads of Ray may abort a process that ends in the usual way
+        logging.shutdown()
+        os._exit(code)
+    return code
 
 
 def _run(settings: Settings, layers: list[LayerSettings], folder: Path) -> int:

@@ -45,6 +45,10 @@ class CountrySource:
         # the first tile plans rivers, roads and towns, which several first requests at once would do several times
         self._tile(mercantile.tile(*self.center, NATIVE_ZOOM))
 
+    def __reduce__(self) -> tuple[type, tuple[int]]:
+        """On its way to another process, which draws it itself."""
+        return type(self), (self.seed,)
+
     def read(self, window: Window) -> tuple[Pixels, Mask]:
         """H x W x 3 uint8 colours and the H x W mask of where the country is."""
         return assemble(window, {tile: self._tile(tile) for tile in window.tiles() if self.covers(tile)})

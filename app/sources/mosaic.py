@@ -96,6 +96,10 @@ class SceneMosaic:
         self._refused: dict[str, tuple[tuple[int, ...], str]] = {}
         self._turns = threading.BoundedSemaphore(os.cpu_count() or 1)
 
+    def __reduce__(self) -> tuple[type, tuple[Sequence[Scene], Source | None]]:
+        """On its way to another process: what has been read of the files stays here."""
+        return type(self), (self.scenes, self.below)
+
     def read(self, window: Window) -> tuple[Pixels, Mask]:
         """See Source. Unknown pixels are 0. Overlapping windows agree to the bit."""
         if self.below is not None and not self.scenes:

@@ -48,6 +48,7 @@ class TerritorySource:
 
     def __init__(self, stem: Path, areas: Areas | None = None) -> None:
         """areas: what is different in some places. Raises SceneError."""
+        self._made_of = stem, areas
         self._areas = [] if areas is None else [area.ground for area in areas.all]
         try:
             self.territory = with_ground(Territory.read(stem), self._areas)
@@ -69,6 +70,10 @@ class TerritorySource:
         self.attribution = "a territory that does not exist"
         self._tiles: LRUCache[Any, Pixels] = LRUCache(maxsize=KEPT_TILES)
         self._lock = threading.Lock()
+
+    def __reduce__(self) -> tuple[type, tuple[Path, Areas | None]]:
+        """On its way to another process, which draws it itself."""
+        return type(self), self._made_of
 
     def read(self, window: Window) -> tuple[Pixels, Mask]:
         """H x W x 3 uint8 colours and the H x W mask of where the territory is."""

@@ -45,5 +45,5 @@ def old_versions(tiles_dir: Path) -> Iterator[OldVersion]:
 def remove(old: OldVersion, data_dir: DataDir) -> None:
     """Delete an old version's tiles, and the record of what they were made from."""
     shutil.rmtree(old.path, ignore_errors=True)
-    for journal in (data_dir.scene_journal, data_dir.area_journal, data_dir.review_journal):
+    for journal in (data_dir.scene_journal, data_dir.area_journal, data_dir.review_journal, data_dir.revisions):
         journal(old.path.parent.name, old.path.name).unlink(missing_ok=True)

@@ -13,7 +13,7 @@ from tilecascade.app.errors import NoTileError
 from tilecascade.app.tiles import image
 from tilecascade.app.tiles.formats import CONFIDENCE
 from tilecascade.app.tiles.generator import BlockGenerator
-from tilecascade.app.tiles.references import read_conditions
+from tilecascade.app.tiles.orders import MapOrder, prepared
 from tilecascade.app.tiles.store import GENERATED, FoundTile
 from tilecascade.app.tiles.work import Work
 from tilecascade.cache.single_flight import SingleFlight
@@ -85,10 +85,9 @@ class ConfidenceTiles:
     ) -> Generated[Uncertainty, Conditions]:
         """How far maps of a block that are generated with different noise disagree, and from which conditions."""
         generator = self._generator
-        window = generator.store.layer.ladder.window(block)
-        references = await generator.references(block, Work(priority))
-        prepare = partial(read_conditions, generator.store.layer, window, references)
+        order = MapOrder(generator.store.layer, block, await generator.references(block, Work(priority)))
         engine = generator.works.engine
+        prepare = partial(prepared, order, engine)
         self._queued[block] = engine.submit_uncertainty(generator.stage(block), prepare, priority)
         try:
             result = await asyncio.wrap_future(self._queued[block])

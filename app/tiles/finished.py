@@ -1,19 +1,29 @@
-"""A finished block in the store: its tiles, its field and its map objects."""
+"""A finished block: its files as they are encoded, and as they are in the store."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from mercantile import Tile
 
-from tilecascade.app.tiles import image
 from tilecascade.app.tiles.formats import FIELD, OBJECTS, PLAIN, Variant
 from tilecascade.app.tiles.layer import Layer
-from tilecascade.app.tiles.objects import encode_objects
 from tilecascade.app.tiles.store import BASE_MAP, GENERATED, FoundTile, TileStore
 from tilecascade.model.cascade import Block
-from tilecascade.model.conditions import Conditions
-from tilecascade.model.generated import GeneratedMap
+
+
+@dataclass(frozen=True)
+class EncodedBlock:
+    """The image files of a block's tiles with imagery, and what else is kept of it, under its first tile.
+
+    attempts, accepted, rejected: see `model.imagery.painter.PaintedBlock`; the rejected ones as PNG.
+    """
+
+    tiles: dict[Tile, bytes]
+    more: dict[Variant, bytes] = field(default_factory=dict)
+    attempts: int = 1
+    accepted: bool = True
+    rejected: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -48,29 +58,24 @@ def kept_besides(layer: Layer, block: Block) -> list[Variant]:
     return [FIELD] * (block.zoom < layer.max_zoom) + [OBJECTS] * (layer.finish != "none")
 
 
-def keep_block(
-    store: TileStore, block: Block, generated: GeneratedMap, field: bytes | None, conditions: Conditions, began: int
-) -> FinishedBlock | None:
-    """Encode and store a block: its tiles with imagery that are not the base map's, and what else is kept. May block.
+def keep_block(store: TileStore, block: Block, encoded: EncodedBlock, began: int) -> FinishedBlock | None:
+    """Store a block: its tiles that are not the base map's, and what else is kept. May block.
 
     None if the imagery has changed since `began`.
     """
-    layer = store.layer
-    known = conditions.cut(block.footprint()).imagery_known
-    more: dict[Variant, bytes] = {} if field is None else {FIELD: field}
-    if generated.objects is not None:
-        more[OBJECTS] = encode_objects(generated.objects)
-    for variant, data in more.items():
-        if not store.put(block.tiles()[0], variant, data, began):
+    more: dict[Variant, bytes] = {}
+    for variant, data in encoded.more.items():
+        kept = store.put(block.tiles()[0], variant, data, began)
+        if kept is None:
             return None
-    masks, tiles = block.cut(known), {}
-    for tile, colours in block.cut(generated.pixels).items():
-        base = layer.base_map_tile(tile)
+        more[variant] = kept
+    tiles = {}
+    for tile, data in encoded.tiles.items():
+        base = store.layer.base_map_tile(tile)
         if base is not None:
             tiles[tile] = FoundTile(base, BASE_MAP)
-        elif masks[tile].any():
-            data = image.encode(colours, masks[tile], image.provenance(layer, tile))
-            if not store.put(tile, PLAIN, data, began):
-                return None
-            tiles[tile] = FoundTile(data, GENERATED)
+        elif (kept := store.put(tile, PLAIN, data, began)) is not None:
+            tiles[tile] = FoundTile(kept, GENERATED)
+        else:
+            return None
     return FinishedBlock(tiles, more.get(FIELD), more.get(OBJECTS))

@@ -21,18 +21,17 @@ from mercantile import Tile
 from tilecascade.app.errors import NoTileError
 from tilecascade.app.sources.mosaic import SceneMosaic
 from tilecascade.app.sources.source import Source
-from tilecascade.app.tiles import image
-from tilecascade.app.tiles.finished import FinishedBlock, keep_block, stored_block
+from tilecascade.app.tiles.finished import EncodedBlock, FinishedBlock, keep_block, stored_block
 from tilecascade.app.tiles.formats import FIELD, OBJECTS
-from tilecascade.app.tiles.references import References, read_conditions
+from tilecascade.app.tiles.orders import MapOrder, Order, prepared
+from tilecascade.app.tiles.references import References
 from tilecascade.app.tiles.store import FoundTile, TileStore
 from tilecascade.app.tiles.work import PaintedTiles, Work, WorkInProgress
 from tilecascade.cache.lease import Claim, Leases
 from tilecascade.cache.single_flight import SingleFlight
 from tilecascade.model.cascade import Block, Window
-from tilecascade.model.conditions import Conditions, Stage
+from tilecascade.model.conditions import Stage
 from tilecascade.model.engine import Declined, Generated, GenerationEngine, Priority
-from tilecascade.model.generated import GeneratedMap
 
 POLL_SECONDS = 0.05
 """Time between two looks at the store while another process generates a block."""
@@ -107,14 +106,12 @@ class BlockGenerator:
                 began = work.began = self.store.clock.now
                 # of one moment: what is kept of a stage under its revision must not be made from another one's imagery
                 stage = self.stage(block)
-                references = await self.references(block, work)
-                prepare = partial(self._prepare, block, references, claim, began)
+                order = self._order(block, await self.references(block, work))
+                prepare = partial(self._prepare, order, claim, began)
                 queued = work.queued = self._submit(stage, prepare, work.priority)
                 result = await asyncio.wrap_future(queued)
                 if isinstance(result, Generated):
-                    finished = await self._keep(block, result, work)
-                    if finished is not None:
-                        self.generated[block.zoom] += 1
+                    if (finished := await self._keep(order, result, work)) is not None:
                         return finished
                 elif isinstance(result, Stored):
                     return result.block
@@ -132,35 +129,45 @@ class BlockGenerator:
         """Queue a block with the engine."""
         return self.works.engine.submit(stage, prepare, priority)
 
-    def _read(self, block: Block, references: References) -> Any:
-        """What the network of the engine needs of a block. May block."""
-        return read_conditions(self.store.layer, self.store.layer.ladder.window(block), references)
+    def _order(self, block: Block, references: References) -> Order:
+        """What a block is to be made from."""
+        return MapOrder(self.store.layer, block, references)
 
-    async def _keep(self, block: Block, result: Generated[Any, Any], work: Work) -> FinishedBlock | None:
+    async def _keep(self, order: Order, result: Generated[Any, Any], work: Work) -> FinishedBlock | None:
         """Store what was generated; None if the imagery has changed meanwhile."""
-        await self._show_field(block, result, work)
-        await asyncio.get_running_loop().run_in_executor(self._drawing, result.output.draw_once)
-        keep = partial(keep_block, self.store, block, result.output, work.field_file, result.conditions, work.began)
-        return await self._timed(keep)
-
-    async def _timed(self, keep: Callable[[], FinishedBlock | None]) -> FinishedBlock | None:
         start = time.perf_counter()
-        finished = await self.store.run(keep)
+        encoded = result.output
+        if not isinstance(encoded, EncodedBlock):
+            encoded = await self._encode(order, result, work)
+        finished = await self.store.run(keep_block, self.store, order.block, encoded, work.began)
         self.encode_seconds += time.perf_counter() - start
+        if finished is not None:
+            self._count(order.block, encoded)
         return finished
 
-    def _prepare(self, block: Block, references: References, claim: Claim, began: int) -> Any:
+    async def _encode(self, order: Any, result: Generated[Any, Any], work: Work) -> EncodedBlock:
+        """Let finer blocks have the field of a block while its map is drawn."""
+        work.field_file = await self.store.run(order.field, result.output, result.conditions)
+        work.perceived.set()
+        encode = partial(order.encode, result.output, result.conditions, work.field_file)
+        return await asyncio.get_running_loop().run_in_executor(self._drawing, encode)
+
+    def _count(self, block: Block, encoded: EncodedBlock) -> None:
+        """A block has been stored."""
+        self.generated[block.zoom] += 1
+
+    def _prepare(self, order: Order, claim: Claim, began: int) -> Any:
         """Called by the engine when the block's turn is near.
 
         The lease is taken only now, so that a long queue here keeps no other process waiting.
         """
         if not claim.acquire():
             return HeldElsewhere()
-        if (stored := stored_block(self.store, block)) is not None:
+        if (stored := stored_block(self.store, order.block)) is not None:
             return Stored(stored)
         if self.store.clock.now != began:
             return Overtaken()
-        return self._read(block, references)
+        return prepared(order, self.works.engine)
 
     async def _wait_for_holder(self, block: Block, claim: Claim) -> FinishedBlock | None:
         """Wait until another process has stored a block. None if its lease has become ours instead."""
@@ -231,14 +238,6 @@ class BlockGenerator:
         field = (await whole).field
         # a block that was begun while its zoom was the last one has no field: it is generated once more
         return field if field is not None else await self.field(block, priority)
-
-    async def _show_field(self, block: Block, result: Generated[GeneratedMap, Conditions], work: Work) -> None:
-        """Encode the field of a block, and let finer blocks have it while the map is drawn."""
-        field = result.output.field
-        if block.zoom < self.store.layer.max_zoom and field is not None:
-            known = result.conditions.cut(self.store.layer.ladder.field(block)).imagery_known
-            work.field_file = await self.store.run(partial(image.encode, field, known, {}, fast=True))
-        work.perceived.set()
 
     async def objects(self, block: Block, priority: Priority) -> bytes:
         """The file of a block's map objects (see `app.tiles.objects`), generated if need be.

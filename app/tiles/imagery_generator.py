@@ -8,29 +8,22 @@ from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from mercantile import Tile
-from PIL import Image
 
 from tilecascade.app.errors import NoTileError
-from tilecascade.app.tiles import image
-from tilecascade.app.tiles.finished import FinishedBlock
-from tilecascade.app.tiles.formats import PLAIN
+from tilecascade.app.tiles.finished import EncodedBlock
 from tilecascade.app.tiles.generator import BlockGenerator
+from tilecascade.app.tiles.orders import Order, PaintingOrder, seen_above
 from tilecascade.app.tiles.references import References
-from tilecascade.app.tiles.store import GENERATED, FoundTile, TileStore
+from tilecascade.app.tiles.store import TileStore
 from tilecascade.app.tiles.work import Work
 from tilecascade.cache.lease import Leases
-from tilecascade.model.cascade import Block, Window, assemble
+from tilecascade.model.cascade import Block, Window
 from tilecascade.model.conditions import Stage
 from tilecascade.model.engine import Generated, GenerationEngine, Priority
-from tilecascade.model.imagery.painter import Above, PaintedBlock, trusted
-
-ATTEMPTS = "tilecascade:attempts"
-"""Name of the note in a tile that says how often it was painted."""
 
 
 class ImageryGenerator(BlockGenerator):
@@ -57,7 +50,7 @@ class ImageryGenerator(BlockGenerator):
 
     async def references(self, block: Block, work: Work) -> References:
         """The tiles that a block is painted from; none where these are the source's own."""
-        return References(painted=await self.tiles_of(self._above(block), work))
+        return References(painted=await self.tiles_of(seen_above(self.store.layer, block), work))
 
     async def tiles_of(self, window: Window, work: Work) -> dict[Tile, bytes] | None:
         """See PaintedTiles."""
@@ -75,44 +68,24 @@ class ImageryGenerator(BlockGenerator):
             return (found or await self.tile(tile, work.priority)).data
         return None
 
-    def _above(self, block: Block) -> Window:
-        window = self.store.layer.ladder.reference_source(block)
-        assert window is not None  # the source has all tiles of the root zoom
-        return window
-
-    def _read(self, block: Block, references: References) -> Above:
-        layer, window = self.store.layer, self._above(block)
-        if references.painted is None:
-            pixels, known = layer.imagery.read(window)
-        else:
-            pixels, known = assemble(window, {tile: image.decode(data) for tile, data in references.painted.items()})
-        return Above(block.footprint(), pixels, known, trusted(block.zoom, layer.ladder.root))
+    def _order(self, block: Block, references: References) -> Order:
+        return PaintingOrder(self.store.layer, block, references)
 
     def _submit(self, stage: Stage, prepare: Callable[[], Any], priority: Priority) -> Future[Any]:
         return self.works.engine.submit_imagery(stage, prepare, priority)
 
-    async def _keep(self, block: Block, result: Generated[Any, Any], work: Work) -> FinishedBlock | None:
-        finished = await self._timed(partial(self._store, block, result.output, work.began))
-        if finished is not None:
-            self.attempts[result.output.attempts] += 1
-            self.unaccepted += not result.output.accepted
-        return finished
+    async def _encode(self, order: Any, result: Generated[Any, Any], work: Work) -> EncodedBlock:
+        return await self.store.run(order.encode, result.output)
 
-    def _store(self, block: Block, painted: PaintedBlock, began: int) -> FinishedBlock | None:
-        layer, masks, tiles = self.store.layer, block.cut(painted.mask), {}
-        for tile, colours in block.cut(painted.pixels).items():
-            if masks[tile].any():
-                notes = image.provenance(layer, tile) | {ATTEMPTS: str(painted.attempts)}
-                data = image.encode(colours, masks[tile], notes)
-                if not self.store.put(tile, PLAIN, data, began):
-                    return None
-                tiles[tile] = FoundTile(data, GENERATED)
-        for pixels in painted.rejected if self._rejected is not None else ():
-            self._keep_rejected(block.tiles()[0], Image.fromarray(pixels))
-        return FinishedBlock(tiles, None, None)
+    def _count(self, block: Block, encoded: EncodedBlock) -> None:
+        super()._count(block, encoded)
+        self.attempts[encoded.attempts] += 1
+        self.unaccepted += not encoded.accepted
+        for picture in encoded.rejected if self._rejected is not None else ():
+            self._keep_rejected(block.tiles()[0], picture)
 
-    def _keep_rejected(self, first: Tile, rejected: Image.Image) -> None:
+    def _keep_rejected(self, first: Tile, picture: bytes) -> None:
         assert self._rejected is not None
         self._rejected.mkdir(parents=True, exist_ok=True)
-        digest = hashlib.sha256(rejected.tobytes()).hexdigest()[:8]
-        rejected.save(self._rejected / f"{first.z}_{first.x}_{first.y}_{digest}.png")
+        digest = hashlib.sha256(picture).hexdigest()[:8]
+        (self._rejected / f"{first.z}_{first.x}_{first.y}_{digest}.png").write_bytes(picture)

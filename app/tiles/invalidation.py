@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -77,6 +77,11 @@ class AffectedTiles:
 
     def __contains__(self, tile: Tile) -> bool:
         return any(tile in area for area in self._by_zoom.get(tile.z, ()))
+
+    @property
+    def by_zoom(self) -> Mapping[int, Sequence[TileRectangle]]:
+        """The rectangles."""
+        return self._by_zoom
 
     def around(self, box: Box) -> Box:
         """The smallest box that has all of these tiles from the root zoom on, and another box."""

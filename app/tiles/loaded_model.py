@@ -12,7 +12,7 @@ from tilecascade.app.errors import SettingsError
 from tilecascade.app.settings import Settings
 from tilecascade.app.tiles.layer import ModelInfo
 from tilecascade.model.cascade import WindowConfig
-from tilecascade.model.engine import LocalEngine
+from tilecascade.model.engine import GenerationEngine, LocalEngine
 from tilecascade.model.engine.device import choose_device, choose_dtype, free_memory, runtime_fingerprint
 from tilecascade.model.imagery.painter import OctavePainter, load_octaves
 from tilecascade.model.pipeline import CascadePipeline
@@ -31,25 +31,34 @@ MAX_CONCURRENCY = 8
 @dataclass(frozen=True)
 class LoadedModel:
     """stem: where its files are. batch: blocks generated at once; it is part of `info.runtime`, because the bytes of a
-    tile depend on it. pipeline, painter: the networks of maps and of imagery; several engines may have the same, one
-    after the other."""
+    tile depend on it. name: of its configuration. remove: ends what goes on elsewhere once nobody here uses it.
+    networks: of maps and of imagery, where they are in this process; several engines may have the same, one after the
+    other."""
 
     stem: Path
     info: ModelInfo
-    engine: LocalEngine
+    engine: GenerationEngine
     device: str
     batch: int
-    pipeline: CascadePipeline
-    painter: OctavePainter
+    name: str
+    remove: Callable[[], None] = lambda: None
+    networks: tuple[CascadePipeline, OctavePainter] | None = None
 
 
 def load_model(
-    settings: Settings, stem: Path, batch: int = 0, on_too_large: Callable[[], None] = lambda: None
+    settings: Settings,
+    stem: Path,
+    batch: int = 0,
+    on_too_large: Callable[[], None] = lambda: None,
+    present: LoadedModel | None = None,
 ) -> LoadedModel:
     """Load a network and start an engine. batch: instead of what the settings say. on_too_large: see `LocalEngine`.
+    present: if that has the network already, it is not loaded again.
 
     Raises SettingsError with one sentence, before the weights are read if they do not fit into memory.
     """
+    if present is not None and present.networks is not None and stem == present.stem:
+        return with_engine(settings, stem, present.networks, batch, on_too_large)
     try:
         device = choose_device(settings.device)
         load_description(stem)
@@ -93,4 +102,4 @@ def with_engine(
         ModelInfo(weights_hash(IMAGERY), runtime, WindowConfig(0, 0, 0, blend=False)),
     )
     log.info("model %s (%s): %d blocks at once on %s, %s", info.hash, config.name, batch, device, pipeline.dtype)
-    return LoadedModel(stem, info, engine, device, batch, pipeline, painter)
+    return LoadedModel(stem, info, engine, device, batch, config.name, networks=networks)

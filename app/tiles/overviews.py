@@ -57,9 +57,12 @@ class Overviews:
                 made, pixels = await self._drawn(tile, priority)
             layer = self._store.layer
             data = image.encode(pixels[..., :3], pixels[..., 3] > 127, image.provenance(layer, tile))
-            kept = made is None or await self._store.run(self._store.put, tile, OBJECTS, encode_objects(made), began)
-            if kept and await self._store.run(self._store.put, tile, PLAIN, data, began):
-                return FoundTile(data, GENERATED)
+            store = self._store
+            if made is not None and await store.run(store.put, tile, OBJECTS, encode_objects(made), began) is None:
+                continue
+            kept = await store.run(store.put, tile, PLAIN, data, began)
+            if kept is not None:
+                return FoundTile(kept, GENERATED)
 
     async def _complete(self, tile: Tile, priority: Priority) -> None:
         """See to it that all root tiles under a tile exist. Raises NoTileError."""

@@ -6,7 +6,7 @@ import asyncio
 import gc
 import logging
 import os
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -14,22 +14,18 @@ from pathlib import Path
 import torch
 
 from tilecascade.app.errors import NotFoundError, NotReadyError
-from tilecascade.app.scenes.areas import laid_out, steered_layers
 from tilecascade.app.scenes.manager import SceneManager
-from tilecascade.app.scenes.scene_set import SceneSet
 from tilecascade.app.settings import DataDir, LayerSettings, Settings
-from tilecascade.app.sources.areas import Areas
-from tilecascade.app.sources.scene import Scene
 from tilecascade.app.storage.caches import Caches
 from tilecascade.app.storage.models import ModelShelf
 from tilecascade.app.storage.publication import Publication
 from tilecascade.app.tiles.generator import BlockGenerator
 from tilecascade.app.tiles.imagery_generator import ImageryGenerator
 from tilecascade.app.tiles.layer import Layer, imagery_layer, layer_with_model, painted_in
-from tilecascade.app.tiles.loaded_model import LoadedModel, load_model, with_engine
+from tilecascade.app.tiles.loaded_model import LoadedModel, load_model
 from tilecascade.app.tiles.lookahead import BackgroundTiles
+from tilecascade.app.tiles.remote_model import load_remote_model
 from tilecascade.app.tiles.resolver import TileResolver
-from tilecascade.app.tiles.reviews import Reviews
 from tilecascade.app.tiles.store import TileStore
 from tilecascade.model.engine import GenerationEngine
 
@@ -48,13 +44,14 @@ async def retire(model: LoadedModel, resolvers: list[TileResolver]) -> None:
         await asyncio.shield(asyncio.to_thread(model.engine.close, True))
         for resolver in resolvers:
             await asyncio.shield(resolver.drain())
+        await asyncio.shield(asyncio.to_thread(model.remove))
     del model, resolvers
     gc.collect()
     torch.cuda.empty_cache()
 
 
 class ServedLayers:
-    """The layers, and how they change while they are served: other scenes, other reviews, another network.
+    """The layers, and how another network takes over while they are served.
 
     resolvers: by layer, the default layer first. shelf: the networks that can be used; receiving: held while one is
     sent. `Service` gives it a beginning and an end.
@@ -66,7 +63,7 @@ class ServedLayers:
 
     def __init__(self, settings: Settings, layers: list[LayerSettings]) -> None:
         self.settings = settings
-        self.data_dir = DataDir(settings.data_dir)
+        self.data_dir = DataDir(settings.data_dir, settings.scenes_dir)
         self.resolvers: dict[str, TileResolver] = {}
         self.model: LoadedModel | None = None
         self.shelf = ModelShelf(settings, self.data_dir)
@@ -92,10 +89,10 @@ class ServedLayers:
         def too_large() -> None:
             self._loop.call_soon_threadsafe(self._use_smaller_batch, made[0])
 
-        if present is not None and stem == present.stem:
-            made.append(with_engine(self.settings, stem, (present.pipeline, present.painter), batch, too_large))
+        if self.settings.engine == "local":
+            made.append(load_model(self.settings, stem, batch, too_large, present))
         else:
-            made.append(load_model(self.settings, stem, batch, too_large))
+            made.append(load_remote_model(self.settings, stem, batch, too_large))
         return made[0]
 
     def _serve(self, wanted: LayerSettings, layer: Layer, model: LoadedModel) -> dict[str, TileResolver]:
@@ -117,6 +114,7 @@ class ServedLayers:
     def _store_of(self, layer: Layer) -> TileStore:
         """The tiles of a layer, once those of other scenes are gone. May block."""
         before = self.resolvers.get(layer.name)
+        self.caches.revisions.begin(layer, self.data_dir.revisions(layer.name, layer.version))
         store = TileStore(layer, self.caches, self._executor, before.store.finished if before else None)
         self._scenes.catch_up(store)
         log.info("layer %s: version %s, zooms %d to %d", layer.name, layer.version, layer.ladder.root, layer.max_zoom)
@@ -202,42 +200,6 @@ class ServedLayers:
         if name not in self.resolvers:
             raise NotFoundError(f"there is no layer {name[:40]!r}; there are: {', '.join(self.resolvers)}")
         return self.resolvers[name]
-
-    async def change_scenes(self, layer: str | None, change: Callable[[SceneSet], SceneSet]) -> Layer:
-        """Change the scenes of a layer. See `SceneManager.change`."""
-        async with self._changing:
-            resolver = self.resolver(layer)
-            resolver.previous = None  # it would go on showing what is removed
-            changed = await self._scenes.change(resolver.store, lambda: self.layers, change)
-        self.background.warm(resolver, self.settings.warm_tiles)
-        return changed
-
-    async def review(self, layer: str | None, change: Callable[[Reviews], Reviews]) -> Layer:
-        """Change the reviews of a layer. See `SceneManager.review`."""
-        async with self._changing:
-            resolver = self.resolver(layer)
-            resolver.previous = None
-            return await self._scenes.review(resolver.store, lambda: self.layers, change)
-
-    async def steer(self, layer: str | None, areas: Areas) -> Layer:
-        """Change the areas of a territory. Raises BadRequestError, or PurgeError like `change_scenes`."""
-        resolver = self.resolver(layer)
-        wanted = next((one for one in self._layer_settings if one.name == resolver.layer.name), None)
-        areas = await asyncio.to_thread(laid_out, wanted, resolver.layer, areas)
-        assert wanted is not None  # or it had been refused
-        async with self._changing:
-            resolver = self.resolver(layer)
-            new = await asyncio.to_thread(steered_layers, wanted, resolver.layer, self.data_dir, areas)
-            changing = [self.resolvers[layer.name] for layer in new]
-            for each in changing:
-                each.previous = None
-            await self._scenes.steer([each.store for each in changing], lambda: self.layers, new)
-        self.background.warm(resolver, self.settings.warm_tiles)
-        return new[-1]
-
-    def forget_scene(self, scene: Scene) -> None:
-        """Delete a scene's file unless a layer still has it. May block."""
-        self._scenes.forget(scene)
 
     async def end_tasks(self) -> None:
         """End what goes on in the background."""

@@ -49,7 +49,6 @@ class TileStore:
     ) -> None:
         self.layer = layer
         self._caches = caches
-        caches.revisions[layer.folder] = layer.revision
         self.clock = InvalidationClock()
         self.finished = finished or Announcements()
         self._tiers = caches.store
@@ -103,15 +102,18 @@ class TileStore:
             hit = self._tiers.get(self.layer.key(tile, variant), count)
             return None if hit is None else FoundTile(*hit)
 
-    def put(self, tile: Tile, variant: Variant, data: bytes, began: int) -> bool:
-        """Keep a tile whose making began at `began` (`clock.now`). False, and not kept, if a change has outdated it."""
+    def put(self, tile: Tile, variant: Variant, data: bytes, began: int) -> bytes | None:
+        """Keep a tile whose making began at `began` (`clock.now`). None, and not kept, if a change has outdated it.
+
+        Returns what is kept: of servers that share an object store, what the first of them has put there.
+        """
         with self.clock.using():
             if self.clock.stale(tile, began):
-                return False
-            self._tiers.put(self.layer.key(tile, variant), data)
+                return None
+            data = self._tiers.put(self.layer.key(tile, variant), data)
         if variant == PLAIN:
             self.finished.announce(tile)
-        return True
+        return data
 
     def make_durable(self, tile: Tile, data: bytes, began: int) -> bool:
         """See to it that a tile is on disk, though it could not be written when it was made. False if it cannot be.
@@ -138,10 +140,10 @@ class TileStore:
         await self.run(change_layers, [self], [layer], [affected])
         await self.run(self.invalidate, affected)
 
-    def take(self, layer: Layer) -> None:
-        """Serve a layer from now on; nobody may be using the caches."""
+    def take(self, layer: Layer, affected: AffectedTiles) -> None:
+        """Serve a layer from now on, whose affected tiles are other ones; nobody may be using the caches."""
         self.layer = layer
-        self._caches.revisions[layer.folder] = layer.revision
+        self._caches.revisions.change(layer, affected)
 
     def forget_all(self) -> None:
         """Remove every tile of this version of the layer from every cache that answers."""
@@ -167,6 +169,6 @@ def change_layers(stores: Sequence[TileStore], layers: Sequence[Layer], affected
 
     def swap() -> None:
         change_layers(others, layers[1:], affected[1:])
-        first.take(layers[0])
+        first.take(layers[0], affected[0])
 
     first.clock.change(affected[0], swap)

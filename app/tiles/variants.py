@@ -39,8 +39,9 @@ async def make_variant(store: TileStore, find: FindTile, tile: Tile, variant: Va
         data = await asyncio.to_thread(_encode, layer, tile, variant, pixels, from_base_map)
         if from_base_map:
             return FoundTile(data, BASE_MAP)  # tiles of the base map are never stored
-        if await store.run(store.put, tile, variant, data, began):
-            return FoundTile(data, GENERATED)
+        kept = await store.run(store.put, tile, variant, data, began)
+        if kept is not None:
+            return FoundTile(kept, GENERATED)
 
 
 async def _four_children(find: FindTile, tile: Tile, priority: Priority) -> tuple[Pixels, bool]:

@@ -29,7 +29,6 @@ from tilecascade.model.engine.protocol import (
     MapFuture,
     OutOfMemoryError,
     Prepare,
-    PreparePainting,
     UncertaintyFuture,
 )
 from tilecascade.model.engine.queue import FairQueue, Priority
@@ -49,7 +48,7 @@ class _Job:
 
     run: Callable[[Stage, Sequence[Any]], list[Any]]
     stage: Stage
-    prepare: Prepare | PreparePainting
+    prepare: Prepare
     priority: Priority
     future: Future[Any] = field(default_factory=Future)
     conditions: Conditions | Above | None = None
@@ -63,6 +62,15 @@ def _no_imagery(stage: Stage, batch: Sequence[Above]) -> list[PaintedBlock]:
     raise ValueError("this engine does not paint imagery")
 
 
+def _hand_out(batch: Sequence[_Job], conditions: Sequence[Any], outputs: Sequence[Any]) -> None:
+    """Give each block of a batch its output; one that is an exception is the end of its own block only."""
+    for job, item, output in zip(batch, conditions, outputs, strict=False):
+        if isinstance(output, Exception):
+            job.future.set_exception(output)
+        else:
+            job.future.set_result(output if isinstance(output, Generated) else Generated(output, item))
+
+
 class LocalEngine:
     """A GenerationEngine in this process. See `GenerationEngine` for its methods.
 
@@ -72,6 +80,8 @@ class LocalEngine:
     smaller: then nothing is generated any more, and whatever is asked for raises BatchTooLargeError. A batch of one
     block that does not fit raises OutOfMemoryError each time.
     """
+
+    remote = False
 
     def __init__(
         self,
@@ -87,7 +97,6 @@ class LocalEngine:
             raise ValueError(f"batch_size must be at least 1, not {batch_size}")
         self._generate, self._uncertainty, self._paint = generate, uncertainty, paint
         self._batch_size = batch_size
-        self._ahead = batch_size * (concurrency + 1)
         self._waiting: FairQueue[_Job] = FairQueue()
         self._ready: FairQueue[_Job] = FairQueue(dict.fromkeys(Priority, 1 << 30))
         self._jobs: dict[int, _Job] = {}
@@ -96,8 +105,7 @@ class LocalEngine:
         self._limits = MemoryLimits(self._wake, concurrency, batch_size, on_too_large)
         self._closed = False
         self.batch_sizes: Counter[int] = Counter()
-        self.dropped = self.prepared = 0
-        self.seconds = self.prepare_seconds = 0.0
+        self.dropped, self.prepared, self.seconds, self.prepare_seconds = 0, 0, 0.0, 0.0
         self._threads = [
             threading.Thread(target=target, name=name, daemon=True)
             for target, name in [(self._prepare_loop, "prepare")] * readers
@@ -111,8 +119,8 @@ class LocalEngine:
         with self._wake:
             ready = self._ready.counts()
             waiting = {name: number + ready[name] for name, number in self._waiting.counts().items()}
-            sizes, times = dict(self.batch_sizes), (self.seconds, self.prepared, self.prepare_seconds)
-            return EngineState(waiting, sizes, self.dropped, self.concurrency, *times)
+            times = self.seconds, self.prepared, self.prepare_seconds
+            return EngineState(waiting, dict(self.batch_sizes), self.dropped, self.concurrency, *times)
 
     @property
     def concurrency(self) -> int:
@@ -130,7 +138,7 @@ class LocalEngine:
         return self._submit(_Job(self._uncertainty, stage, prepare, priority))
 
     def submit_imagery(
-        self, stage: Stage, prepare: PreparePainting, priority: Priority = Priority.INTERACTIVE
+        self, stage: Stage, prepare: Prepare, priority: Priority = Priority.INTERACTIVE
     ) -> ImageryFuture:
         """See GenerationEngine."""
         return self._submit(_Job(self._paint, stage, prepare, priority))
@@ -187,7 +195,7 @@ class LocalEngine:
             while True:
                 for priority in Priority:
                     ahead = self._ready.count(priority) + self._preparing[priority]
-                    if ahead < self._ahead and self._waiting.count(priority):
+                    if ahead < self._batch_size * (self.concurrency + 1) and self._waiting.count(priority):
                         self._preparing[priority] += 1
                         return self._waiting.take(priority), priority
                 if self._closed and not len(self._waiting):
@@ -249,17 +257,17 @@ class LocalEngine:
 
     def _run_batch(self, batch: list[_Job]) -> None:
         run, stage = batch[0].run, batch[0].stage
-        conditions = [job.conditions for job in batch if job.conditions is not None]
-        padded = conditions + [conditions[0]] * (self._batch_size - len(batch))
+        conditions: list[Any] = [job.conditions for job in batch if job.conditions is not None]
         try:
-            outputs = self._limits.run(partial(run, stage, padded))
+            outputs = self._limits.run(partial(run, stage, self._padded(conditions)))
         except Exception as error:
             if not isinstance(error, OutOfMemoryError):
                 log.exception("generating %s failed", stage)
-            for job in batch:
-                job.future.set_exception(error)
-            return
+            return _hand_out(batch, conditions, [error] * len(batch))
         with self._wake:
             self.batch_sizes[len(batch)] += 1
-        for job, item, output in zip(batch, conditions, outputs, strict=False):
-            job.future.set_result(Generated(output, item))
+        _hand_out(batch, conditions, outputs)
+
+    def _padded(self, conditions: list[Any]) -> list[Any]:
+        """A whole batch, because its shape decides how sums are rounded."""
+        return conditions + [conditions[0]] * (self._batch_size - len(conditions))

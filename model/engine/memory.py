@@ -41,6 +41,13 @@ class MemoryLimits:
         """Whether no other batch may begin now."""
         return self.running >= self.concurrency
 
+    def allow(self, concurrency: int) -> None:
+        """How many batches may be in flight from now on."""
+        with self._wake:
+            if self.concurrency != concurrency:
+                self.concurrency = concurrency
+                self._wake.notify_all()
+
     def run(self, work: Callable[[], Result]) -> Result:
         """Run a batch, which is one of `running`; again with fewer beside it as long as memory runs out.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from tilecascade.model.conditions import Conditions, Stage
 from tilecascade.model.engine.queue import Priority
@@ -23,11 +23,9 @@ class Declined:
     """
 
 
-Prepare = Callable[[], Conditions | Declined]
-"""Reads the conditions of one block when its turn is near. An error that it raises becomes the future's."""
-
-PreparePainting = Callable[[], Above | Declined]
-"""The same of a block of imagery."""
+Prepare = Callable[[], Any]
+"""Reads the conditions of one block when its turn is near: `Conditions`, or `Above` of a block of imagery; or declines.
+An error that it raises becomes the future's."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +62,8 @@ class EngineState:
     waiting: blocks not yet begun, by priority. batch_sizes: batches generated, by the blocks in them. dropped: blocks
     whose last waiter left before they were begun. concurrency: batches in flight at once. generate_seconds: the sum of
     the times that all batches took. prepared, prepare_seconds: blocks whose conditions were read, and how long it took.
+    replicas: where generation goes on elsewhere, how many replicas there are. retries: batches that one of them did not
+    answer, so that another was asked.
     """
 
     waiting: dict[str, int]
@@ -73,6 +73,8 @@ class EngineState:
     generate_seconds: float
     prepared: int
     prepare_seconds: float
+    replicas: int | None = None
+    retries: int = 0
 
     @property
     def seconds_per_block(self) -> float | None:
@@ -82,7 +84,13 @@ class EngineState:
 
 
 class GenerationEngine(Protocol):
-    """Turns the conditions of blocks into pixels, some time later, by several networks on one device. Thread-safe."""
+    """Turns the conditions of blocks into pixels, some time later, by several networks on one device. Thread-safe.
+
+    remote: whether other machines read the conditions: `prepare` then gives what they read them from, and the output is
+    whatever they make of it.
+    """
+
+    remote: bool
 
     def submit(self, stage: Stage, prepare: Prepare, priority: Priority = Priority.INTERACTIVE) -> MapFuture:
         """Queue one block. Cancelling the future before its turn costs nothing.
@@ -98,7 +106,7 @@ class GenerationEngine(Protocol):
         ...
 
     def submit_imagery(
-        self, stage: Stage, prepare: PreparePainting, priority: Priority = Priority.INTERACTIVE
+        self, stage: Stage, prepare: Prepare, priority: Priority = Priority.INTERACTIVE
     ) -> ImageryFuture:
         """Queue one block of imagery to be painted. Raises like `submit`."""
         ...

@@ -124,17 +124,17 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_redis_holds_the_bytes_with_a_time_to_live(redis_server: EmbeddedRedis) -> None:
-    revisions = {"map/abc": "first"}
-    store = RedisStore(RedisClient(redis_server.url), 100, revisions)
+    revisions = ["first"]
+    store = RedisStore(RedisClient(redis_server.url), 100, lambda key: f"{revisions[0]}/{key}")
     store.put(KEY, b"\x00png")
     client = redis.Redis.from_url(redis_server.url)
-    name = "tile:" + KEY.replace("map/abc/", "map/abc/first/")
+    name = f"tile:first/{KEY}"
     assert client.get(name) == b"\x00png"
     assert 80 <= client.ttl(name) <= 110
     assert store.get(KEY) == b"\x00png"
-    revisions["map/abc"] = "second"
+    revisions[0] = "second"
     assert store.get(KEY) is None
-    revisions["map/abc"] = "first"
+    revisions[0] = "first"
     assert store.get(KEY) == b"\x00png"
 
 
