@@ -33,13 +33,15 @@ NOT_RUN = {
     "make": "CI runs `make test`; tests/deploy checks the Makefile's environment",
     "docker": "there is no docker in CI; tests/deploy checks the files",
     "pip": "the environment of the tests is installed already",
+    "ray": "tests/app/server/test_replicas.py joins clusters",
+    "export": "of a cluster, as above",
     "mkdir": "copies weights for training",
     "mkdocs": "tests/docs/test_site.py builds the site",
     "gdal_translate": "tests/app/client reads WMTS through GDAL's library",
 }
 """First words of commands that are shown but not run."""
 
-OTHER = re.compile(r"GET |\[|<script|L\.|new |map\.|from |# Caddyfile|app/ |the imagery has|Every tile says")
+OTHER = re.compile(r"GET |\[|<script|L\.|new |map\.|from |# Caddyfile|app/ |location |the imagery has|Every tile says")
 """How blocks begin that are no commands."""
 
 LONG = {"serve": "tests start the server in many ways", "train": "tests/model/training trains tiny networks"}
@@ -91,7 +93,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_scene(here / "scene.tif", picture(4096, 0), area, "EPSG:4326")
     write_scene(here / "drone.tif", picture(512, 9), (60.76, 56.075, 60.765, 56.08), "EPSG:4326")
     ring = [[60.76, 56.075], [60.765, 56.075], [60.765, 56.08], [60.76, 56.075]]
-    for name in ("village", "border"):
+    for name in ("village", "border", "province"):
         (here / f"{name}.geojson").write_text(json.dumps({"type": "Polygon", "coordinates": [ring]}))
     Image.new("RGB", (64, 64), (30, 90, 40)).save(here / "carana.png")
     new_territory(NewTerritory(here / "carana.png", (20.0, 45.0, 20.2, 45.2), here / "carana"))
