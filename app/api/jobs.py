@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 
+import numpy as np
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 from sse_starlette import EventSourceResponse, ServerSentEvent
@@ -30,9 +31,18 @@ MAX_LOOKUPS = 200_000
 """Tiles that an estimate looks for on disk; a larger job counts as if none were stored."""
 
 
+SAMPLE = 60
+"""Tiles of each zoom that are looked at for whether there is imagery."""
+
+
+def area_of(wanted: JobRequest) -> Area:
+    """The area that a request means. Raises AreaError."""
+    return Area.of_box(wanted.bbox) if wanted.bbox is not None else Area.of_geojson(wanted.area or {})
+
+
 def order_of(wanted: JobRequest, layer: Layer) -> Order:
     """The order that a request means, clipped to the layer's imagery. Raises AreaError or NotFoundError."""
-    area = Area.of_box(wanted.bbox) if wanted.bbox is not None else Area.of_geojson(wanted.area or {})
+    area = area_of(wanted)
     if wanted.zooms[0] < layer.min_zoom or wanted.zooms[1] > layer.max_zoom:
         raise NotFoundError(f"layer {layer.name} has zooms {layer.min_zoom} to {layer.max_zoom}; take these")
     inside = area.clipped(layer.imagery.bounds)
@@ -66,7 +76,9 @@ def estimate_job(service: Service, order: Order) -> JobEstimate:
             if stat is not None:
                 stored, stored_bytes = stored + 1, stored_bytes + stat.st_size
     mean = stored_bytes / stored if stored else TYPICAL_TILE_BYTES
-    seconds = service.engine.state().seconds_per_block if service.engine is not None else None
+    seconds = service.resolver(order.layer).generator.works.seconds_per_block
+    if seconds is None and service.engine is not None:
+        seconds = service.engine.state().seconds_per_block
     per_block = 4**layer.ladder.span
     return JobEstimate(
         layer=layer.name,
@@ -79,12 +91,26 @@ def estimate_job(service: Service, order: Order) -> JobEstimate:
     )
 
 
+def empty_shares(layer: Layer, area: Area, zooms: tuple[int, int]) -> dict[int, float]:
+    """The share of tiles without imagery at each zoom of an area, of SAMPLE tiles. May block. Raises AreaError."""
+    rng, shares = np.random.default_rng(0), {}
+    for zoom in range(zooms[0], zooms[1] + 1):
+        total = area.count(zoom)
+        chosen = set(rng.choice(total, min(SAMPLE, total), replace=False).tolist())
+        some = [tile for place, tile in enumerate(area.tiles(zoom)) if place in chosen]
+        shares[zoom] = sum(not layer.imagery.covers(tile) for tile in some) / len(some) if some else 0.0
+    return shares
+
+
 @router.post("/jobs", operation_id="add_job", status_code=202, dependencies=SCHEMES)
 async def add(request: Request, service: ServiceDep, response: Response, wanted: JobRequest) -> JobAnswer:
     """Order a job. With `dry_run`, answer 200 and a JobEstimate instead."""
-    order = order_of(wanted, service.resolver(wanted.layer).layer)
+    layer = service.resolver(wanted.layer).layer
+    order = order_of(wanted, layer)
     estimate = await asyncio.to_thread(estimate_job, service, order)
     if wanted.dry_run:
+        shares = await asyncio.to_thread(empty_shares, layer, area_of(wanted), wanted.zooms)
+        estimate = estimate.model_copy(update={"empty": shares})
         return JSONResponse(estimate.model_dump(mode="json"), 200, NO_STORE)  # type: ignore[return-value]
     total, limit = sum(order.counts().values()), service.settings.job_tiles
     if total > limit and not wanted.confirm:

@@ -200,7 +200,8 @@ class JobRequest(BaseModel, extra="forbid"):
 
 
 class JobEstimate(BaseModel):
-    """What a job would take. seconds: None before the first tile was generated. fits: into `disk_bytes`."""
+    """What a job would take. seconds: None before the first tile was generated. fits: into `disk_bytes`. empty, with
+    `dry_run`: the share of tiles without imagery at each zoom of the whole area, of a sample."""
 
     layer: str
     tiles: int
@@ -209,6 +210,7 @@ class JobEstimate(BaseModel):
     bytes: int
     seconds: float | None
     fits: bool
+    empty: dict[int, float] | None = None
 
 
 class JobAnswer(BaseModel):

@@ -6,21 +6,16 @@ of each zoom; bytes and seconds of a tile as that server has measured them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import httpx
-import numpy as np
-from mercantile import Tile
 
 from tilecascade.app.api.schemas import JobEstimate, JobRequest
 from tilecascade.app.client.connection import Key, ask
 from tilecascade.app.errors import AreaError, SettingsError
 from tilecascade.app.jobs.area import Area
-
-SAMPLE = 60
-"""Tiles of each zoom that a server is asked about."""
 
 EFFICIENCY = 0.9
 """Of several replicas, each does this part of what it would do alone."""
@@ -131,9 +126,10 @@ class PlanClient:
     def __init__(self, client: httpx.Client, layer: str | None, key: Key | None) -> None:
         self._client, self._layer, self._key = client, layer, key
 
-    def measured(self, area: Area, zooms: range, seconds: float | None) -> Measured:
-        """What a tile costs. seconds: of a device, instead of what the server has measured."""
-        wanted = JobRequest(layer=self._layer, bbox=area.bounds, zooms=(zooms[0], zooms[-1]), dry_run=True)
+    def measured(self, area: Area, zooms: range, seconds: float | None) -> tuple[Measured, dict[int, float]]:
+        """What a tile costs, and the share of tiles without imagery at each zoom. seconds: of a device, instead of what
+        the server has measured."""
+        wanted = JobRequest(layer=self._layer, **_said(area), zooms=(zooms[0], zooms[-1]), dry_run=True)
         answer = ask(self._client, "POST", "/jobs", json=wanted.model_dump(mode="json"), auth=self._key)
         found = JobEstimate.model_validate_json(answer)
         new = found.tiles - found.stored
@@ -143,25 +139,15 @@ class PlanClient:
             if found.seconds is None:
                 raise SettingsError("the server has generated no tile yet: ask for one, or give --seconds of a tile")
             seconds = found.seconds / new
-        return Measured(seconds, found.bytes / new)
+        return Measured(seconds, found.bytes / new), found.empty or {}
 
-    def empty(self, area: Area, counts: Mapping[int, int], seed: int = 0) -> dict[int, float]:
-        """The share of tiles without imagery at each zoom, of SAMPLE tiles."""
-        rng, shares = np.random.default_rng(seed), {}
-        for zoom, total in counts.items():
-            chosen = set(rng.choice(total, min(SAMPLE, total), replace=False).tolist()) if total else set()
-            some = [tile for place, tile in enumerate(area.tiles(zoom)) if place in chosen]
-            missing = sum(self._is_empty(tile) for tile in some)
-            shares[zoom] = missing / len(some) if some else 0.0
-        return shares
 
-    def _is_empty(self, tile: Tile) -> bool:
-        name = f"{self._layer}/" if self._layer else ""
-        try:
-            status = self._client.head(f"/tiles/{name}{tile.z}/{tile.x}/{tile.y}.png").status_code
-        except httpx.HTTPError as error:
-            raise SettingsError(f"the server does not answer: {type(error).__name__}") from None
-        return status in (204, 404)
+def _said(area: Area) -> dict[str, Any]:
+    """An area as a request has it."""
+    if not area.polygons:
+        return {"bbox": area.bounds}
+    features = [{"type": "Feature", "properties": {}, "geometry": json.loads(text)} for text in area.polygons]
+    return {"area": {"type": "FeatureCollection", "features": features}}
 
 
 def plan(
@@ -183,8 +169,7 @@ def plan(
             raise SettingsError("without a server give --seconds and --kilobytes of a tile")
         shares, measured = dict.fromkeys(counts, 0.0), Measured(seconds, kilobytes * 1000)
     else:
-        measured = client.measured(area, zooms, seconds)
+        measured, shares = client.measured(area, zooms, seconds)
         measured = measured if kilobytes is None else Measured(measured.seconds, kilobytes * 1000)
-        shares = client.empty(area, counts)
-    found = tuple(ZoomPlan(zoom, counts[zoom], shares[zoom]) for zoom in zooms)
+    found = tuple(ZoomPlan(zoom, counts[zoom], shares.get(zoom, 0.0)) for zoom in zooms)
     return Plan(found, measured, replicas, price)

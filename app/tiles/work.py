@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -41,12 +42,23 @@ class PaintedTiles(Protocol):
         ...
 
 
+BUSY = 3
+"""Blocks on their way from which on a server counts as busy: then how many it finishes says what it can do."""
+
+
 class WorkInProgress:
     """The blocks of one layer that are on their way. Belongs to one event loop."""
 
     def __init__(self, engine: GenerationEngine) -> None:
         self.engine = engine
         self._works: dict[Block, Work] = {}
+        self._busy_since: float | None = None
+        self._busy_seconds, self._busy_blocks = 0.0, 0
+
+    @property
+    def seconds_per_block(self) -> float | None:
+        """How long a block has taken so far while there were many, with reading and drawing; None if there were not."""
+        return self._busy_seconds / self._busy_blocks if self._busy_blocks > BUSY else None
 
     def join(self, key: Block, priority: Priority, under_way: bool) -> Work:
         """The work on `key` with at least this priority; a new one unless it is `under_way`."""
@@ -78,5 +90,10 @@ class WorkInProgress:
 
     def end(self, key: Block, work: Work) -> None:
         """This work is done, unless other work on the same has begun meanwhile."""
+        now = time.perf_counter()
+        if self._busy_since is not None:
+            self._busy_seconds += now - self._busy_since
+            self._busy_blocks += 1
+        self._busy_since = now if len(self._works) > BUSY else None
         if self._works.get(key) is work:
             del self._works[key]

@@ -186,6 +186,7 @@ class Replicas:
         connect(self._options.address, self._start_program)
         from ray import serve
         from ray.exceptions import ActorAlreadyExistsError
+        from ray.serve.exceptions import RayServeException
 
         try:
             known = serve.status().applications.get(self._name)
@@ -193,7 +194,7 @@ class Replicas:
                 serve.start(proxy_location="Disabled")
                 self._deploy()
             return serve.get_app_handle(self._name)
-        except ActorAlreadyExistsError:  # another process has just begun with the same
+        except (ActorAlreadyExistsError, RayServeException):  # another process has just begun, or ended, the same
             time.sleep(PAUSE)
             return self._start()
         except RuntimeError as error:

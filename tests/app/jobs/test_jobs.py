@@ -125,6 +125,7 @@ def test_a_job_generates_its_area_and_counts_its_files(client: TestClient) -> No
     guess = order(client, dry_run=True)
     assert (guess["tiles"], guess["stored"], guess["seconds"], guess["fits"]) == (21, 0, None, True)
     assert guess["by_zoom"] == {"14": 1, "15": 4, "16": 16}
+    assert guess["empty"] == {"14": 0, "15": 0, "16": 0}
     job = order(client)
     done = wait_for(client, job["id"], "done", "failed")
     assert (done["state"], done["finished"], done["generated"], done["failed"]) == ("done", 21, 21, 0)

@@ -105,13 +105,24 @@ def _is_replica(command: list[str] | None) -> bool:
     return bool(command) and command[0].startswith("ray::ServeReplica") and command[0].split()[0].endswith(":blocks")
 
 
+def end_applications(address: str) -> None:
+    """Let nothing be left for the next test."""
+    import ray
+    from ray import serve
+
+    ray.init(address, log_to_driver=False, logging_level="ERROR")
+    for name in serve.status().applications:
+        serve.delete(name)
+    ray.shutdown()
+
+
 def metric(server: Server, name: str) -> float:
     lines = server.get("/metrics").text.splitlines()
     return sum(float(line.split()[-1]) for line in lines if line.startswith(name + "{") or line.startswith(name + " "))
 
 
 # a network that costs nothing, and the shipped one
-@pytest.mark.parametrize(("network", "tops", "max_zoom", "seconds"), [("tiny", 6, 17, 5.0), ("default", 1, 16, 5.0)])
+@pytest.mark.parametrize(("network", "tops", "max_zoom", "seconds"), [("tiny", 6, 17, 5.0), ("default", 2, 17, 5.0)])
 def test_replicas_die_and_nobody_notices(
     network: str, tops: int, max_zoom: int, seconds: float, address: str, tmp_path: Path, tiny_weights: Path,
     redis_server: EmbeddedRedis,
@@ -129,6 +140,7 @@ def test_replicas_die_and_nobody_notices(
         "TILECASCADE_REDIS_URL": redis_server.url,
     }
     with ExitStack() as stack:
+        stack.callback(end_applications, address)
         alone = Server(None, weights, tmp_path / "alone", env | {"TILECASCADE_REDIS_URL": "none"})
         stack.callback(alone.kill)
         truth = fetch([alone], tiles)[0]
