@@ -36,8 +36,8 @@ FETCH_SECONDS = 20.0
 NO_TILE = b"no tile"
 """Content of the file that records that a server has no such tile."""
 
-FIRST_DRAWN, LAST_DRAWN = 6, 16
-"""Zooms of a territory's map that are drawn of its sketch; the network takes over below them."""
+FIRST_DRAWN, LAST_DRAWN = 6, 20
+"""Zooms of a territory's map that are drawn of its sketch. The network takes over where there is a scene."""
 
 KEPT_DRAWN = 1024
 """Drawn tiles that are kept in memory."""

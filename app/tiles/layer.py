@@ -139,8 +139,18 @@ class Layer:
         return min(self.ladder.root, FIRST_ROAD_ZOOM) if few else max(0, self.ladder.root - OVERVIEW_LEVELS)
 
     def base_map_tile(self, tile: Tile) -> bytes | None:
-        """The base map's tile as PNG; None if it has none. May block. Raises BaseMapError."""
-        return None if self.base is None else self.base.get(tile)
+        """The base map's tile as PNG; None if it has none. May block. Raises BaseMapError.
+
+        What is drawn of a sketch says nothing of the ground that a scene shows: from the root zoom on, a map of that is
+        generated.
+        """
+        if self.base is None or (self.base_drawn and tile.z >= self.ladder.root and self._shows_scene(tile)):
+            return None
+        return self.base.get(tile)
+
+    def _shows_scene(self, tile: Tile) -> bool:
+        imagery = self.imagery
+        return isinstance(imagery, SceneMosaic) and bool(imagery.scenes) and bool(imagery.sources(tile))
 
     @property
     def folder(self) -> str:

@@ -81,7 +81,7 @@ class TileStore:
         base = self.layer.base
         if base is None or tile.z not in base.zooms:
             return None
-        data = await self.run(base.get, tile)
+        data = await self.run(self.layer.base_map_tile, tile)
         return None if data is None else FoundTile(data, BASE_MAP)
 
     def stored(self, tiles: Iterable[Tile], variant: Variant = PLAIN) -> dict[Tile, FoundTile] | None:

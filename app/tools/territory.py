@@ -31,7 +31,7 @@ from rasterio.vrt import WarpedVRT
 from tilecascade.app.errors import BadRequestError, SettingsError, StorageError
 from tilecascade.app.scenes.areas import with_layouts
 from tilecascade.app.sources.areas import Areas
-from tilecascade.app.sources.base_map import LAST_DRAWN
+from tilecascade.app.sources.territory import NATIVE_ZOOM
 from tilecascade.app.sources.vector_map import ROADS, read_features
 from tilecascade.model.cascade import TILE_SIZE, Pixels
 from tilecascade.model.sgdm.scale_text import MAX_TABLE_ZOOM
@@ -114,7 +114,7 @@ def new_territory(wanted: NewTerritory) -> str:
             source += f'\nareas = "{AREAS}"'
         for layer, variant in variants.items():
             variant.write(wanted.out / layer)
-        write_layers(wanted, name, [(layer, source.format(layer), LAST_DRAWN) for layer in variants])
+        write_layers(wanted, name, [(layer, source.format(layer), NATIVE_ZOOM) for layer in variants])
         shares = np.bincount(territory.kinds.ravel(), minlength=len(COVERS)) / territory.kinds.size
         kinds = ", ".join(f"{c.name} {share:.0%}" for c, share in zip(COVERS, shares, strict=True) if share >= 0.005)
         what = f"painted land cover ({kinds}; {areas} areas given, {len(territory.lines)} roads and rivers)"

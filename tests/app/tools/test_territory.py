@@ -102,7 +102,7 @@ def test_a_sketch_is_served_as_imagery_and_map_and_an_event_changes_only_its_are
     assert found[0] == found[1]
     coarse = answers[paths[4]].headers
     assert coarse["x-tile-notice"] == "drawn from a sketch, not surveyed"
-    assert answers[paths[0]].headers["x-tile-notice"] == "generated, not surveyed"
+    assert answers[paths[0]].headers["x-tile-notice"] == "drawn from a sketch, not surveyed"
     # far from the flood both are the same, there they are not
     for path in paths:
         if "/map/" in path:
