@@ -15,6 +15,7 @@ from mercantile import Tile
 from rasterio.transform import from_bounds
 from rasterio.warp import transform_bounds
 
+from tests.bucket import Bucket
 from tilecascade.app.settings import LayerSettings, Settings
 from tilecascade.app.sources.scene import window_bounds
 from tilecascade.cache.redis import EmbeddedRedis, find_server
@@ -128,3 +129,16 @@ def redis_server() -> Iterator[EmbeddedRedis]:
     running = EmbeddedRedis(program, 32 << 20)
     yield running
     running.close()
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
+    made = Bucket()
+    for name, value in {
+        "AWS_ACCESS_KEY_ID": "me", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_REGION": "us-east-1",
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{made.port}",
+    }.items():  # fmt: skip
+        monkeypatch.setenv(name, value)
+    made.client().create_bucket(Bucket="tiles")  # type: ignore[attr-defined]
+    yield made
+    made.server.stop()

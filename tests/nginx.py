@@ -21,17 +21,21 @@ DEPLOY = Path(__file__).parent.parent / "deploy"
 @contextmanager
 def nginx_before(app: Server, data: Path, folder: Path) -> Iterator[str]:
     """The URL of an nginx over the tiles in `data`, that asks `app` for the rest. Skips where there is no nginx."""
+    places = {"server app:8000": f"server 127.0.0.1:{app.port}", "/srv/tilecascade/tiles": str(data / "tiles")}
+    with nginx("nginx.conf", places, folder) as url:
+        yield url
+
+
+@contextmanager
+def nginx(name: str, places: dict[str, str], folder: Path) -> Iterator[str]:
+    """The URL of an nginx with a file of deploy/, in which places are others. Skips where there is no nginx."""
     if shutil.which("nginx") is None:
         pytest.skip("no nginx here (Debian: nginx-light)")
     port = free_port()
     (folder / "logs").mkdir(parents=True, exist_ok=True)
     shutil.copy(DEPLOY / "tile_headers.conf", folder)
-    config = (DEPLOY / "nginx.conf").read_text()
-    for ours, here in (
-        ("server app:8000", f"server 127.0.0.1:{app.port}"),
-        ("/srv/tilecascade/tiles", str(data / "tiles")),
-        ("listen 8080", f"listen 127.0.0.1:{port}"),
-    ):
+    config = (DEPLOY / name).read_text()
+    for ours, here in (places | {"listen 8080": f"listen 127.0.0.1:{port}"}).items():
         assert config.count(ours) == 1
         config = config.replace(ours, here)
     # workers of a root master would not be allowed into pytest's folders

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import httpx
 import pytest
 
-from tests.program import free_port
+from tests.bucket import Bucket
 from tilecascade.cache import MemoryStore, TieredStore
 
 pytest.importorskip("obstore")
@@ -19,36 +18,6 @@ pytest.importorskip("obstore")
 from tilecascade.cache.object_store import ObjectStore
 
 KEY = "map/abc/16/1/2.png"
-
-
-class Bucket:
-    """An S3 server with one bucket."""
-
-    def __init__(self) -> None:
-        server = pytest.importorskip("moto.server")
-        self.port = free_port()
-        self.server = server.ThreadedMotoServer("127.0.0.1", self.port, verbose=False)
-        self.server.start()
-        httpx.post(f"http://127.0.0.1:{self.port}/moto-api/reset")  # its state is the process's
-        self.url = "s3://tiles/cache"
-
-    def client(self) -> object:
-        import boto3
-
-        return boto3.client("s3", endpoint_url=f"http://127.0.0.1:{self.port}", region_name="us-east-1")
-
-
-@pytest.fixture
-def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
-    made = Bucket()
-    for name, value in {
-        "AWS_ACCESS_KEY_ID": "me", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_REGION": "us-east-1",
-        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{made.port}",
-    }.items():  # fmt: skip
-        monkeypatch.setenv(name, value)
-    made.client().create_bucket(Bucket="tiles")  # type: ignore[attr-defined]
-    yield made
-    made.server.stop()
 
 
 @pytest.fixture(params=["s3", "folder"])

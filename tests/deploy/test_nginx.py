@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,8 +10,9 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.bucket import Bucket
 from tests.conftest import PLACE, SceneMaker
-from tests.nginx import nginx_before
+from tests.nginx import nginx, nginx_before
 from tests.program import Server
 
 TILE = f"/tiles/14/{PLACE.x}/{PLACE.y}.png"
@@ -73,3 +75,40 @@ def test_versions_pin_and_a_purge_is_seen_at_once(behind: tuple[str, Server], tm
     assert httpx.get(f"{url}/tiles/99/1/1.png").status_code == 400
     assert httpx.get(f"{url}/tilejson.json").json()["tilejson"] == "3.0.0"
     assert app.process.poll() is None
+
+
+def test_the_bucket_answers_what_names_a_revision(
+    bucket: Bucket, make_scene: SceneMaker, tiny_weights: Path, tmp_path: Path
+) -> None:
+    """deploy/nginx.bucket.conf: hits without a server, also while it stands still; all else from the server."""
+    app = Server(make_scene(), tiny_weights, tmp_path / "data", {"TILECASCADE_OBJECT_STORE": bucket.url})
+    places = {
+        "server app:8000": f"server 127.0.0.1:{app.port}",
+        "server bucket:9000": f"server 127.0.0.1:{bucket.port}",
+        "http://bucket/tilecascade/tiles/": "http://bucket/tiles/cache/",
+    }
+    allowed = {"Effect": "Allow", "Principal": "*", "Action": "s3:GetObject", "Resource": "arn:aws:s3:::tiles/*"}
+    policy = json.dumps({"Version": "2012-10-17", "Statement": [allowed]})
+    bucket.client().put_bucket_policy(Bucket="tiles", Policy=policy)  # type: ignore[attr-defined]
+    try:
+        with nginx("nginx.bucket.conf", places, tmp_path / "nginx") as url:
+            revision = httpx.get(url + "/tilejson.json").json()["tiles"][0].partition("?v=")[2]
+            named = f"{url}{NAMED}?v={revision}"
+            drawn = httpx.get(named + "&wait=60", timeout=90)
+            assert drawn.headers["x-tile-state"] == "generated"
+            app.process.send_signal(signal.SIGSTOP)
+            try:
+                hit = httpx.get(named, timeout=5)
+            finally:
+                app.process.send_signal(signal.SIGCONT)
+            assert hit.headers["x-cache"] == "bucket"
+            assert hit.content == drawn.content
+            assert hit.headers["content-type"] == "image/png"
+            assert "immutable" in hit.headers["cache-control"]
+            for other in (url + NAMED, f"{url}{NAMED}?v={'0' * 12}", f"{url}{NAMED}?v=x", url + TILE):
+                answer = httpx.get(other, timeout=60)
+                assert answer.status_code == 200
+                assert "x-tile-version" in answer.headers
+            assert httpx.get(f"{named}&synthetic=0").status_code == 404
+    finally:
+        app.kill()

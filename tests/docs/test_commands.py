@@ -41,7 +41,7 @@ NOT_RUN = {
 }
 """First words of commands that are shown but not run."""
 
-OTHER = re.compile(r"GET |\[|<script|L\.|new |map\.|from |# Caddyfile|app/ |location |the imagery has|Every tile says")
+OTHER = re.compile(r"GET |\[|<script|L\.|new |map\.|from |# Caddyfile|app/ |the imagery has|Every tile says")
 """How blocks begin that are no commands."""
 
 LONG = {"serve": "tests start the server in many ways", "train": "tests/model/training trains tiny networks"}
