@@ -7,6 +7,7 @@ import json
 import logging
 import tempfile
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,7 @@ class ChangingLayers(ServedLayers):
 
     async def change_scenes(self, layer: str | None, change: Callable[[SceneSet], SceneSet]) -> Layer:
         """Change the scenes of a layer. See `SceneManager.change`."""
-        async with self._changing, self._together(layer):
+        async with self._together(layer):
             return await self._change_scenes(self.resolver(layer), change)
 
     async def _change_scenes(self, resolver: TileResolver, change: Callable[[SceneSet], SceneSet]) -> Layer:
@@ -49,7 +50,7 @@ class ChangingLayers(ServedLayers):
 
     async def review(self, layer: str | None, change: Callable[[Reviews], Reviews]) -> Layer:
         """Change the reviews of a layer. See `SceneManager.review`."""
-        async with self._changing, self._together(layer):
+        async with self._together(layer):
             return await self._review(self.resolver(layer), change)
 
     async def _review(self, resolver: TileResolver, change: Callable[[Reviews], Reviews]) -> Layer:
@@ -60,7 +61,7 @@ class ChangingLayers(ServedLayers):
         """Change the areas of a territory. Raises BadRequestError, or PurgeError like `change_scenes`."""
         resolver = self.resolver(layer)
         areas = await asyncio.to_thread(laid_out, self._settings_of(resolver), resolver.layer, areas)
-        async with self._changing, self._together(layer):
+        async with self._together(layer):
             return await self._steer(self.resolver(layer), areas)
 
     async def _steer(self, resolver: TileResolver, areas: Areas) -> Layer:
@@ -147,8 +148,9 @@ class ChangingLayers(ServedLayers):
         layers = [self.resolvers[each].layer for each in names_of(name) if each in self.resolvers]
         return state_of(self.data_dir, name, {layer.folder: self.caches.revisions.rows(layer) for layer in layers})
 
-    def _together(self, layer: str | None) -> Any:
-        return together(self.group, self.resolver(layer).layer.name, self._followed, self._state)
+    def _together(self, layer: str | None) -> AbstractAsyncContextManager[None]:
+        """While a layer is changed, here and in the group."""
+        return together(self.group, self.resolver(layer).layer.name, self._changing, self._followed, self._state)
 
     async def _followed(self, name: str) -> None:
         try:

@@ -14,7 +14,7 @@ import logging
 import threading
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -232,25 +232,29 @@ def take_over(group: Group, data_dir: DataDir, layers: Iterable[str]) -> dict[st
 async def together(
     group: Group | None,
     layer: str,
+    changing: asyncio.Lock,
     follow: Callable[[str], Awaitable[None]],
     state: Callable[[str], State],
-) -> Any:
+) -> AsyncIterator[None]:
     """A change of a layer that the other servers of the group make, too: after what they have changed before, and told
-    to them at its end. follow: makes what is newer. state: gives what there is after the change.
+    to them at its end. changing: held while it is made, but not while others are waited for, because these may wait for
+    this server to follow. follow: makes what is newer. state: gives what there is after the change.
 
     Raises NotReadyError if the group cannot be reached: nothing has been changed then.
     """
     if group is None:
-        yield
+        async with changing:
+            yield
         return
     release = await asyncio.to_thread(group.turn, layer)
     try:
-        await follow(layer)
         problem: PurgeError | None = None
-        try:
-            yield
-        except PurgeError as error:  # it is made all the same
-            problem = error
+        async with changing:
+            await follow(layer)
+            try:
+                yield
+            except PurgeError as error:  # it is made all the same
+                problem = error
         await asyncio.to_thread(_tell, group, layer, state)
         if problem is not None:
             raise problem
