@@ -48,7 +48,7 @@ class TerritorySource:
 
     def __init__(self, stem: Path, areas: Areas | None = None) -> None:
         """areas: what is different in some places. Raises SceneError."""
-        self._made_of = stem, areas
+        self._made_of = stem.resolve(), areas
         self._areas = [] if areas is None else [area.ground for area in areas.all]
         try:
             self.territory = with_ground(Territory.read(stem), self._areas)

@@ -43,7 +43,11 @@ def load_remote_model(settings: Settings, stem: Path, batch: int, on_too_large: 
     given = settings.model_dump(mode="json", include=set(REPLICA_SETTINGS))
     if not given["threads"]:
         given["threads"] = max(1, int(settings.replica_processors))
-    arguments = (Settings.model_construct(**given).model_dump_json(include=set(REPLICA_SETTINGS)), str(stem), batch)
+    arguments = (
+        Settings.model_construct(**given).model_dump_json(include=set(REPLICA_SETTINGS)),
+        str(stem.resolve()),
+        batch,
+    )
     try:
         replicas = Replicas(_name(stem, arguments, options), BlockReplica, arguments, options, _started)
         description: Description = replicas.call("describe", patience=START_SECONDS)
