@@ -4,6 +4,8 @@ import asyncio
 import os
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -176,14 +178,14 @@ def test_embedded_redis_ends_with_its_parent() -> None:
     program = find_server()
     if program is None:
         pytest.skip("no redis-server here")
-    read, write = os.pipe()
-    child = os.fork()
-    if child == 0:
-        running = EmbeddedRedis(program, 32 << 20)
-        os.write(write, str(running.process.pid).encode())
-        os.kill(os.getpid(), signal.SIGKILL)
-    pid = int(os.read(read, 20))
-    os.waitpid(child, 0)
+    # a fresh process: what other tests have loaded into this one may not bear a fork
+    script = (
+        "import os\nfrom tilecascade.cache.redis import EmbeddedRedis\n"
+        f"running = EmbeddedRedis({program!r}, 32 << 20)\nprint(running.process.pid, flush=True)\nos.kill(os.getpid(), 9)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    pid = int(done.stdout)
     for _ in range(100):
         try:
             state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
