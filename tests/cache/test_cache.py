@@ -181,7 +181,8 @@ def test_embedded_redis_ends_with_its_parent() -> None:
     # a fresh process: what other tests have loaded into this one may not bear a fork
     script = (
         "import os\nfrom tilecascade.cache.redis import EmbeddedRedis\n"
-        f"running = EmbeddedRedis({program!r}, 32 << 20)\nprint(running.process.pid, flush=True)\nos.kill(os.getpid(), 9)"
+        f"running = EmbeddedRedis({program!r}, 32 << 20)\n"
+        "print(running.process.pid, flush=True)\nos.kill(os.getpid(), 9)"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
     assert done.returncode == -signal.SIGKILL, done.stderr
