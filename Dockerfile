@@ -18,7 +18,9 @@ RUN .venv/bin/pip install --no-cache-dir --constraint constraints.txt ".${EXTRAS
 
 FROM python:3.11-slim-bookworm
 RUN useradd --system --uid 10001 --create-home tilecascade \
-    && install -d -o tilecascade -g tilecascade /var/lib/tilecascade
+    && install -d -o tilecascade -g tilecascade /var/lib/tilecascade \
+    # where KubeRay looks for it
+    && ln -s /opt/tilecascade/.venv/bin/ray /usr/local/bin/ray
 COPY --from=build /opt/tilecascade/.venv /opt/tilecascade/.venv
 USER 10001
 WORKDIR /home/tilecascade

@@ -98,8 +98,6 @@ def network() -> Iterator[Network]:
 def shared(network: Network, tmp_path: Path) -> Iterator[dict[str, str]]:
     """A Redis and an S3 server, and what servers are told of them."""
     pytest.importorskip("moto.server")
-    import boto3
-
     program = find_server()
     if program is None:
         pytest.skip("no redis-server here")
@@ -130,7 +128,6 @@ def shared(network: Network, tmp_path: Path) -> Iterator[dict[str, str]]:
         for process in running:
             process.kill()
             process.wait()
-    assert boto3
 
 
 def client(endpoint: str) -> object:
@@ -176,7 +173,7 @@ def test_a_partition_leaves_no_stale_tile_and_nobody_gets_an_error(
     """In the middle of a prefetch and of a change of scenes, one front end reaches neither Redis nor the bucket."""
     scene, fresh = make_scene(), corner_scene(tmp_path, 5)
     with ExitStack() as stack:
-        before, truth = Server(scene, tiny_weights, tmp_path / "before"), dict[Tile, bytes]()
+        before = Server(scene, tiny_weights, tmp_path / "before")
         stack.callback(before.kill)
         old = tiles_of(before)
         before.kill()

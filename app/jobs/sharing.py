@@ -44,6 +44,7 @@ class SharedJobs:
     ) -> None:
         self._parts, self._jobs, self._work, self._changed = parts, jobs, work, changed
         self._others: set[str] = set()
+        self._said: dict[str, str] = {}
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
@@ -97,7 +98,10 @@ class SharedJobs:
                 await asyncio.sleep(AWAY_SECONDS)
 
     def _publish(self, job: Job) -> None:
-        self._parts.publish(job.id, json.dumps(asdict(job)))
+        said = json.dumps(asdict(job))
+        if self._said.get(job.id) != said:
+            self._parts.publish(job.id, said)
+            self._said[job.id] = said
 
     async def _show_others(self) -> None:
         while True:

@@ -138,4 +138,7 @@ def _sendable(error: BaseException) -> Exception:
     if not isinstance(error, Exception):
         raise error
     log.warning("a block failed: %s", error)
-    return type(error)(str(error))
+    try:
+        return type(error)(str(error))
+    except TypeError:  # it is made of more than a text
+        return RuntimeError(f"{type(error).__name__}: {error}")
