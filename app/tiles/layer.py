@@ -29,7 +29,7 @@ from tilecascade.app.tiles.layer_info import BASE_MAP_NOTICE, DRAWN_NOTICE, IMAG
 from tilecascade.app.tiles.reviews import Reviews, given_roads
 from tilecascade.model.blending import STARTS
 from tilecascade.model.cartography.finish import libraries
-from tilecascade.model.cascade import Block, Ladder, WindowConfig
+from tilecascade.model.cascade import Block, Ladder, WindowConfig, tile_window
 from tilecascade.model.imagery.painter import ImageryLadder
 from tilecascade.model.sgdm.config import Finish
 from tilecascade.model.sgdm.scale_text import MAX_TABLE_ZOOM
@@ -141,14 +141,18 @@ class Layer:
     def base_map_tile(self, tile: Tile) -> bytes | None:
         """The base map's tile as PNG; None if it has none. May block. Raises BaseMapError.
 
-        What is drawn of a sketch says nothing of the ground that a scene shows: from the root zoom on, a map of that is
-        generated.
+        What is drawn of a sketch says nothing of the ground that a scene shows, nor of what people have said: from the
+        root zoom on, tiles with either are no longer its own.
         """
-        if self.base is None or (self.base_drawn and tile.z >= self.ladder.root and self._shows_scene(tile)):
+        if self.base is None or (self.base_drawn and tile.z >= self.ladder.root and self._is_changed(tile)):
             return None
         return self.base.get(tile)
 
-    def _shows_scene(self, tile: Tile) -> bool:
+    def _is_changed(self, tile: Tile) -> bool:
+        return self.shows_scene(tile) or bool(self.reviews.within(tile_window(tile)))
+
+    def shows_scene(self, tile: Tile) -> bool:
+        """Whether any of the tile is a scene's. May block."""
         imagery = self.imagery
         return isinstance(imagery, SceneMosaic) and bool(imagery.scenes) and bool(imagery.sources(tile))
 

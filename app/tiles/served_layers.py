@@ -27,6 +27,7 @@ from tilecascade.app.tiles.lookahead import BackgroundTiles
 from tilecascade.app.tiles.remote_model import load_remote_model
 from tilecascade.app.tiles.resolver import TileResolver
 from tilecascade.app.tiles.store import TileStore
+from tilecascade.app.tiles.territory_generator import TerritoryGenerator
 from tilecascade.model.engine import GenerationEngine
 
 log = logging.getLogger(__name__)
@@ -105,7 +106,8 @@ class ServedLayers:
             painter = ImageryGenerator(self._store_of(painted), leases, model.engine, rejected)
         store = self._store_of(layer)
         before = self.resolvers.get(layer.name)
-        generator = BlockGenerator(store, leases, model.engine, painter)
+        kind = TerritoryGenerator if layer.base_drawn else BlockGenerator
+        generator = kind(store, leases, model.engine, painter)
         made = {layer.name: TileResolver(store, generator, before.store if before else None)}
         if painter is not None:
             made[painter.store.layer.name] = TileResolver(painter.store, painter)

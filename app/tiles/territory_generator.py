@@ -1,0 +1,68 @@
+"""The map blocks of a territory: of its own ground they are drawn of the sketch, and of what scenes show, generated."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+
+import shapely
+
+from tilecascade.app.sources.base_map import BaseMapTiles, DrawnMap
+from tilecascade.app.tiles.finished import EncodedBlock, FinishedBlock, keep_block
+from tilecascade.app.tiles.generator import BlockGenerator
+from tilecascade.app.tiles.layer import Layer
+from tilecascade.app.tiles.orders import MapOrder
+from tilecascade.app.tiles.references import References
+from tilecascade.app.tiles.work import Work
+from tilecascade.model.cartography.drawn_map import corrected, objects_of_map
+from tilecascade.model.cartography.parts import MARGIN, cut_to, shifted
+from tilecascade.model.cartography.reviews import REACH, reviewed
+from tilecascade.model.cascade import Block, cut_pixels
+from tilecascade.model.conditions import Conditions
+from tilecascade.model.generated import Drawing, GeneratedMap
+
+BEYOND = 2 * math.ceil(REACH / 2) + MARGIN
+"""Pixels around a block whose objects decide what the block has: even, as the cells of a class field are of two."""
+
+
+class TerritoryGenerator(BlockGenerator):
+    """Generates the blocks that a scene touches; the others need no network."""
+
+    async def _generate(self, block: Block, work: Work) -> FinishedBlock:
+        base = self.store.layer.base
+        drawn = base.drawn if isinstance(base, BaseMapTiles) else None
+        if drawn is None or await self.store.run(self._has_scene, block):
+            return await super()._generate(block, work)
+        try:
+            while True:
+                layer, began = self.store.layer, self.store.clock.now
+                run = asyncio.get_running_loop().run_in_executor
+                encoded = await run(self._drawing, draw_block, layer, drawn, block)
+                finished = await self.store.run(keep_block, self.store, block, encoded, began)
+                if finished is not None:
+                    self._count(block, encoded)
+                    return finished
+        finally:
+            work.perceived.set()
+            self.works.end(block, work)
+
+    def _has_scene(self, block: Block) -> bool:
+        return any(self.store.layer.shows_scene(tile) for tile in block.tiles())
+
+
+def draw_block(layer: Layer, drawn: DrawnMap, block: Block) -> EncodedBlock:
+    """The tiles of a block of a sketch's map, its objects, and its field for the references of finer blocks, with what
+    is given and what people have said. May block."""
+    footprint = block.footprint()
+    window = footprint.grown(max(BEYOND, layer.ladder.windows.ring))
+    beyond = (window.width - footprint.width) // 2
+    ground, known = drawn.draw(window)
+    found = reviewed(objects_of_map(ground, known, block.zoom), layer.given.within(window), block.zoom)
+    said = reviewed(found, layer.reviews.within(window), block.zoom)
+    pixels = corrected(ground, found, said, block.zoom)
+    around = shapely.box(-MARGIN, -MARGIN, footprint.width + MARGIN, footprint.height + MARGIN)
+    drawing = Drawing(cut_pixels(pixels, beyond), cut_to(around, shifted(said, -beyond, -beyond)))
+    generated = GeneratedMap(cut_pixels(pixels, beyond - layer.ladder.windows.ring), lambda: drawing)
+    order = MapOrder(layer, block, References())
+    conditions = Conditions(window, pixels, known, None, None)
+    return order.encode(generated, conditions, order.field(generated, conditions))
