@@ -28,7 +28,7 @@ from tilecascade.app.sources.scene import open_scene
 from tilecascade.app.sources.territory import TerritorySource
 from tilecascade.app.storage.archives import ARCHIVES, ArchiveError
 from tilecascade.app.storage.atomic import write_atomically
-from tilecascade.model.cascade import TILE_SIZE, Mask, Pixels, Window, tile_window
+from tilecascade.model.cascade import TILE_SIZE, tile_window
 
 FETCH_SECONDS = 20.0
 """How long the base map's server may take for a tile."""
@@ -106,13 +106,11 @@ class DrawnMap:
         """See BaseMap."""
         return self._drawn(tile) if self._covers(tile) else None
 
-    def draw(self, window: Window) -> tuple[Pixels, Mask]:
-        """The map of any window, H x W x 3 uint8, and H x W, where the territory is."""
-        return self._territory.map(window), self._territory.inside(*self._territory.axes(window))
-
     @cachedmethod(attrgetter("_tiles"), lock=attrgetter("_lock"))
     def _drawn(self, tile: Tile) -> bytes:
-        colours, known = self.draw(tile_window(tile))
+        window = tile_window(tile)
+        known = self._territory.inside(*self._territory.axes(window))
+        colours = self._territory.map(window)
         return png_of(colours if known.all() else np.dstack([colours * known[..., None], known.astype(np.uint8) * 255]))
 
 
@@ -158,7 +156,7 @@ class BaseMapTiles:
     """The tiles of a base map as the cascade needs them: PNG files of 256 x 256 pixels, at the zooms wanted.
 
     A tile that is transparent in part counts as none, and is generated; not so if the map is drawn of what its imagery
-    is drawn of, too (`whole` is false): it ends where that ends. drawn: the map of a territory, if it is one.
+    is drawn of, too (`whole` is false): it ends where that ends.
     """
 
     def __init__(self, base: BaseMap, max_zoom: int | None, whole: bool = True) -> None:
@@ -166,7 +164,6 @@ class BaseMapTiles:
         if last < base.zooms[0]:
             raise SceneError(f"the base map begins at zoom {base.zooms[0]}, above base_max_zoom {max_zoom}")
         self._base, self._whole = base, whole
-        self.drawn = base if isinstance(base, DrawnMap) else None
         self.zooms = range(base.zooms[0], last + 1)
         self.id = f"{base.id} to {last}"
 

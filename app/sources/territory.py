@@ -20,10 +20,10 @@ from tilecascade.app.sources.mosaic import KEPT_TILES
 from tilecascade.model.cascade import Mask, Pixels, Window, assemble, tile_window
 from tilecascade.model.imagery.weather import MARGIN as WEATHER_MARGIN
 from tilecascade.model.style import ORDER
-from tilecascade.model.world.areas import with_ground, with_weather
+from tilecascade.model.world.areas import weather_at, with_ground, with_weather
 from tilecascade.model.world.sketch import HEIGHTS, Territory
 
-VERSION = 3
+VERSION = 4
 """Counts changes of code that change a territory's pixels."""
 
 MARGIN = 8
@@ -59,7 +59,6 @@ class TerritorySource:
         self.plain_id = f"territory-{VERSION}-{digest.hexdigest()[:12]}"
         self.id = f"{self.plain_id}-{areas.id}" if areas is not None and areas.all else self.plain_id
         self.reach = WANDERS * self.territory.pixel + LEAST_REACH
-        self._margin = MARGIN + (WEATHER_MARGIN if any(area.weather for area in self._areas) else 0)
         left, bottom, right, top = self.territory.box
         west, south = mercantile.lnglat(left, bottom)
         east, north = mercantile.lnglat(right, top)
@@ -99,8 +98,10 @@ class TerritorySource:
     @cachedmethod(attrgetter("_tiles"), lock=attrgetter("_lock"))
     def _tile(self, tile: Tile) -> Pixels:
         window = tile_window(tile)
-        around, inner = window.grown(self._margin), slice(self._margin, -self._margin)
-        axes = self.territory.axes(around)
-        drawn = with_weather(self._areas, self.territory.imagery(around), *axes)[inner, inner]
+        weather = weather_at(self._areas, *self.territory.axes(window))
+        # only here: what is far from all weather must not depend on whether there is any, to the last bit of a line
+        margin = MARGIN + WEATHER_MARGIN * bool(weather)
+        around, inner = window.grown(margin), slice(margin, -margin)
+        drawn = with_weather(weather, self.territory.imagery(around), *self.territory.axes(around))[inner, inner]
         known = self.territory.inside(*self.territory.axes(window))
         return np.dstack([drawn, known.astype(np.uint8) * 255])

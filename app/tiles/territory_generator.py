@@ -7,7 +7,7 @@ import math
 
 import shapely
 
-from tilecascade.app.sources.base_map import BaseMapTiles, DrawnMap
+from tilecascade.app.tiles import image
 from tilecascade.app.tiles.finished import EncodedBlock, FinishedBlock, keep_block
 from tilecascade.app.tiles.generator import BlockGenerator
 from tilecascade.app.tiles.layer import Layer
@@ -17,7 +17,7 @@ from tilecascade.app.tiles.work import Work
 from tilecascade.model.cartography.drawn_map import corrected, objects_of_map
 from tilecascade.model.cartography.parts import MARGIN, cut_to, shifted
 from tilecascade.model.cartography.reviews import REACH, reviewed
-from tilecascade.model.cascade import Block, cut_pixels
+from tilecascade.model.cascade import Block, Mask, Pixels, Window, assemble, cut_pixels
 from tilecascade.model.conditions import Conditions
 from tilecascade.model.generated import Drawing, GeneratedMap
 
@@ -29,15 +29,13 @@ class TerritoryGenerator(BlockGenerator):
     """Generates the blocks that a scene touches; the others need no network."""
 
     async def _generate(self, block: Block, work: Work) -> FinishedBlock:
-        base = self.store.layer.base
-        drawn = base.drawn if isinstance(base, BaseMapTiles) else None
-        if drawn is None or await self.store.run(self._has_scene, block):
+        if await self.store.run(self._has_scene, block):
             return await super()._generate(block, work)
         try:
             while True:
                 layer, began = self.store.layer, self.store.clock.now
                 run = asyncio.get_running_loop().run_in_executor
-                encoded = await run(self._drawing, draw_block, layer, drawn, block)
+                encoded = await run(self._drawing, draw_block, layer, block)
                 finished = await self.store.run(keep_block, self.store, block, encoded, began)
                 if finished is not None:
                     self._count(block, encoded)
@@ -50,13 +48,13 @@ class TerritoryGenerator(BlockGenerator):
         return any(self.store.layer.shows_scene(tile) for tile in block.tiles())
 
 
-def draw_block(layer: Layer, drawn: DrawnMap, block: Block) -> EncodedBlock:
+def draw_block(layer: Layer, block: Block) -> EncodedBlock:
     """The tiles of a block of a sketch's map, its objects, and its field for the references of finer blocks, with what
     is given and what people have said. May block."""
     footprint = block.footprint()
     window = footprint.grown(max(BEYOND, layer.ladder.windows.ring))
     beyond = (window.width - footprint.width) // 2
-    ground, known = drawn.draw(window)
+    ground, known = _ground(layer, window)
     found = reviewed(objects_of_map(ground, known, block.zoom), layer.given.within(window), block.zoom)
     said = reviewed(found, layer.reviews.within(window), block.zoom)
     pixels = corrected(ground, found, said, block.zoom)
@@ -66,3 +64,11 @@ def draw_block(layer: Layer, drawn: DrawnMap, block: Block) -> EncodedBlock:
     order = MapOrder(layer, block, References())
     conditions = Conditions(window, pixels, known, None, None)
     return order.encode(generated, conditions, order.field(generated, conditions))
+
+
+def _ground(layer: Layer, window: Window) -> tuple[Pixels, Mask]:
+    """The map of a window as the sketch has it, of whole tiles: the last bit of a line's pixel depends on where the
+    drawing of it ends."""
+    assert layer.base is not None  # a base map that is drawn is one
+    found = {tile: layer.base.get(tile) for tile in window.tiles()}
+    return assemble(window, {tile: image.decode(data) for tile, data in found.items() if data is not None})

@@ -21,6 +21,9 @@ SYNONYMS = {
 }  # fmt: skip
 """Other words for elements."""
 
+MOST_SHOWN = 80
+"""Characters of a text that a message repeats."""
+
 SIDES = "north|south|east|west"
 COURSES = {"north": "from west to east", "south": "from west to east"}
 """How a river runs whose bank is said; others run from north to south."""
@@ -44,10 +47,11 @@ def caption_of_text(text: str) -> Caption:
     found |= dict.fromkeys(phrases)
     for phrase in phrases:
         left = left.replace(f" {phrase} ", " ")
-    unknown = [word for word in _words(left) if word not in FILLERS and _element(word) is None]
+    unknown = list(dict.fromkeys(w for w in _words(left) if w not in FILLERS and _element(w) is None))
     if unknown:
+        shown = text if len(text) <= MOST_SHOWN else text[:MOST_SHOWN] + "..."
         raise CaptionError(
-            f"{', '.join(map(repr, unknown))} in {text!r} says nothing that the generator knows; it knows the scenes "
+            f"{', '.join(map(repr, unknown))} in {shown!r} says nothing that the generator knows; it knows the scenes "
             f"{', '.join(SCENES)}, the elements {', '.join(THINGS)}, and relations such as 'north of a river', 'a road "
             "along the north bank of the river', 'a lake surrounded by forest'"
         )

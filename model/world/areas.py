@@ -87,6 +87,12 @@ class GroundArea:
         share = np.clip(share * cell / soft, 0, 1)
         return np.asarray(share * share * (3 - 2 * share))
 
+    def is_near(self, xs: Floats, ys: Floats) -> bool:
+        """Whether its bounds, with a raster's cell around, touch ys x xs."""
+        left, bottom, right, top = self.outline.bounds
+        x, y, more = xs - EQUATOR / 2, EQUATOR / 2 - ys, self._cell
+        return bool(x[-1] > left - more and x[0] < right + more and y[-1] < top + more and y[0] > bottom - more)
+
     @property
     def _cell(self) -> float:
         left, bottom, right, top = self.outline.bounds
@@ -105,6 +111,11 @@ class GroundArea:
         xs, ys = left + (np.arange(columns) - 1.5) * cell, top - (np.arange(rows) - 1.5) * cell
         inside = shapely.contains_xy(self.outline, *np.meshgrid(xs, ys))
         return np.asarray(ndimage.distance_transform_edt(inside))
+
+
+def weather_at(areas: Sequence[GroundArea], xs: Floats, ys: Floats) -> list[GroundArea]:
+    """The areas whose weather is seen at ys x xs, in their order."""
+    return [area for area in areas if area.weather is not None and area.is_near(xs, ys) and area.weight(xs, ys).any()]
 
 
 def with_weather(areas: Sequence[GroundArea], colours: Pixels, xs: Floats, ys: Floats) -> Pixels:
