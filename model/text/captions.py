@@ -26,6 +26,9 @@ RELATIONS = (
 )  # fmt: skip
 """Relations that can be seen from above."""
 
+MOST_NAMED = 3
+"""Relations that a message repeats."""
+
 VERTICAL = (
     "under", "underneath", "below", "beneath", "above", "on top of", "over the top of", "behind", "in front of",
     "hanging from", "leaning against", "standing on", "standing in", "flying over", "looking at", "in the background",
@@ -111,12 +114,15 @@ def from_dict(given: Mapping[str, Any]) -> Caption:
     """Inverse of `Caption.to_dict`, and a reader of AAAAD's own items. Raises CaptionError.
 
     A relation that is a list of sentences is what was drawn for one image: the first one that can be seen from above
-    counts.
+    counts. Elements may be a list of words.
     """
+    if isinstance(given.get("element"), list):
+        given = {**given, "element": ", ".join(map(str, given["element"]))}
     if isinstance(given.get("relation"), list):
         chosen = first_valid(str(sentence) for sentence in given["relation"])
         if chosen is None:
-            raise CaptionError(f"none of the {len(given['relation'])} relations can be seen from above; draw others")
+            told = "; ".join(map(repr, given["relation"][:MOST_NAMED]))
+            raise CaptionError(f"no relation that can be seen from above is among {told}; say others")
         given = {**given, "relation": chosen}
     missing = [key for key in ("scene", "relation", "element") if not isinstance(given.get(key), str)]
     if missing:

@@ -58,7 +58,7 @@ def test_relations_are_those_that_can_be_seen_from_above() -> None:
     assert first_valid(drawn[:2]) is None
     item = {"scene": "park", "element": "car"}
     assert from_dict({**item, "relation": drawn}).relations == ("a house next to the road",)
-    with pytest.raises(CaptionError, match="none of the 2 relations"):
+    with pytest.raises(CaptionError, match="no relation that can be seen from above"):
         from_dict({**item, "relation": drawn[:2]})
 
 
@@ -110,3 +110,14 @@ def test_levels_follow_the_metres() -> None:
     assert [level.split()[0] for level in found] == ["Ultra-high", "Ultra-high", "High", "Ordinary", "Low", "Ultra-low"]
     with pytest.raises(CaptionError, match="positive"):
         gsd_level(0)
+
+
+def test_a_list_of_relations_from_the_side_is_told_and_elements_may_be_a_list() -> None:
+    given = {
+        "scene": "park",
+        "element": ["tree", "road"],
+        "relation": ["road under the bridge", "tree behind the house"],
+    }
+    with pytest.raises(CaptionError, match="'road under the bridge'; 'tree behind the house'"):
+        from_dict(given)
+    assert from_dict(given | {"relation": "a road along the river"}).elements == ("tree", "road")
