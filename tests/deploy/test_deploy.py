@@ -27,6 +27,13 @@ SKIPPED = {
 }
 
 
+RAY_CLUSTER = {"rayVersion", "enableInTreeAutoscaling", "autoscalerOptions", "headGroupSpec", "workerGroupSpecs"}
+RAY_GROUP = {"rayStartParams", "template"}
+RAY_WORKERS = {"groupName", "replicas", "minReplicas", "maxReplicas"}
+"""The fields of KubeRay's objects that are used; their types, ray-operator/apis/ray/v1/raycluster_types.go, have them.
+"""
+
+
 def lint(*command: str) -> None:
     program = Path(sys.executable).with_name(command[0])
     if not program.exists():
@@ -83,8 +90,17 @@ def test_kubernetes_objects_are_what_kubernetes_knows() -> None:
     seen = set()
     for document in documents():
         seen.add(document["kind"])
-        if not document["apiVersion"].startswith("ray.io"):  # KubeRay's own
+        if not document["apiVersion"].startswith("ray.io"):
             validate.validate(document, "1.30", strict=True)
+            continue
+        spec = document["spec"]
+        assert spec.keys() <= RAY_CLUSTER
+        assert spec["headGroupSpec"].keys() <= RAY_GROUP
+        for group in (spec["headGroupSpec"], *spec["workerGroupSpecs"]):
+            assert group.keys() <= RAY_GROUP | RAY_WORKERS
+            assert {str(value) for value in group["rayStartParams"].values()} == set(group["rayStartParams"].values())
+            pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "ray", **group["template"]["metadata"]}}
+            validate.validate(pod | {"spec": group["template"]["spec"]}, "1.30", strict=True)
     assert seen >= {"StatefulSet", "RayCluster", "HorizontalPodAutoscaler", "PodDisruptionBudget", "NetworkPolicy"}
 
 
@@ -110,6 +126,18 @@ def test_no_pod_is_root_or_may_become_it() -> None:
             assert container["securityContext"]["allowPrivilegeEscalation"] is False
             assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
             assert "memory" in container["resources"]["limits"]
+
+
+def test_what_kuberay_adds_to_pods_fits_them() -> None:
+    """Its own probes need wget, which the image does not have; its autoscaler has to fit the namespace's rules."""
+    ray = next(each["spec"] for each in documents() if each["kind"] == "RayCluster")
+    for group in (ray["headGroupSpec"], *ray["workerGroupSpecs"]):
+        (container,) = group["template"]["spec"]["containers"]
+        for probe in ("readinessProbe", "livenessProbe"):
+            assert container[probe]["httpGet"] == {"path": "/api/healthz", "port": 52365}
+    (space,) = (each["metadata"] for each in documents() if each["kind"] == "Namespace")
+    assert space["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
+    assert ray["autoscalerOptions"]["securityContext"] == container["securityContext"]
 
 
 def test_the_objects_fit_together() -> None:
