@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import shutil
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
@@ -12,22 +11,15 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import ValidationError
-
-from tilecascade.app.errors import BadRequestError, SceneError, SettingsError, TilecascadeError
+from tilecascade.app.errors import SettingsError, TilecascadeError
 from tilecascade.app.jobs.runner import Jobs
-from tilecascade.app.scenes.changing import ChangingLayers
-from tilecascade.app.scenes.territories import Territories, TerritoryRequest
-from tilecascade.app.settings import DataDir, LayerSettings, Settings, first_problem
+from tilecascade.app.scenes.territory_layers import TerritoryLayers
+from tilecascade.app.settings import DataDir, LayerSettings, Settings
 from tilecascade.app.storage.caches import Caches
 from tilecascade.app.storage.ownership import Ownership
 from tilecascade.app.storage.revisions import Revisions
 from tilecascade.app.storage.versions import old_versions, remove
 from tilecascade.app.tiles.layer import names_of
-from tilecascade.app.tiles.loaded_model import LoadedModel
-from tilecascade.app.tiles.resolver import TileResolver
-from tilecascade.app.tiles.served_layers import RETIRE_SECONDS
-from tilecascade.app.tiles.store import TileStore
 from tilecascade.model.engine.ray import disconnect
 
 if TYPE_CHECKING:
@@ -73,7 +65,7 @@ def record_failed_start(service: Service, task: asyncio.Task[None], on_failure: 
     on_failure()
 
 
-class Service(ChangingLayers):
+class Service(TerritoryLayers):
     """The state of one running program. Use `Service.running`.
 
     state: "starting", "ready" or "failed", and then `problem` says why. resolvers: by layer, the default layer first.
@@ -82,8 +74,6 @@ class Service(ChangingLayers):
     def __init__(self, settings: Settings, layers: list[LayerSettings], workers_dir: Path | None = None) -> None:
         self.state = "starting"
         self.problem: str | None = None
-        self.territories = Territories(DataDir(settings.data_dir).territories)
-        self._making = asyncio.Lock()
         super().__init__(settings, layers)
         try:
             self.data_dir.tiles.mkdir(parents=True, exist_ok=True)
@@ -94,7 +84,6 @@ class Service(ChangingLayers):
             with suppress(OSError):
                 left.unlink()
         self.shelf.tidy()
-        self.territories.tidy()
         self.open(workers_dir)
         self.jobs = Jobs(self.data_dir.jobs, self.resolver)
 
@@ -140,108 +129,21 @@ class Service(ChangingLayers):
 
     def _load(self) -> None:
         """Load the model, open the scenes, check the tile directory. Raises SettingsError or SceneError."""
-        self.join()
+        self.join([one.name for one in self._layer_settings] + self.territories.names())
         choice = self.shelf.choice()
         self.model = model = self._load_model(Path(choice.stem), choice.batch)
         built = [(wanted, self._scenes.build(wanted, model.info)) for wanted in self._layer_settings]
         for wanted, layer in built:
             self.resolvers |= self._serve(wanted, layer, model)
-        self._load_territories(model)
+        self.load_territories(model)
         self._publication.inform_workers(self.layers)
         threading.Thread(target=clean_disk, args=(self.caches, self.data_dir, self.settings), daemon=True).start()
 
-    def _load_territories(self, model: LoadedModel) -> None:
-        """Serve what was made of sketches before. One that cannot be read keeps nobody from the other layers."""
-        for wanted in self.territories.layers():
-            try:
-                self._check_name(wanted.name)
-                layer = self._scenes.build(wanted, model.info)
-            except (BadRequestError, SettingsError, SceneError) as error:
-                log.warning("territory %s is not served: %s", wanted.name, error)
-                continue
-            self.resolvers |= self._serve(wanted, layer, model)
-            self._layer_settings.append(wanted)
-
-    def _check_name(self, name: str) -> None:
-        """Raises BadRequestError if no territory can have this name."""
-        try:
-            LayerSettings(name=name, scenes=[Path("any.tif")], painted_zoom=14)
-        except ValidationError as error:
-            raise BadRequestError(first_problem(error)) from None
-        taken = set(self.resolvers) - {layer for made in self.territories.names() for layer in names_of(made)}
-        if taken & set(names_of(name)):
-            raise BadRequestError(f"there is a layer {name} that is no territory; choose another name")
-
-    async def make_territory(self, name: str, picture: bytes, request: TerritoryRequest) -> str:
-        """Make a territory of a picture, or replace it, and serve it from now on; returns what to say of it.
-
-        Raises BadRequestError or StorageError, and all stays as it was.
-        """
-        async with self._making:
-            await asyncio.to_thread(self._check_name, name)
-            said = await asyncio.to_thread(self.territories.make, name, picture, request)
-            try:
-                await self.put_layer(self.territories.layer(name))
-            except Exception:
-                await asyncio.to_thread(self.territories.settle, name, False)
-                raise
-            await asyncio.to_thread(self.territories.settle, name, True)
-        return said
-
-    async def remove_territory(self, name: str) -> None:
-        """Serve a territory no more, and delete it and its tiles. Raises NotFoundError."""
-        async with self._making:
-            for job in list(self.jobs.all.values()):
-                if job.order.layer in names_of(name):
-                    await self.jobs.cancel(job)
-            await self.remove_layer(name)
-            await asyncio.to_thread(self.territories.remove, name)
-
-    async def put_layer(self, wanted: LayerSettings) -> None:
-        """Serve a layer from now on, or instead of the one of that name. Raises SceneError or SettingsError."""
-        async with self._changing:
-            model = self.model
-            assert model is not None
-            layer = await asyncio.to_thread(self._scenes.build, wanted, model.info)
-            made = await asyncio.to_thread(self._serve, wanted, layer, model)
-            for resolver in made.values():
-                resolver.previous = None  # it would show another country
-            self._retire_soon([self.resolvers.pop(name) for name in names_of(wanted.name) if name in self.resolvers])
-            self.resolvers |= made
-            self._layer_settings[:] = [one for one in self._layer_settings if one.name != wanted.name] + [wanted]
-            self._publication.inform_workers(self.layers)
-        self.background.warm(made[wanted.name], self.settings.warm_tiles)
-
-    async def remove_layer(self, name: str) -> None:
-        """Serve a layer no more, and delete its tiles."""
-        async with self._changing:
-            gone = [self.resolvers.pop(each) for each in names_of(name) if each in self.resolvers]
-            self._layer_settings[:] = [one for one in self._layer_settings if one.name != name]
-            self._publication.inform_workers(self.layers)
-            await asyncio.to_thread(self._scenes.drop, name)
-            for each in names_of(name):  # at once: what is made under this name next has other scenes and reviews
-                await asyncio.to_thread(shutil.rmtree, self.data_dir.layers / each, True)
-        self._retire_soon(gone, delete=True)
-
-    def _retire_soon(self, resolvers: list[TileResolver], delete: bool = False) -> None:
-        """Let resolvers finish what they have begun with, when requests that have just come have asked them."""
-
-        async def later() -> None:
-            try:
-                await asyncio.sleep(RETIRE_SECONDS)
-            finally:  # at once if the server stops: nobody would remember
-                for resolver in resolvers:
-                    await resolver.drain()
-                    if delete:
-                        await asyncio.to_thread(self._delete, resolver.store)
-
-        self._keep(later())
-
-    def _delete(self, store: TileStore) -> None:
-        """Delete the tiles of a layer that is not served any more."""
-        store.forget_all()
-        if store.layer.name not in self.resolvers:  # or it has been made again meanwhile
-            shutil.rmtree(self.data_dir.tiles / store.layer.name, ignore_errors=True)
+    async def end_jobs(self, name: str) -> None:
+        """See TerritoryLayers."""
+        for job in list(self.jobs.all.values()):
+            if job.order.layer in names_of(name):
+                await self.jobs.cancel(job)
 
     async def _close(self) -> None:
         if self.group is not None:

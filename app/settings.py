@@ -59,7 +59,7 @@ class DataDir:
         self.audit = root / "audit.jsonl"
         self.models = root / "models"
         self.model = root / "model.json"
-        self.territories = root / "territories"
+        self.territories = (scenes or root) / "territories"
 
     def scene_set(self, layer: str) -> Path:
         """What was changed about a layer's scenes since the configuration."""
@@ -244,11 +244,12 @@ class Settings(BaseSettings):
         default=None,
         pattern=r"^[a-z0-9][a-z0-9_-]{0,31}$",
         description="name of a group of servers with one Redis and the same layers: what is changed about a layer's "
-        "scenes, reviews or areas at one of them is changed at all",
+        "scenes, reviews or areas, and territories, at one of them is changed at all",
     )
     scenes_dir: Path | None = Field(
         default=None,
-        description="folder of the scenes that are uploaded, DATA_DIR/scenes unless given; a group's servers share it",
+        description="folder of the scenes that are uploaded, DATA_DIR/scenes unless given, and then also of the "
+        "territories; a group's servers share it",
     )
     redis_bytes: ByteSize = Field(default=ByteSize(128 << 20), ge=1 << 20, description="limit of the embedded Redis")
     redis_ttl: int = Field(default=24 * 3600, ge=1, description="seconds that Redis keeps a tile")

@@ -6,7 +6,7 @@ import asyncio
 import json
 import logging
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from pathlib import Path
@@ -83,11 +83,11 @@ class ChangingLayers(ServedLayers):
         if self.group is None:  # or another server may read it
             self._scenes.forget(scene)
 
-    def join(self) -> None:
-        """Before the layers are opened: have what the group has. May block. Raises SettingsError."""
+    def join(self, layers: Sequence[str]) -> None:
+        """Before these layers are opened: have what the group has. May block. Raises SettingsError."""
         if self.settings.group is not None:
             self.group = Group(self.caches.shared_redis(), self.settings.group)
-            self._taken = take_over(self.group, self.data_dir, [one.name for one in self._layer_settings])
+            self._taken = take_over(self.group, self.data_dir, layers)
 
     def follow_group(self) -> None:
         """Once the layers are served: make what the others change, from now on."""

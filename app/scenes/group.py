@@ -125,6 +125,25 @@ class Group:
             raise NotReadyError("another server has changed this layer at the same time; ask again")
         self.numbers[layer] = before + 1
 
+    def count(self, what: str) -> None:
+        """Tell the others that something has changed which is no layer's, and wait until they have made it."""
+        try:
+            self.numbers[what] = int(self._call("HINCRBY", self._record(what), "number", 1))
+            self._call("PUBLISH", self._channel, what)
+        except redis.RedisError as error:  # they look by themselves, too
+            log.warning("%s: the change is not known to the group yet: %s", what, error)
+        self.wait_for_others(what)
+
+    def counted(self, what: str) -> int:
+        """How often something has changed which is no layer's. Raises redis errors."""
+        return int(self._call("HGET", self._record(what), "number") or 0)
+
+    def forget(self, layer: str) -> None:
+        """Remove the record of a layer that there is no more."""
+        self.numbers.pop(layer, None)
+        with suppress(redis.RedisError):
+            self._call("DEL", self._record(layer))
+
     def turn(self, layer: str) -> Release:
         """Wait until no other server changes a layer. Raises NotReadyError."""
         deadline = time.monotonic() + TURN_SECONDS

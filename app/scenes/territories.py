@@ -7,6 +7,7 @@ import logging
 import shutil
 import uuid
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,6 +51,15 @@ class Territories:
     def names(self) -> list[str]:
         """All of them."""
         return sorted(path.name for path in self._folder.glob("[!.]*") if (path / LAYERS).is_file())
+
+    def marks(self) -> dict[str, str]:
+        """All of them, and of each what changes when it is made anew."""
+        found = {}
+        for name in self.names():
+            with suppress(FileNotFoundError):
+                stat = (self._folder / name / LAYERS).stat()
+                found[name] = f"{stat.st_ino}-{stat.st_mtime_ns}"
+        return found
 
     def layers(self) -> Iterator[LayerSettings]:
         """The layer of each. One that cannot be read is left alone."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -9,13 +10,16 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
+import mercantile
 import pytest
 import redis
+from PIL import Image, ImageDraw
 
 from tests.conftest import PLACE, SceneMaker
 from tests.program import Server, run_cli
 from tests.support import corner_scene
 from tilecascade.cache.redis import EmbeddedRedis
+from tilecascade.model.world.sketch import COVERS, NUMBER
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -75,6 +79,48 @@ def test_what_one_changes_all_show_at_once(group: tuple[Server, Server], tmp_pat
         assert late.get("/scenes").json() == a.get("/scenes").json()
     finally:
         late.kill()
+
+
+def test_a_territory_that_one_makes_is_at_all_and_goes_from_all(group: tuple[Server, Server]) -> None:
+    a, b = group
+    picture = Image.new("RGB", (60, 40), COVERS[NUMBER["farmland"]].paint)
+    ImageDraw.Draw(picture).ellipse((20, 10, 40, 30), fill=COVERS[NUMBER["town"]].paint)
+    picture.save(sketch := io.BytesIO(), "PNG")
+    path = "/territories/carana"
+    where = path + "?bounds=10,50,10.04,50.02&seed=3"
+
+    def put(server: Server, seed: int) -> httpx.Response:
+        address = server.url + where.replace("seed=3", f"seed={seed}")
+        return httpx.put(address, content=sketch.getvalue(), headers=HEADERS, timeout=90)
+
+    made = put(a, 3)
+    assert made.status_code in (200, 201), made.text
+    tile = mercantile.tile(10.02, 50.01, 15)
+    address = f"/tiles/carana/{tile.z}/{tile.x}/{tile.y}.png?wait=100"
+    first = b.get(address)
+    assert first.status_code == 200
+    assert a.get(address).content == first.content
+    # its areas, like those of any layer, and a new sketch in its place
+    ring = [[10.005, 50.005], [10.03, 50.005], [10.03, 50.015], [10.005, 50.015], [10.005, 50.005]]
+    geometry = {"type": "Polygon", "coordinates": [ring]}
+    fog = {"type": "Feature", "properties": {"weather": "fog", "strength": 1}, "geometry": geometry}
+    body = {"type": "FeatureCollection", "features": [fog]}
+    assert httpx.put(b.url + "/areas/carana", json=body, headers=HEADERS, timeout=60).status_code == 200
+    assert len(a.get("/areas/carana").json()["features"]) == 1
+    assert put(b, 4).status_code in (200, 201)
+    second = a.get(address)
+    assert second.content == b.get(address).content != first.content
+    said = [server.get("/territories").json() for server in (a, b)]
+    assert [[one[key] for key in ("name", "seed", "revision")] for (one,) in said] == [
+        ["carana", 4, said[0][0]["revision"]]
+    ] * 2
+    assert len(a.get("/areas/carana").json()["features"]) == 1
+    assert httpx.delete(b.url + path, headers=HEADERS, timeout=60).status_code < 300
+    assert a.get(address).status_code == b.get(address).status_code == 404
+    # what comes under this name later has nothing of it
+    assert put(b, 3).status_code in (200, 201)
+    assert a.get("/areas/carana").json()["features"] == []
+    assert a.get(address).content == first.content
 
 
 def redis_of(server: Server) -> str:
