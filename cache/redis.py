@@ -127,6 +127,10 @@ def find_server() -> str | None:
     return carried if carried and Path(carried).exists() else None
 
 
+START_SECONDS = 30.0
+"""How long a busy machine may take to start the embedded server; one that ends is noticed at once."""
+
+
 class EmbeddedRedis:
     """A private redis-server on a unix socket, memory only; ends with this process, and is started again when it ends
     by itself.
@@ -153,7 +157,7 @@ class EmbeddedRedis:
         self._closing = threading.Event()
         self.process = self._start()
         client = redis.Redis.from_url(self.url)
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + START_SECONDS
         while True:
             try:
                 client.ping()

@@ -47,6 +47,7 @@ PATHS = [
 ]
 
 
+@pytest.mark.slow
 def test_the_same_bytes_after_a_restart_and_from_nothing(start: Start, tmp_path: Path) -> None:
     first = start()
     drawn = [first.get(path) for path in PATHS]
@@ -65,6 +66,7 @@ def test_the_same_bytes_after_a_restart_and_from_nothing(start: Start, tmp_path:
     assert [a.content for a in anew][::-1] == [d.content for d in drawn]
 
 
+@pytest.mark.slow
 def test_without_a_scene_the_fictional_country_is_served(tiny_weights: Path, tmp_path: Path) -> None:
     server = Server(None, tiny_weights, tmp_path / "data")
     try:
@@ -117,6 +119,7 @@ def test_bytes_are_in_redis_and_its_death_loses_no_request(start: Start, tmp_pat
         own.close()
 
 
+@pytest.mark.slow
 def test_termination_finishes_what_was_asked(start: Start) -> None:
     server = start()
     with ThreadPoolExecutor(1) as pool:
@@ -127,6 +130,7 @@ def test_termination_finishes_what_was_asked(start: Start) -> None:
     assert server.process.wait(60) == 0
 
 
+@pytest.mark.slow
 def test_a_broken_file_heals(start: Start, tmp_path: Path) -> None:
     server = start()
     answer = server.get(PATHS[2])
@@ -142,6 +146,7 @@ def test_a_broken_file_heals(start: Start, tmp_path: Path) -> None:
     assert (current / "14" / str(PLACE.x) / f"{PLACE.y}.png").read_bytes() == drawn
 
 
+@pytest.mark.slow
 def test_prefetch_generates_everything_once_and_tells(start: Start, make_scene: SceneMaker, tmp_path: Path) -> None:
     server = start()
     west, south, east, north = open_scene(make_scene()).bounds
@@ -175,6 +180,7 @@ def test_prefetch_generates_everything_once_and_tells(start: Start, make_scene: 
     assert "no server answers" in gone.stderr
 
 
+@pytest.mark.slow
 def test_a_killed_server_goes_on_with_its_job(start: Start, make_scene: SceneMaker, tmp_path: Path) -> None:
     server = start()
     key = {"X-API-Key": (tmp_path / "data" / "api-key").read_text()}

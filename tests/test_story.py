@@ -100,6 +100,7 @@ def cli(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_scenes_come_and_go_while_clients_load(
     begin: Callable[..., Server], pair: tuple[Path, Path], tmp_path: Path
 ) -> None:
@@ -169,6 +170,7 @@ def images(url: str, tiles: list[Tile]) -> dict[Tile, bytes]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not REAL.is_dir(), reason="the real scenes (../shared/data) are not here")
 def test_the_story_with_real_scenes(begin: Callable[..., Server], tmp_path: Path) -> None:
     """An alpine valley is served and prefetched by curl; a drone's mosaic of another place and a newer picture of a

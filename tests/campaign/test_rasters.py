@@ -110,6 +110,7 @@ def beside_health(client: TestClient, work: Callable[[], httpx.Response]) -> tup
         return working.result(), longest
 
 
+@pytest.mark.slow
 def test_no_raster_shows_a_foreign_byte_or_opens_a_connection(
     client: TestClient, settings: Settings, bait: tuple[Bait, Listener], tmp_path: Path
 ) -> None:
@@ -141,6 +142,7 @@ def test_no_raster_shows_a_foreign_byte_or_opens_a_connection(
     assert client.get("/health").json()["state"] == "ready"
 
 
+@pytest.mark.slow
 def test_rasters_cost_a_running_server_no_more_memory_than_it_may_have(tmp_path: Path, tiny_weights: Path) -> None:
     folder = tmp_path / "made"
     folder.mkdir()
@@ -161,6 +163,7 @@ def test_rasters_cost_a_running_server_no_more_memory_than_it_may_have(tmp_path:
         server.kill()
 
 
+@pytest.mark.slow
 def test_files_in_an_allowed_folder_may_not_name_others(
     client: TestClient, bait: tuple[Bait, Listener], tmp_path: Path
 ) -> None:

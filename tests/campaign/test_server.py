@@ -85,6 +85,7 @@ def address(server: Server) -> tuple[str, int]:
     return "127.0.0.1", server.port
 
 
+@pytest.mark.slow
 def test_fuzzed_requests_get_answers(begin: Begin) -> None:
     server = begin()
     tiles = [Tile(PLACE.x * 4 + i, PLACE.y * 4 + j, 16) for i in range(4) for j in range(4)]
@@ -145,6 +146,7 @@ def test_a_body_without_a_key_is_not_taken_in(begin: Begin) -> None:
     stops_in_time(server)
 
 
+@pytest.mark.slow
 def test_half_sent_requests_shut_nobody_out(begin: Begin) -> None:
     server = begin()
     held = []
@@ -168,6 +170,7 @@ def test_half_sent_requests_shut_nobody_out(begin: Begin) -> None:
     stops_in_time(server)
 
 
+@pytest.mark.slow
 def test_a_long_copy_keeps_no_server_from_stopping(begin: Begin, tmp_path: Path) -> None:
     """Of a file that says that it is 60,000 pixels wide: a minute's work. What was taken in goes at the next start."""
     wide = sparse(tmp_path / "wide.tif", 60_000)

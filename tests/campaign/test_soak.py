@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
+import pytest
 from mercantile import Tile
 
 from tests.conftest import PLACE, SceneMaker
@@ -48,6 +49,7 @@ def address(rng: random.Random) -> str:
     )
 
 
+@pytest.mark.slow
 def test_memory_stays_flat(make_scene: SceneMaker, tiny_weights: Path, tmp_path: Path) -> None:
     settings = {"TILECASCADE_REDIS_URL": "none", "TILECASCADE_API_KEY": KEY["X-API-Key"]}
     server = ready(Server(make_scene(), tiny_weights, tmp_path / "data", settings))

@@ -135,6 +135,7 @@ def test_a_removed_scene_is_not_shown_by_the_version_before(
     assert client.get(ROOT).content != tile.content
 
 
+@pytest.mark.slow
 def test_a_change_under_load_fails_no_request_and_outlasts_a_restart(
     make_scene: SceneMaker, tiny_weights: Path, other: Path, tmp_path: Path
 ) -> None:
@@ -182,6 +183,7 @@ def test_a_change_under_load_fails_no_request_and_outlasts_a_restart(
         server.kill()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fits", [8, 4, 2, 1, 0])
 def test_out_of_memory_ends_in_tiles_or_in_one_sentence(
     fits: int, make_settings: MakeSettings, layer_settings: LayerSettings, monkeypatch: pytest.MonkeyPatch

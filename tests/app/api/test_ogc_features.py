@@ -101,6 +101,7 @@ def test_what_cannot_be_answered_gets_a_sentence(path: str, status: int, said: s
     assert said in answer.text
 
 
+@pytest.mark.slow
 def test_gdal_reads_the_features(make_scene: SceneMaker, tmp_path: Path) -> None:
     if "OAPIF" not in pyogrio.list_drivers():
         pytest.skip("this GDAL has no OGC API - Features client")

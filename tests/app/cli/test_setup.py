@@ -76,6 +76,7 @@ def test_init_writes_a_file_that_can_be_served_and_never_over_another(tmp_path: 
     assert file.read_text() == text
 
 
+@pytest.mark.slow
 def test_doctor_says_what_would_happen(make_scene: SceneMaker, tiny_weights: Path, tmp_path: Path) -> None:
     env = {"TILECASCADE_WEIGHTS": str(tiny_weights), "TILECASCADE_REDIS_URL": "redis://127.0.0.1:1"}
     port = str(free_port())
@@ -95,6 +96,7 @@ def test_doctor_says_what_would_happen(make_scene: SceneMaker, tiny_weights: Pat
     assert "problem  weights" in worse.stdout
 
 
+@pytest.mark.slow
 def test_info_gives_boxes_that_can_be_pasted(make_scene: SceneMaker, tiny_weights: Path, tmp_path: Path) -> None:
     server = Server(make_scene(), tiny_weights, tmp_path / "data")
     try:

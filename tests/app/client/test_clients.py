@@ -70,6 +70,7 @@ def tile_of(dataset: rasterio.DatasetReader) -> np.ndarray:
     return dataset.read((1, 2, 3), window=whole).transpose(1, 2, 0)
 
 
+@pytest.mark.slow
 def test_gdal_wmts_reads_the_same_pixels(server: Server, truth: np.ndarray) -> None:
     address = f"WMTS:{server.url}/wmts/1.0.0/WMTSCapabilities.xml,layer=map"
     with rasterio.open(address) as dataset:
@@ -168,6 +169,7 @@ def test_a_notebook_gets_a_layer(server: Server) -> None:
         layer(server.url, "nothing")
 
 
+@pytest.mark.slow
 def test_behind_a_prefix_addresses_carry_it(make_scene: SceneMaker, tiny_weights: Path, tmp_path: Path) -> None:
     server = Server(make_scene(), tiny_weights, tmp_path / "data", {"TILECASCADE_ROOT_PATH": "/maps"})
     try:
@@ -256,6 +258,7 @@ def test_an_exported_geotiff_and_picture_are_the_mosaic(server: Server, truth: n
         assert np.array_equal(np.asarray(image.convert("RGB")), mosaic)
 
 
+@pytest.mark.slow
 def test_imagery_is_exported_and_areas_are_cut_out(server: Server, truth: np.ndarray, tmp_path: Path) -> None:
     west, south, east, north = AREA
     half = {"type": "Polygon", "coordinates": [[[west, south], [east, south], [east, north], [west, south]]]}
@@ -306,6 +309,7 @@ def test_exports_that_cannot_be_say_why(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["mbtiles", "pmtiles"])
 def test_an_export_can_fill_a_cache_that_would_generate_the_same(
     server: Server, tmp_path: Path, tiny_weights: Path, kind: str
@@ -355,6 +359,7 @@ def test_what_cannot_be_imported_is_refused(tmp_path: Path) -> None:
         assert len(done.stderr.strip().splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_old_versions_can_be_removed(tmp_path: Path) -> None:
     layer = tmp_path / "tiles" / "map"
     for version, count in (("aaa", 3), ("bbb", 2)):

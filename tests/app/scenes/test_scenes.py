@@ -383,6 +383,7 @@ def bomb(path: Path) -> bytes:
     return path.read_bytes()
 
 
+@pytest.mark.slow
 def test_forty_kinds_of_broken_file_are_4xx_with_a_sentence_and_leave_nothing(
     client: TestClient, settings: Settings, tmp_path: Path
 ) -> None:

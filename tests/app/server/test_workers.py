@@ -121,6 +121,7 @@ def test_workers_end_with_the_app_and_say_when_it_does_not_answer(begin: Begin) 
         pytest.fail("the workers outlive the app")
 
 
+@pytest.mark.slow
 def test_nothing_outlives_an_app_that_is_killed_while_it_starts(tmp_path: Path) -> None:
     """granian loses a SIGTERM that comes while it starts; the address would stay taken for good."""
     for delay in (0.0, 0.2, 0.4, 0.8):
@@ -156,6 +157,7 @@ def test_a_crowd_costs_one_generation_of_each_block_with_workers(begin: Begin) -
     assert counted(server, "tilecascade_blocks_generated_total") == 3
 
 
+@pytest.mark.slow
 def test_two_servers_share_the_work_through_one_redis(begin: Begin) -> None:
     program = find_server()
     if program is None:
@@ -171,6 +173,7 @@ def test_two_servers_share_the_work_through_one_redis(begin: Begin) -> None:
         common.close()
 
 
+@pytest.mark.slow
 def test_a_directory_has_one_server(begin: Begin, tmp_path: Path) -> None:
     first = begin("one", redis_url="none")
     second = run_cli("serve", "--port", "0", "--data-dir", str(tmp_path / "one"))
@@ -182,6 +185,7 @@ def test_a_directory_has_one_server(begin: Begin, tmp_path: Path) -> None:
     assert begin("one", redis_url="none").get("/health").status_code == 200
 
 
+@pytest.mark.slow
 def test_servers_with_one_redis_share_tiles_only_of_the_same_imagery(begin: Begin, tmp_path: Path) -> None:
     program = find_server()
     if program is None:
@@ -219,6 +223,7 @@ def test_an_embedded_redis_that_is_killed_comes_back(begin: Begin) -> None:
         time.sleep(0.2)
 
 
+@pytest.mark.slow
 def test_when_redis_dies_midway_each_server_generates_at_most_once(begin: Begin) -> None:
     program = find_server()
     if program is None:

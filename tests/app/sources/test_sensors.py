@@ -183,6 +183,7 @@ def test_a_layers_file_says_the_sensor_and_the_program_ends_with_a_sentence(tmp_
     assert (done.returncode, "sensor" in done.stderr) == (2, True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["sar", "nir", "pan"])
 def test_a_simulated_scene_is_read_as_its_sensors(tmp_path: Path, name: Sensor) -> None:
     scene = write_scene(tmp_path / "scene.tif", picture(300, 2), place_bounds(), "EPSG:3857")

@@ -80,6 +80,7 @@ FROM_15 = [tile for tile in ALL if tile.z >= 15]
 DEEP = [Tile((PLACE.x << 4) + i, (PLACE.y << 4) + j, 18) for i in (0, 5, 10, 15) for j in (0, 5, 10, 15)]
 
 
+@pytest.mark.slow
 def test_after_a_change_the_tiles_reached_are_new_and_all_others_keep_their_bytes(
     make_settings: MakeSettings, layer_settings: LayerSettings, tmp_path: Path
 ) -> None:

@@ -176,6 +176,7 @@ def test_a_disk_that_stops_answering_for_a_while(
         assert client.get("/health").json()["state"] == "ready"
 
 
+@pytest.mark.slow
 def test_a_read_only_disk_is_served_from(tmp_path: Path, make_scene: Callable[..., Path], tiny_weights: Path) -> None:
     """With all that was finished; the rest is generated and kept in memory only."""
     scene, data = make_scene(), tmp_path / "data"

@@ -13,6 +13,7 @@ from tilecascade.model.text.prompts import parse_prompt
 from tilecascade.model.world.pairs import write_pairs
 
 
+@pytest.mark.slow
 def test_pairs_are_described_and_their_captions_can_be_used(tmp_path: Path) -> None:
     write_pairs(tmp_path / "pairs", 5, 6)
     out = tmp_path / "captions.json"

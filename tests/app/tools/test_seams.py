@@ -72,6 +72,7 @@ def test_differences_and_drift() -> None:
     assert style_drift(with_grid(flat, 256, 4), known, 256) == pytest.approx(2)
 
 
+@pytest.mark.slow
 def test_the_command_measures_a_scene(make_scene: SceneMaker, tiny_weights: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     scene = make_scene()

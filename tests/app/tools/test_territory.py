@@ -79,6 +79,7 @@ def pixels(data: bytes) -> np.ndarray:
         return np.asarray(image.convert("RGB"))
 
 
+@pytest.mark.slow
 def test_a_sketch_is_served_as_imagery_and_map_and_an_event_changes_only_its_area(
     sketch: Path, tmp_path: Path, tiny_weights: Path
 ) -> None:
@@ -177,6 +178,7 @@ def test_bounds_that_are_none_are_called_by_their_name(sketch: Path, tmp_path: P
         assert words in refused.stderr
 
 
+@pytest.mark.slow
 def test_areas_with_prompts_are_laid_out_once_and_served(sketch: Path, tmp_path: Path, tiny_weights: Path) -> None:
     ring = [[20.08, 45.06], [20.13, 45.06], [20.13, 45.1], [20.08, 45.1], [20.08, 45.06]]
     area = {"type": "Feature", "properties": {"prompt": "fog, dense residential north of a river"}}
@@ -232,6 +234,7 @@ def test_heights_are_hills_that_roads_go_round(sketch: Path, tmp_path: Path) -> 
     assert not np.array_equal(flat.lines[0].points, hilly.lines[0].points)
 
 
+@pytest.mark.slow
 def test_pairs_of_a_territory_are_true_to_the_pixel(sketch: Path, tmp_path: Path) -> None:
     assert new(sketch, tmp_path / "isle").returncode == 0
     out = tmp_path / "pairs"

@@ -52,6 +52,7 @@ def page(server: Server) -> Iterator[webdriver.Chrome]:
         assert not [message for message in said if "status of 400" not in message], said
 
 
+@pytest.mark.slow
 def test_an_area_is_drawn_said_and_taken_back(page: webdriver.Chrome, server: Server) -> None:
     sharp(page)
     click(page, "draw-area")

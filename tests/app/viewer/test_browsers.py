@@ -114,6 +114,7 @@ class Quiet(SimpleHTTPRequestHandler):
         pass
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "retrying"), [*((name, False) for name in CLIENTS), *((name, True) for name in RETRYING)]
 )

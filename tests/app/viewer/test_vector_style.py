@@ -48,6 +48,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     running.stop()
 
 
+@pytest.mark.slow
 def test_maplibre_draws_the_objects_as_the_tiles_do(server: Server, tmp_path: Path) -> None:
     folder = package("maplibre") / "srcjs"
     for file in ("maplibre-gl.js", "maplibre-gl.css"):

@@ -213,6 +213,7 @@ def reviewed(tmp_path: Path) -> Iterator[Server]:
     running.stop()
 
 
+@pytest.mark.slow
 def test_an_object_is_reviewed_and_drawn_and_the_map_shows_it(page: webdriver.Chrome, reviewed: Server) -> None:
     page.get(reviewed.url)
     sharp(page)
@@ -259,6 +260,7 @@ def test_an_object_is_reviewed_and_drawn_and_the_map_shows_it(page: webdriver.Ch
     assert json.loads(reviewed.get("/reviews/map").content)["features"] == []
 
 
+@pytest.mark.slow
 def test_an_added_scene_is_shown(page: webdriver.Chrome, server: Server) -> None:
     sharp(page)
     before = page.execute_script("return shown.tilecascade_revision")

@@ -169,6 +169,7 @@ def test_small_buildings_at_a_border_are_the_same_in_both_windows(seed: int) -> 
         assert mine.geometry.symmetric_difference(moved).area < 1e-6
 
 
+@pytest.mark.slow
 @given(st.integers(0, 10_000), st.sampled_from([14, 15, 17, 20]))
 def test_whatever_the_field_the_map_is_whole(seed: int, zoom: int) -> None:
     shares = smooth_field(seed, EDGE)[:, :128, :128]

@@ -50,6 +50,7 @@ def conditions(seed: int, zoom: int = 14, windows: WindowConfig | None = None) -
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("zoom", [14, 16])
 def test_the_same_block_alone_and_among_fifteen_others(pipeline: CascadePipeline, zoom: int) -> None:
     stage, mine = conditions(0, zoom)

@@ -204,6 +204,7 @@ def test_the_command_compares_the_served_cascade(truth: Path, tmp_path: Path, ti
         assert metrics["zooms"]["16"]["kid"] > 0
 
 
+@pytest.mark.slow
 def test_the_command_compares_objects(truth: Path, tmp_path: Path) -> None:
     stem = tmp_path / "finished"
     save_network(random_network(replace(tiny(), finish="cartographic"), 1), stem)
@@ -220,6 +221,7 @@ def test_the_command_compares_objects(truth: Path, tmp_path: Path) -> None:
     assert "no truth tile of zoom 18" in nowhere.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("span", [0, 1, 2])
 def test_the_command_generates_pairs_with_true_references(
     truth: Path, tmp_path: Path, tiny_weights: Path, span: int
@@ -237,6 +239,7 @@ def test_the_command_generates_pairs_with_true_references(
     assert "| all | generated | 9 |" in (tmp_path / "out" / "metrics.md").read_text()
 
 
+@pytest.mark.slow
 def test_pairs_are_generated_with_the_imagery_of_another_place(truth: Path, tmp_path: Path, tiny_weights: Path) -> None:
     arguments = (
         "evaluate", "pairs", str(tmp_path), "--split", "val", "--source", "s", "--zooms", "16",
@@ -258,6 +261,7 @@ def test_pairs_are_generated_with_the_imagery_of_another_place(truth: Path, tmp_
     assert json.loads((other / "metrics.json").read_text())["zooms"]["16"] != metrics["zooms"]["16"]
 
 
+@pytest.mark.slow
 def test_an_evaluation_is_held_against_earlier_ones(truth: Path, tmp_path: Path, tiny_weights: Path) -> None:
     arguments = ("evaluate", "scene", str(truth), "--truth", str(tmp_path), "--split", "val", "--source", "s",
                  "--weights", str(tiny_weights))  # fmt: skip
@@ -275,6 +279,7 @@ def test_an_evaluation_is_held_against_earlier_ones(truth: Path, tmp_path: Path,
     assert "is not an evaluation of the same tiles" in other.stderr
 
 
+@pytest.mark.slow
 def test_map_feature_perception_is_ideal_for_identical_maps_and_falls_with_noise(
     truth: Path, tmp_path: Path, tiny_weights: Path
 ) -> None:
@@ -316,6 +321,7 @@ def test_inception_is_read_from_the_users_file(tmp_path: Path, monkeypatch: pyte
     assert frechet_distance(features, features) == pytest.approx(0, abs=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("option", ["inception", "dino"])
 def test_a_file_that_is_not_the_network_is_named(tmp_path: Path, option: str) -> None:
     torch.save({"x": torch.zeros(1)}, tmp_path / "other.pth")

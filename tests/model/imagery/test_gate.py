@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 
 import numpy as np
+import pytest
 
 from tilecascade.model.cascade import Block, Mask, Pixels, Window
 from tilecascade.model.conditions import Stage
@@ -79,6 +80,7 @@ def narrow(net: OctaveNet) -> Gate:
     return Gate(((above().metres, low, high),))
 
 
+@pytest.mark.slow
 def test_what_is_rejected_is_painted_again_the_same_in_any_order(net: OctaveNet) -> None:
     gate = narrow(net)
     windows = [PLACE, Window(TOP + 1, PLACE.left + 300, PLACE.top + 300, 256, 256),

@@ -110,6 +110,7 @@ def test_a_stored_network_is_the_same(net: OctaveNet, tmp_path: Path) -> None:
     assert all(torch.allclose(a, b, atol=1e-3) for a, b in zip(net.parameters(), again.parameters(), strict=True))
 
 
+@pytest.mark.slow
 def test_the_shipped_network_paints_detail_without_a_grid() -> None:
     """Means are kept, detail grows octave by octave, and steps at the borders of blocks are those of elsewhere."""
     source = cascade(load_octaves(WEIGHTS_DIR / "imagery")[0])

@@ -121,6 +121,7 @@ def differences(network: SGDM, size: str, steps: list[int]) -> dict[str, float]:
     return {name: float(np.abs(out[name].numpy() - golden[name]).max()) for name in golden.files if name in out}
 
 
+@pytest.mark.slow
 def test_an_imported_checkpoint_gives_the_published_outputs(checkpoint: Path, tmp_path: Path) -> None:
     out = tmp_path / "model"
     result = run_cli("model", "import", str(checkpoint), "--out", str(out), "--head-dim", "32", "--steps", "20")
@@ -356,6 +357,7 @@ def test_what_does_not_fit_gets_a_sentence(name: str, whole: State, tmp_path: Pa
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_files_that_are_none_get_a_sentence(whole: State, tmp_path: Path) -> None:
     part = {name: value for name, value in list(whole.items())[:40]}
     torch.save({"state_dict": part, "hyper": Anything()}, tmp_path / "object.ckpt")
@@ -426,6 +428,7 @@ def diffusers_folder(config: SGDMConfig, folder: Path) -> None:
         save_file({name: value.contiguous() for name, value in state.items()}, folder / part / "model.safetensors")
 
 
+@pytest.mark.slow
 def test_a_diffusers_folder_gives_a_model_with_a_new_adapter(tmp_path: Path) -> None:
     config = replace(SMALL, text=replace(SMALL.text, layers=3))
     diffusers_folder(config, tmp_path / "sd")

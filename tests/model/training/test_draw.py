@@ -118,6 +118,7 @@ def test_what_a_casing_shows_is_a_road() -> None:
     assert [names[i] for i in shown_colour(labels).tolist()] == ["road", "land", "water"]
 
 
+@pytest.mark.slow
 def test_own_maps_are_references_from_the_start_and_the_same_after_an_interruption(
     pairs_dir: Path, tmp_path: Path
 ) -> None:

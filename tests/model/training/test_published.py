@@ -138,6 +138,7 @@ def test_an_interrupted_run_is_the_run_that_was_not(pairs_dir: Path, tmp_path: P
     assert all(torch.equal(value, again[name]) for name, value in whole.items())
 
 
+@pytest.mark.slow
 def test_two_processes_have_the_same_weights_and_write_once(pairs_dir: Path, tmp_path: Path) -> None:
     config_of(pairs_dir, tmp_path)
     (tmp_path / "run.toml").write_text(

@@ -72,6 +72,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> SGDMConfig:
     return config
 
 
+@pytest.mark.slow
 def test_a_network_learns_a_style_and_goes_on_where_it_was_interrupted(
     styled: Path, small: SGDMConfig, tmp_path: Path
 ) -> None:

@@ -147,6 +147,7 @@ def test_a_run_without_the_package_says_how_to_get_it(tmp_path: Path, monkeypatc
         RunLog(tmp_path, StageConfig("perceive", 4, tensorboard=True))
 
 
+@pytest.mark.slow
 def test_a_run_leaves_log_grids_and_a_network(pairs_dir: Path, tmp_path: Path) -> None:
     train(config(pairs_dir, tmp_path, 2))
     names = {path.name for path in tmp_path.iterdir()}
