@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tilecascade.app.errors import SettingsError, TilecascadeError
+from tilecascade.app.jobs.job import ENDED
 from tilecascade.app.jobs.runner import Jobs
 from tilecascade.app.scenes.territory_layers import TerritoryLayers
 from tilecascade.app.settings import DataDir, LayerSettings, Settings
@@ -142,7 +143,7 @@ class Service(TerritoryLayers):
     async def end_jobs(self, name: str) -> None:
         """See TerritoryLayers."""
         for job in list(self.jobs.all.values()):
-            if job.order.layer in names_of(name):
+            if job.order.layer in names_of(name) and job.state not in ENDED:
                 await self.jobs.cancel(job)
 
     async def _close(self) -> None:

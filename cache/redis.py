@@ -135,7 +135,7 @@ class EmbeddedRedis:
     """A private redis-server on a unix socket, memory only; ends with this process, and is started again when it ends
     by itself.
 
-    Raises RuntimeError if it does not answer within five seconds.
+    Raises RuntimeError if it does not answer within START_SECONDS.
     """
 
     def __init__(self, program: str, maxmemory: int) -> None:

@@ -12,11 +12,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import redis
-
-from tilecascade.app.errors import NotReadyError, TilecascadeError
+from tilecascade.app.errors import TilecascadeError
 from tilecascade.app.scenes.areas import laid_out, steered_layers
-from tilecascade.app.scenes.group import Group, State, state_of, take_over, together
+from tilecascade.app.scenes.group import Group, State, answering, state_of, take_over, together
 from tilecascade.app.scenes.scene_set import SceneSet
 from tilecascade.app.settings import LayerSettings, Settings
 from tilecascade.app.sources.areas import Areas
@@ -153,10 +151,8 @@ class ChangingLayers(ServedLayers):
         return together(self.group, self.resolver(layer).layer.name, self._changing, self._followed, self._state)
 
     async def _followed(self, name: str) -> None:
-        try:
+        with answering():
             await self._follow(name)
-        except redis.RedisError:
-            raise NotReadyError("the Redis of this group of servers does not answer; try again when it does") from None
 
 
 def _without_stamps(scenes: str | None) -> Any:

@@ -14,8 +14,8 @@ import logging
 import threading
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -139,10 +139,9 @@ class Group:
         return int(self._call("HGET", self._record(what), "number") or 0)
 
     def forget(self, layer: str) -> None:
-        """Remove the record of a layer that there is no more."""
+        """Remove the record of a layer that there is no more. Raises redis errors."""
         self.numbers.pop(layer, None)
-        with suppress(redis.RedisError):
-            self._call("DEL", self._record(layer))
+        self._call("DEL", self._record(layer))
 
     def turn(self, layer: str) -> Release:
         """Wait until no other server changes a layer. Raises NotReadyError."""
@@ -221,6 +220,15 @@ def _text(answer: object) -> Any:
     if isinstance(answer, bytes):
         return answer.decode()
     return [_text(each) for each in answer] if isinstance(answer, (list, set, tuple)) else answer
+
+
+@contextmanager
+def answering() -> Iterator[None]:
+    """Raises NotReadyError in the place of redis errors."""
+    try:
+        yield
+    except redis.RedisError:
+        raise NotReadyError("the Redis of this group of servers does not answer; try again when it does") from None
 
 
 def take_over(group: Group, data_dir: DataDir, layers: Iterable[str]) -> dict[str, State]:

@@ -202,10 +202,10 @@ class SceneManager:
             raise
         await self._finish(store, layers)
 
-    def drop(self, name: str) -> None:
+    def drop(self, name: str, delete: bool = True) -> None:
         """Forget a layer that is served no more, and delete the files of the scenes that were added to it."""
         known = self._scenes.pop(name, None)
-        for scene in known.set.added if known is not None else ():
+        for scene in known.set.added if known is not None and delete else ():
             self.forget(scene)
 
     def forget(self, scene: Scene) -> None:

@@ -11,8 +11,9 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from tilecascade.app.errors import BadRequestError, SceneError, SettingsError
+from tilecascade.app.errors import BadRequestError, NotReadyError, SceneError, SettingsError, TilecascadeError
 from tilecascade.app.scenes.changing import ChangingLayers
+from tilecascade.app.scenes.group import answering
 from tilecascade.app.scenes.territories import Territories, TerritoryRequest
 from tilecascade.app.settings import LayerSettings, Settings, first_problem
 from tilecascade.app.tiles.layer import names_of
@@ -38,12 +39,14 @@ class TerritoryLayers(ChangingLayers):
         self.territories = Territories(self.data_dir.territories)
         self._making = asyncio.Lock()
         self._shown: dict[str, str] = {}
+        self._refused: dict[str, str] = {}
+        self._loaded = False
         if settings.group is None:  # or another server may be making one
             self.territories.tidy()
 
     def load_territories(self, model: LoadedModel) -> None:
         """Serve what was made of sketches before. One that cannot be read keeps nobody from the other layers."""
-        self._shown = self.territories.marks()
+        marks = self.territories.marks()
         for wanted in self.territories.layers():
             try:
                 self._check_name(wanted.name)
@@ -53,6 +56,8 @@ class TerritoryLayers(ChangingLayers):
                 continue
             self.resolvers |= self._serve(wanted, layer, model)
             self._layer_settings.append(wanted)
+            self._shown[wanted.name] = marks.get(wanted.name, "")
+        self._loaded = True
 
     def _check_name(self, name: str) -> None:
         """Raises BadRequestError if no territory can have this name."""
@@ -69,8 +74,12 @@ class TerritoryLayers(ChangingLayers):
 
         Raises BadRequestError, StorageError or NotReadyError, and all stays as it was.
         """
-        async with self._making, self._for_all():
+        if self.group is not None and self.settings.scenes_dir is None:
+            raise BadRequestError("a group keeps territories in TILECASCADE_SCENES_DIR: give all servers the same one")
+        async with self._for_all():
             await asyncio.to_thread(self._check_name, name)
+            if name not in self._shown:
+                await self._forget(name)
             said = await asyncio.to_thread(self.territories.make, name, picture, request)
             try:
                 await self._put_layer(self.territories.layer(name))
@@ -78,59 +87,79 @@ class TerritoryLayers(ChangingLayers):
                 await asyncio.to_thread(self.territories.settle, name, False)
                 raise
             await asyncio.to_thread(self.territories.settle, name, True)
-            self._shown = await asyncio.to_thread(self.territories.marks)
+            self._shown |= await asyncio.to_thread(self.territories.marks)
         return said
 
     async def remove_territory(self, name: str) -> None:
         """Serve a territory no more, and delete it and its tiles. Raises NotFoundError or NotReadyError."""
-        async with self._making, self._for_all():
+        async with self._for_all():
             await self._remove_layer(name)
             await asyncio.to_thread(self.territories.remove, name)
-            self._shown = await asyncio.to_thread(self.territories.marks)
+            self._shown.pop(name, None)
+
+    async def _forget(self, name: str) -> None:
+        """Let a new territory have nothing of an earlier one of its name. Raises NotReadyError."""
         if self.group is not None:
-            await asyncio.to_thread(self.group.forget, name)
+            with answering():
+                await asyncio.to_thread(self.group.forget, name)
+        for each in names_of(name):
+            await asyncio.to_thread(shutil.rmtree, self.data_dir.layers / each, True)
 
     @asynccontextmanager
     async def _for_all(self) -> AsyncIterator[None]:
         """While territories change, here and in the group. Raises NotReadyError if that cannot be reached."""
-        if self.group is None:
-            yield
-            return
-        release = await asyncio.to_thread(self.group.turn, TERRITORIES)
+        if not self._loaded:
+            raise NotReadyError("the server is starting: the model is being loaded")
+        release = None if self.group is None else await asyncio.to_thread(self.group.turn, TERRITORIES)
         try:
-            await self._follow_territories()
-            yield
-            await asyncio.to_thread(self.group.count, TERRITORIES)
+            async with self._making:
+                if self.group is not None:
+                    await asyncio.to_thread(self.territories.tidy)
+                    with answering():
+                        await self._follow_territories()
+                yield
+            if self.group is not None:  # others may have to wait for this server meanwhile
+                await asyncio.to_thread(self.group.count, TERRITORIES)
         finally:
-            await asyncio.to_thread(release)
+            if release is not None:
+                await asyncio.to_thread(release)
 
     async def _look(self) -> None:
-        assert self.group is not None
         if not self._making.locked():  # here the folder changes before the layers
             async with self._making:
-                # the number first: what it counts is in the folder before
-                number = await asyncio.to_thread(self.group.counted, TERRITORIES)
                 await self._follow_territories()
-                self.group.numbers[TERRITORIES] = number
         await super()._look()
 
     async def _follow_territories(self) -> None:
-        """Serve what other servers have made, and no more what they have removed. `_making` must be held."""
+        """Serve what other servers have made, and no more what they have removed. `_making` must be held.
+
+        What is gone counts as removed only if a change has been counted: a folder may be away for a moment.
+        """
+        assert self.group is not None
+        # the number first: what it counts is in the folder before
+        number = await asyncio.to_thread(self.group.counted, TERRITORIES)
         there = await asyncio.to_thread(self.territories.marks)
-        if set(self._shown) - set(there):
+        if number != self.group.numbers.get(TERRITORIES, 0) and set(self._shown) - set(there):
             await asyncio.sleep(AGAIN_SECONDS)
             there = await asyncio.to_thread(self.territories.marks)
-        for name in set(self._shown) - set(there):
-            await self._remove_layer(name)
-            if self.group is not None:
+            for name in set(self._shown) - set(there):
+                await self._remove_layer(name)
+                self._shown.pop(name)
                 self.group.numbers.pop(name, None)
         for name in [name for name, mark in there.items() if self._shown.get(name) != mark]:
             try:
                 await asyncio.to_thread(self._check_name, name)
+                if name not in self._shown:
+                    self.group.numbers.pop(name, None)
+                    for each in names_of(name):
+                        await asyncio.to_thread(shutil.rmtree, self.data_dir.layers / each, True)
                 await self._put_layer(await asyncio.to_thread(self.territories.layer, name))
-            except (BadRequestError, SettingsError, SceneError) as error:
-                log.warning("territory %s is not served: %s", name, error)
-        self._shown = there
+                self._shown[name] = there[name]
+            except (TilecascadeError, OSError) as error:  # it is tried again at the next look
+                if self._refused.get(name) != there[name]:
+                    log.warning("territory %s is not served: %s", name, error)
+                self._refused[name] = there[name]
+        self.group.numbers[TERRITORIES] = number
 
     async def _put_layer(self, wanted: LayerSettings) -> None:
         """Serve a layer from now on, or instead of the one of that name. Raises SceneError or SettingsError."""
@@ -154,7 +183,8 @@ class TerritoryLayers(ChangingLayers):
             gone = [self.resolvers.pop(each) for each in names_of(name) if each in self.resolvers]
             self._layer_settings[:] = [one for one in self._layer_settings if one.name != name]
             self._publication.inform_workers(self.layers)
-            await asyncio.to_thread(self._scenes.drop, name)
+            # of a group another server may still read the scenes
+            await asyncio.to_thread(self._scenes.drop, name, self.group is None)
             for each in names_of(name):  # at once: what is made under this name next has other scenes and reviews
                 await asyncio.to_thread(shutil.rmtree, self.data_dir.layers / each, True)
         self._retire_soon(gone, delete=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -70,9 +70,9 @@ class TerritorySource:
         self._tiles: LRUCache[Any, Pixels] = LRUCache(maxsize=KEPT_TILES)
         self._lock = threading.Lock()
 
-    def __reduce__(self) -> tuple[type, tuple[Path, Areas | None]]:
+    def __reduce__(self) -> tuple[Callable[..., TerritorySource], tuple[Path, Areas | None, str]]:
         """On its way to another process, which draws it itself."""
-        return type(self), self._made_of
+        return _read_again, (*self._made_of, self.plain_id)
 
     def read(self, window: Window) -> tuple[Pixels, Mask]:
         """H x W x 3 uint8 colours and the H x W mask of where the territory is."""
@@ -102,6 +102,15 @@ class TerritorySource:
         # only here: what is far from all weather must not depend on whether there is any, to the last bit of a line
         margin = MARGIN + WEATHER_MARGIN * bool(weather)
         around, inner = window.grown(margin), slice(margin, -margin)
-        drawn = with_weather(weather, self.territory.imagery(around), *self.territory.axes(around))[inner, inner]
+        axes = self.territory.axes(around)
+        drawn = with_weather(weather_at(weather and self._areas, *axes), self.territory.imagery(around), *axes)
         known = self.territory.inside(*self.territory.axes(window))
-        return np.dstack([drawn, known.astype(np.uint8) * 255])
+        return np.dstack([drawn[inner, inner], known.astype(np.uint8) * 255])
+
+
+def _read_again(stem: Path, areas: Areas | None, plain_id: str) -> TerritorySource:
+    """The same territory in another process. Raises SceneError if another one has been put in its place."""
+    source = TerritorySource(stem, areas)
+    if source.plain_id != plain_id:
+        raise SceneError(f"territory {stem} has been made anew meanwhile")
+    return source

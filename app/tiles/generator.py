@@ -103,20 +103,9 @@ class BlockGenerator:
         claim = Claim(self._leases, self.store.layer.block_key(block))
         try:
             while True:
-                began = work.began = self.store.clock.now
-                # of one moment: what is kept of a stage under its revision must not be made from another one's imagery
-                stage = self.stage(block)
-                order = self._order(block, await self.references(block, work))
-                prepare = partial(self._prepare, order, claim, began)
-                queued = work.queued = self._submit(stage, prepare, work.priority)
-                result = await asyncio.wrap_future(queued)
-                if isinstance(result, Generated):
-                    if (finished := await self._keep(order, result, work)) is not None:
-                        return finished
-                elif isinstance(result, Stored):
-                    return result.block
-                elif isinstance(result, HeldElsewhere) and (stored := await self._wait_for_holder(block, claim)):
-                    return stored
+                work.began = self.store.clock.now
+                if (finished := await self._attempt(block, work, claim)) is not None:
+                    return finished
                 # the imagery has changed meanwhile, or the lease has passed to us: from the beginning
                 work.queued = work.field_file = None
                 work.perceived.clear()
@@ -124,6 +113,20 @@ class BlockGenerator:
             work.perceived.set()
             self.works.end(block, work)
             await asyncio.shield(self.store.run(claim.give_up))
+
+    async def _attempt(self, block: Block, work: Work, claim: Claim) -> FinishedBlock | None:
+        """A block as the layer is now; None if that has changed before the block was stored."""
+        # of one moment: what is kept of a stage under its revision must not be made from another one's imagery
+        stage = self.stage(block)
+        order = self._order(block, await self.references(block, work))
+        prepare = partial(self._prepare, order, claim, work.began)
+        queued = work.queued = self._submit(stage, prepare, work.priority)
+        result = await asyncio.wrap_future(queued)
+        if isinstance(result, Generated):
+            return await self._keep(order, result, work)
+        if isinstance(result, HeldElsewhere):
+            return await self._wait_for_holder(block, claim)
+        return result.block if isinstance(result, Stored) else None
 
     def _submit(self, stage: Stage, prepare: Callable[[], Any], priority: Priority) -> Future[Any]:
         """Queue a block with the engine."""
@@ -157,10 +160,8 @@ class BlockGenerator:
         self.generated[block.zoom] += 1
 
     def _prepare(self, order: Order, claim: Claim, began: int) -> Any:
-        """Called by the engine when the block's turn is near.
-
-        The lease is taken only now, so that a long queue here keeps no other process waiting.
-        """
+        """Called by the engine when the block's turn is near: the lease is taken only now, so that a long queue here
+        keeps no other process waiting."""
         if not claim.acquire():
             return HeldElsewhere()
         if (stored := stored_block(self.store, order.block)) is not None:
@@ -199,8 +200,8 @@ class BlockGenerator:
         layer = self.store.layer
         window = layer.ladder.reference_window(seen)
         tiles = [] if window is None else list(window.tiles())
-        found = await asyncio.gather(*(self.store.from_base_map(tile) for tile in tiles))
-        base = {tile: there.data for tile, there in zip(tiles, found, strict=True) if there is not None}
+        above = [] if layer.base is None else [self.store.run(layer.uncorrected_tile, tile) for tile in tiles]
+        base = {tile: data for tile, data in zip(tiles, await asyncio.gather(*above), strict=False) if data is not None}
         blocks = await self.store.run(self._to_generate, layer.ladder.reference_blocks(block), set(base))
         work.needs |= {(self.works, needed) for needed in blocks}
         fields = await asyncio.gather(*(self.field(other, work.priority, seen) for other in blocks))

@@ -141,15 +141,16 @@ class Layer:
     def base_map_tile(self, tile: Tile) -> bytes | None:
         """The base map's tile as PNG; None if it has none. May block. Raises BaseMapError.
 
-        What is drawn of a sketch says nothing of the ground that a scene shows, nor of what people have said: from the
-        root zoom on, tiles with either are no longer its own.
+        From the root zoom on, tiles of a sketch with what people have said are no longer its own.
         """
-        if self.base is None or (self.base_drawn and tile.z >= self.ladder.root and self._is_changed(tile)):
+        corrected = self.base_drawn and tile.z >= self.ladder.root and self.reviews.within(tile_window(tile))
+        return None if corrected else self.uncorrected_tile(tile)
+
+    def uncorrected_tile(self, tile: Tile) -> bytes | None:
+        """The same, whatever people have said, as references are; no sketch's where a scene shows the ground."""
+        if self.base is None or (self.base_drawn and tile.z >= self.ladder.root and self.shows_scene(tile)):
             return None
         return self.base.get(tile)
-
-    def _is_changed(self, tile: Tile) -> bool:
-        return self.shows_scene(tile) or bool(self.reviews.within(tile_window(tile)))
 
     def shows_scene(self, tile: Tile) -> bool:
         """Whether any of the tile is a scene's. May block."""

@@ -10,10 +10,11 @@ import shapely
 from tilecascade.app.tiles import image
 from tilecascade.app.tiles.finished import EncodedBlock, FinishedBlock, keep_block
 from tilecascade.app.tiles.generator import BlockGenerator
-from tilecascade.app.tiles.layer import Layer
+from tilecascade.app.tiles.layer import Layer, territory_in
 from tilecascade.app.tiles.orders import MapOrder
 from tilecascade.app.tiles.references import References
 from tilecascade.app.tiles.work import Work
+from tilecascade.cache.lease import Claim
 from tilecascade.model.cartography.drawn_map import corrected, objects_of_map
 from tilecascade.model.cartography.parts import MARGIN, cut_to, shifted
 from tilecascade.model.cartography.reviews import REACH, reviewed
@@ -28,24 +29,22 @@ BEYOND = 2 * math.ceil(REACH / 2) + MARGIN
 class TerritoryGenerator(BlockGenerator):
     """Generates the blocks that a scene touches; the others need no network."""
 
-    async def _generate(self, block: Block, work: Work) -> FinishedBlock:
-        if await self.store.run(self._has_scene, block):
-            return await super()._generate(block, work)
-        try:
-            while True:
-                layer, began = self.store.layer, self.store.clock.now
-                run = asyncio.get_running_loop().run_in_executor
-                encoded = await run(self._drawing, draw_block, layer, block)
-                finished = await self.store.run(keep_block, self.store, block, encoded, began)
-                if finished is not None:
-                    self._count(block, encoded)
-                    return finished
-        finally:
-            work.perceived.set()
-            self.works.end(block, work)
+    async def _attempt(self, block: Block, work: Work, claim: Claim) -> FinishedBlock | None:
+        layer = self.store.layer
+        if not await self.store.run(is_drawn, layer, block):
+            return await super()._attempt(block, work, claim)
+        encoded = await asyncio.get_running_loop().run_in_executor(self._drawing, draw_block, layer, block)
+        finished = await self.store.run(keep_block, self.store, block, encoded, work.began)
+        if finished is not None:
+            self._count(block, encoded)
+        return finished
 
-    def _has_scene(self, block: Block) -> bool:
-        return any(self.store.layer.shows_scene(tile) for tile in block.tiles())
+
+def is_drawn(layer: Layer, block: Block) -> bool:
+    """Whether all of a block is a territory's own ground. May block."""
+    if layer.base is None or block.zoom not in layer.base.zooms or territory_in(layer.imagery) is None:
+        return False
+    return not any(layer.shows_scene(tile) for tile in block.tiles())
 
 
 def draw_block(layer: Layer, block: Block) -> EncodedBlock:
@@ -60,7 +59,7 @@ def draw_block(layer: Layer, block: Block) -> EncodedBlock:
     pixels = corrected(ground, found, said, block.zoom)
     around = shapely.box(-MARGIN, -MARGIN, footprint.width + MARGIN, footprint.height + MARGIN)
     drawing = Drawing(cut_pixels(pixels, beyond), cut_to(around, shifted(said, -beyond, -beyond)))
-    generated = GeneratedMap(cut_pixels(pixels, beyond - layer.ladder.windows.ring), lambda: drawing)
+    generated = GeneratedMap(cut_pixels(ground, beyond - layer.ladder.windows.ring), lambda: drawing)
     order = MapOrder(layer, block, References())
     conditions = Conditions(window, pixels, known, None, None)
     return order.encode(generated, conditions, order.field(generated, conditions))
