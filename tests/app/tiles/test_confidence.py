@@ -162,7 +162,7 @@ def test_confidence_is_bounded_and_dropped_with_its_last_client(
         held = hold(resolver)
         tiles = tiles_at(16)
         asked = [asyncio.create_task(resolver.make(tile, CONFIDENCE)) for tile in tiles[:2]]
-        await until(held.begun.is_set)
+        await until(lambda: held.begun.is_set() and len(resolver.confidence._flights) == 2)
         with pytest.raises(QueueFullError):
             await resolver.make(tiles[5], CONFIDENCE)
         asked[1].cancel()
