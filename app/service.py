@@ -85,6 +85,8 @@ class Service(TerritoryLayers):
             with suppress(OSError):
                 left.unlink()
         self.shelf.tidy()
+        if settings.group is None:  # or another server may be making one
+            self.territories.tidy()
         self.open(workers_dir)
         self.jobs = Jobs(self.data_dir.jobs, self.resolver)
 
@@ -140,11 +142,11 @@ class Service(TerritoryLayers):
         self._publication.inform_workers(self.layers)
         threading.Thread(target=clean_disk, args=(self.caches, self.data_dir, self.settings), daemon=True).start()
 
-    async def end_jobs(self, name: str) -> None:
-        """See TerritoryLayers."""
+    async def _remove_layer(self, name: str) -> None:
         for job in list(self.jobs.all.values()):
             if job.order.layer in names_of(name) and job.state not in ENDED:
                 await self.jobs.cancel(job)
+        await super()._remove_layer(name)
 
     async def _close(self) -> None:
         if self.group is not None:

@@ -41,8 +41,6 @@ class TerritoryLayers(ChangingLayers):
         self._shown: dict[str, str] = {}
         self._refused: dict[str, str] = {}
         self._loaded = False
-        if settings.group is None:  # or another server may be making one
-            self.territories.tidy()
 
     def load_territories(self, model: LoadedModel) -> None:
         """Serve what was made of sketches before. One that cannot be read keeps nobody from the other layers."""
@@ -102,8 +100,7 @@ class TerritoryLayers(ChangingLayers):
         if self.group is not None:
             with answering():
                 await asyncio.to_thread(self.group.forget, name)
-        for each in names_of(name):
-            await asyncio.to_thread(shutil.rmtree, self.data_dir.layers / each, True)
+        await self._forget_changes(name)
 
     @asynccontextmanager
     async def _for_all(self) -> AsyncIterator[None]:
@@ -151,8 +148,7 @@ class TerritoryLayers(ChangingLayers):
                 await asyncio.to_thread(self._check_name, name)
                 if name not in self._shown:
                     self.group.numbers.pop(name, None)
-                    for each in names_of(name):
-                        await asyncio.to_thread(shutil.rmtree, self.data_dir.layers / each, True)
+                    await self._forget_changes(name)
                 await self._put_layer(await asyncio.to_thread(self.territories.layer, name))
                 self._shown[name] = there[name]
             except (TilecascadeError, OSError) as error:  # it is tried again at the next look
@@ -178,20 +174,20 @@ class TerritoryLayers(ChangingLayers):
 
     async def _remove_layer(self, name: str) -> None:
         """Serve a layer no more, and delete its tiles."""
-        await self.end_jobs(name)
         async with self._changing:
             gone = [self.resolvers.pop(each) for each in names_of(name) if each in self.resolvers]
             self._layer_settings[:] = [one for one in self._layer_settings if one.name != name]
             self._publication.inform_workers(self.layers)
             # of a group another server may still read the scenes
             await asyncio.to_thread(self._scenes.drop, name, self.group is None)
-            for each in names_of(name):  # at once: what is made under this name next has other scenes and reviews
-                await asyncio.to_thread(shutil.rmtree, self.data_dir.layers / each, True)
+            # at once: what is made under this name next has other scenes and reviews
+            await self._forget_changes(name)
         self._retire_soon(gone, delete=True)
 
-    async def end_jobs(self, name: str) -> None:
-        """End the jobs of a layer that goes, and of its imagery's."""
-        raise NotImplementedError
+    async def _forget_changes(self, name: str) -> None:
+        """Delete what was said and changed here about a layer of this name."""
+        for each in names_of(name):
+            await asyncio.to_thread(shutil.rmtree, self.data_dir.layers / each, True)
 
     def _retire_soon(self, resolvers: list[TileResolver], delete: bool = False) -> None:
         """Let resolvers finish what they have begun with, when requests that have just come have asked them."""
