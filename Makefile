@@ -36,7 +36,8 @@ test: lint
 	$(BIN)/python -m pytest -m 'not slow' $(PYTEST)
 
 test-slow: $(VENV)/.test
-	$(BIN)/python -m pytest -m slow $(PYTEST)
+	$(BIN)/python -m pytest -m 'slow and not cluster' $(PYTEST)
+	$(BIN)/python -m pytest -m cluster
 
 # the long form of what CI runs in a short form: an hour or two
 campaign: $(VENV)/.test

@@ -65,7 +65,7 @@ class Server:
     """Resident bytes of the server and its children when it was `ready`."""
 
     def get(self, path: str) -> httpx.Response:
-        return httpx.get(self.url + path, timeout=120)
+        return httpx.get(self.url + path, timeout=400)  # longer than any `wait`
 
     def stop(self) -> int:
         self.process.send_signal(signal.SIGTERM)

@@ -52,8 +52,9 @@ def test_it_serves_the_first_tile_from_an_empty_environment(wheel: Path, tmp_pat
     """The packages that it depends on are lent from this environment: they are several GB."""
     venv.create(tmp_path / "env", with_pip=True)
     python = tmp_path / "env" / "bin" / "python"
+    clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     install = [python, "-m", "pip", "install", "-q", "--no-deps", "--no-index", wheel]
-    subprocess.run(install, check=True, timeout=200)
+    subprocess.run(install, check=True, timeout=200, env=clean)
     (packages,) = (tmp_path / "env" / "lib").glob("python*/site-packages")
     lent = tmp_path / "lent"
     lent.mkdir()
@@ -65,7 +66,6 @@ def test_it_serves_the_first_tile_from_an_empty_environment(wheel: Path, tmp_pat
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     command = [str(tmp_path / "env" / "bin" / "tilecascade"), "serve", "--port", str(port)]
     server = subprocess.Popen(command, cwd=tmp_path, env=clean | {"TILECASCADE_REDIS_URL": "none"})
     try:

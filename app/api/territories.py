@@ -14,6 +14,7 @@ from tilecascade.app.api.schemas import TerritoryAnswer, parse_bbox
 from tilecascade.app.errors import BadRequestError, NotFoundError
 from tilecascade.app.scenes.territories import TerritoryRequest
 from tilecascade.app.service import Service
+from tilecascade.app.tiles.formats import PAINTED
 from tilecascade.app.tiles.layer import IMAGERY_SUFFIX
 
 router = APIRouter(tags=["territories"])
@@ -29,7 +30,7 @@ def territory_answer(service: Service, base: str, name: str, said: str = "") -> 
         zooms=(layer.min_zoom, layer.max_zoom),
         revision=layer.revision,
         map=f"{base}/tiles/{name}/{{z}}/{{x}}/{{y}}.png",
-        imagery=f"{base}/tiles/{name}{IMAGERY_SUFFIX}/{{z}}/{{x}}/{{y}}.png",
+        imagery=f"{base}/tiles/{name}{IMAGERY_SUFFIX}/{{z}}/{{x}}/{{y}}{PAINTED.suffix}",
         says=said,
     )
 

@@ -8,8 +8,9 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import httpx
 from mercantile import Tile
@@ -21,6 +22,9 @@ from tilecascade.app.tiles.layer_info import NOTICE
 
 Fetched = TypeVar("Fetched")
 
+IMAGERY_FORM = "png"
+"""Format of the imagery under tiles: WebP loses something where it is a scene's."""
+
 PREFETCH = {"Priority": "u=6"}
 """Headers of requests that no person waits for (RFC 9218)."""
 
@@ -29,7 +33,8 @@ PREFETCH = {"Priority": "u=6"}
 class ServedLayer:
     """A layer of a server, and its tiles.
 
-    parallel: requests at once. wait: seconds to wait for a tile. bounds: west, south, east, north in degrees.
+    parallel: requests at once. wait: seconds to wait for a tile. bounds: west, south, east, north in degrees. form: of
+    the image files, "png" or "webp", as the server keeps them.
     """
 
     client: httpx.AsyncClient
@@ -41,10 +46,11 @@ class ServedLayer:
     attribution: str
     revision: str
     notice: str = NOTICE
+    form: str = "png"
 
-    def path(self, tile: Tile, suffix: str = ".png") -> str:
+    def path(self, tile: Tile, suffix: str = "") -> str:
         """A tile's URL path."""
-        return f"/tiles/{self.name}/{tile.z}/{tile.x}/{tile.y}{suffix}"
+        return f"/tiles/{self.name}/{tile.z}/{tile.x}/{tile.y}{suffix or '.' + self.form}"
 
     def clip(self, bbox: Bounds, zooms: range) -> Bounds:
         """The part of an area that has imagery. Raises SettingsError if there is none or a zoom is not served."""
@@ -57,7 +63,7 @@ class ServedLayer:
             raise SettingsError(f"--bbox lies outside the layer's imagery, which spans {west},{south},{east},{north}")
         return inside
 
-    async def fetch(self, tile: Tile, suffix: str = ".png") -> bytes | None:
+    async def fetch(self, tile: Tile, suffix: str = "") -> bytes | None:
         """A finished tile, generated if need be; None where there is no imagery. Raises TileFailedError."""
         answer = await self._ask(tile, self.path(tile, suffix))
         if answer.status_code == 404:
@@ -69,8 +75,8 @@ class ServedLayer:
         raise TileFailedError(f"{tile.z}/{tile.x}/{tile.y}: {reason}")
 
     async def fetch_imagery(self, tile: Tile) -> bytes | None:
-        """The imagery under a tile; None where there is none. Raises TileFailedError."""
-        answer = await self._ask(tile, f"/imagery/{self.name}/{tile.z}/{tile.x}/{tile.y}.png")
+        """The imagery under a tile, as IMAGERY_FORM; None where there is none. Raises TileFailedError."""
+        answer = await self._ask(tile, f"/imagery/{self.name}/{tile.z}/{tile.x}/{tile.y}.{IMAGERY_FORM}")
         if answer.status_code == 404 and "imagery is shown" not in detail(answer):
             return None
         if answer.status_code != 200:
@@ -137,9 +143,23 @@ async def connect(url: str, layer: str | None, parallel: int, wait: float) -> As
             raise SettingsError(f"{url}{path}: {detail(answer)}")
         info = TileJSON.model_validate_json(answer.content)
         zooms = range(info.minzoom, info.maxzoom + 1)
+        form = suffix_of(info).removeprefix(".")
         yield ServedLayer(
-            client, parallel, wait, info.name, zooms, info.bounds, info.attribution, info.tilecascade_revision
+            client,
+            parallel,
+            wait,
+            info.name,
+            zooms,
+            info.bounds,
+            info.attribution,
+            info.tilecascade_revision,
+            form=form,
         )
+
+
+def suffix_of(info: TileJSON) -> str:
+    """What the address of a layer's tiles ends in: ".png"."""
+    return PurePosixPath(urlsplit(info.tiles[0]).path).suffix
 
 
 class Key(httpx.Auth):

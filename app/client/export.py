@@ -26,7 +26,7 @@ from rasterio.windows import Window
 from shapely.geometry import shape
 from tqdm import tqdm
 
-from tilecascade.app.client.connection import Bounds, ServedLayer, connect
+from tilecascade.app.client.connection import IMAGERY_FORM, Bounds, ServedLayer, connect
 from tilecascade.app.client.feature_files import FEATURE_WRITERS
 from tilecascade.app.errors import SettingsError, TileFailedError
 from tilecascade.app.sources.vector_map import read_features
@@ -158,8 +158,8 @@ class Clip:
         """Whether any of a tile lies inside."""
         return bool(self.area.intersects(shapely.box(*mercantile.xy_bounds(tile))))
 
-    def cut(self, tile: Tile, data: bytes) -> bytes:
-        """A tile with what lies outside transparent; as it is if nothing does."""
+    def cut(self, tile: Tile, data: bytes, form: str) -> bytes:
+        """A tile, PNG or WebP, with what lies outside transparent; as it is if nothing does."""
         place = mercantile.xy_bounds(tile)
         if self.area.contains(shapely.box(*place)):
             return data
@@ -168,7 +168,7 @@ class Clip:
         outside = geometry_mask([self.area], pixels.shape[:2], from_bounds(*place, *pixels.shape[1::-1]))
         pixels[outside] = 0
         out = io.BytesIO()
-        Image.fromarray(pixels).save(out, "PNG")
+        Image.fromarray(pixels).save(out, form.upper(), lossless=True)  # which only WebP has to be told
         return out.getvalue()
 
 
@@ -198,7 +198,8 @@ async def run_export(wanted: Export, url: str, layer: str | None, parallel: int,
             area = served.clip(bbox, wanted.zooms)
             described = served
             if wanted.imagery:
-                described = replace(described, notice=IMAGERY_NOTICE, revision=f"imagery of {described.revision}")
+                revision = f"imagery of {described.revision}"
+                described = replace(described, notice=IMAGERY_NOTICE, revision=revision, form=IMAGERY_FORM)
             if clip is not None:  # so that `tilecascade import` does not take its tiles for whole ones
                 described = replace(described, revision=f"clipped {described.revision}")
             writer = WRITERS[out.suffix](temporary, described, area, wanted.zooms)
@@ -224,7 +225,7 @@ async def write(
     with tqdm(total=len(order), unit="tile") as bar:
         async for tile, data in served.in_order(order, fetch):
             if data is not None:
-                writer.add(tile, data if clip is None else clip.cut(tile, data))
+                writer.add(tile, data if clip is None else clip.cut(tile, data, writer.layer.form))
                 count += 1
             bar.update()
     if not count:

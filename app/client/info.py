@@ -5,7 +5,7 @@ from __future__ import annotations
 import httpx
 
 from tilecascade.app.api.schemas import Bounds, TileJSON
-from tilecascade.app.client.connection import ask
+from tilecascade.app.client.connection import ask, suffix_of
 
 SMALL = 0.01
 """Degrees of the box in the middle of a layer that examples use, at most."""
@@ -28,7 +28,7 @@ def describe_server(url: str) -> str:
             f"layer {layer.name}: zooms {layer.minzoom}-{layer.maxzoom}",
             f"  everything      --bbox {box(layer.bounds)}",
             f"  in the middle   --bbox {box(middle(layer))}",
-            f"  XYZ             {base}/tiles/{layer.name}/{{z}}/{{x}}/{{y}}.png",
+            f"  XYZ             {base}/tiles/{layer.name}/{{z}}/{{x}}/{{y}}{suffix_of(layer)}",
             f"  TileJSON        {base}/tiles/{layer.name}/tilejson.json",
             f"  prefetch it     tilecascade prefetch --layer {layer.name} --bbox {box(middle(layer))} "
             f"--zooms {first}-{layer.maxzoom}",

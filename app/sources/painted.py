@@ -17,9 +17,6 @@ from tilecascade.app.sources.territory import TerritorySource
 from tilecascade.model.cascade import ENLARGE_MARGIN, Mask, Pixels, Window, enlarge, tile_window
 from tilecascade.model.palette import LAND
 
-COMPRESSION = 1
-"""zlib level of the PNG files: made at each request and never stored."""
-
 
 class PaintedSource:
     """See `Source`. What the scenes, or another source, show as far as their resolution goes.
@@ -73,7 +70,7 @@ class SourceTiles:
         self._source = source
 
     def get(self, tile: Tile) -> bytes | None:
-        """A tile as PNG; None where the source has nothing. May block."""
+        """A tile as lossless WebP; None where the source has nothing. May block."""
         if tile.z not in self.zooms or not self._source.covers(tile):
             return None
         colours, known = self._source.read(tile_window(tile))
@@ -81,7 +78,8 @@ class SourceTiles:
             return None
         pixels = colours if known.all() else np.dstack([colours * known[..., None], known.astype(np.uint8) * 255])
         out = io.BytesIO()
-        Image.fromarray(np.ascontiguousarray(pixels)).save(out, "PNG", compress_level=COMPRESSION)
+        picture = Image.fromarray(np.ascontiguousarray(pixels))
+        picture.save(out, "WEBP", lossless=True, exact=True, quality=0, method=0)  # as painted tiles are kept
         return out.getvalue()
 
 

@@ -146,6 +146,11 @@ class ExportedLayer(Protocol):
         """Which revision of the layer the tiles are."""
         ...
 
+    @property
+    def form(self) -> str:
+        """Format of the image files: "png" or "webp"."""
+        ...
+
 
 class TileWriter(ABC):
     """Takes tiles in the order of `order`, and then `finish`es the file at `path`."""
@@ -162,7 +167,7 @@ class TileWriter(ABC):
         west, south, east, north = self.area
         return {
             "name": self.layer.name,
-            "format": "png",
+            "format": self.layer.form,
             "type": "baselayer",
             "version": "1.0.0",
             "description": f"tilecascade: {self.layer.notice}.",
@@ -256,7 +261,7 @@ class PMTilesWriter(TileWriter):
         """See TileWriter."""
         west, south, east, north = (round(edge * 1e7) for edge in self.area)
         header: dict[str, Any] = {
-            "tile_type": TileType.PNG,
+            "tile_type": TileType[self.layer.form.upper()],
             "tile_compression": Compression.NONE,
             "min_lon_e7": west,
             "min_lat_e7": south,

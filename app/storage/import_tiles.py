@@ -13,7 +13,7 @@ from tqdm import tqdm
 from tilecascade.app.errors import SettingsError
 from tilecascade.app.settings import DataDir
 from tilecascade.app.storage.archives import ARCHIVES, REVISION
-from tilecascade.app.tiles.formats import is_whole
+from tilecascade.app.tiles.formats import PNG_START, is_whole
 from tilecascade.cache.disk import DiskStore
 
 
@@ -44,7 +44,8 @@ def import_file(path: Path, data_dir: Path) -> tuple[int, int]:
     store, version = DiskStore(tiles_dir, 1 << 62), link.readlink().name
     added = present = 0
     for tile, data in tqdm(archive.tiles(), unit="tile"):
-        key = f"{layer}/{version}/{tile.z}/{tile.x}/{tile.y}.png"
+        form = "png" if data.startswith(PNG_START) else "webp"
+        key = f"{layer}/{version}/{tile.z}/{tile.x}/{tile.y}.{form}"
         if store.stat(key) is not None:
             present += 1
         elif is_whole(data):

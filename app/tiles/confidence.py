@@ -13,6 +13,7 @@ from tilecascade.app.errors import NoTileError
 from tilecascade.app.tiles import image
 from tilecascade.app.tiles.formats import CONFIDENCE
 from tilecascade.app.tiles.generator import BlockGenerator
+from tilecascade.app.tiles.layer import Layer
 from tilecascade.app.tiles.orders import MapOrder, prepared
 from tilecascade.app.tiles.store import GENERATED, FoundTile
 from tilecascade.app.tiles.work import Work
@@ -50,6 +51,8 @@ class ConfidenceTiles:
             raise NoTileError("this network has no calibration; `tilecascade calibrate --store` measures one")
         if not await store.run(layer.imagery.covers, tile) and await store.from_base_map(tile) is None:
             raise NoTileError.no_imagery(tile)
+        if await store.run(is_sketch, layer, tile):
+            raise NoTileError(f"{tile.z}/{tile.x}/{tile.y} is drawn from a sketch, with which it cannot be at variance")
         block = layer.ladder.block(tile)
         if block not in self._flights and len(self._flights) >= MAX_WAITING:
             raise QueueFullError(f"{MAX_WAITING} confidence tiles are waiting already; try again in a moment")
@@ -68,7 +71,7 @@ class ConfidenceTiles:
             classes = block.cut(result.output.classes)
             for tile, disagreement in block.cut(result.output.disagreement).items():
                 base = await store.from_base_map(tile)
-                if base is None and not masks[tile].any():
+                if (base is None and not masks[tile].any()) or await store.run(is_sketch, layer, tile):
                     continue
                 colours = colours_of(expected_error(disagreement, classes[tile], layer.model.calibration))
                 if base is not None:
@@ -103,3 +106,8 @@ class ConfidenceTiles:
     async def drain(self) -> None:
         """Wait for the blocks under way."""
         await self._flights.drain()
+
+
+def is_sketch(layer: Layer, tile: Tile) -> bool:
+    """Whether all of a tile is drawn from a sketch. May block."""
+    return layer.base_drawn and layer.uncorrected_tile(tile) is not None

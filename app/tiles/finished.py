@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from mercantile import Tile
 
-from tilecascade.app.tiles.formats import FIELD, OBJECTS, PLAIN, Variant
+from tilecascade.app.tiles.formats import FIELD, OBJECTS, Variant
 from tilecascade.app.tiles.layer import Layer
 from tilecascade.app.tiles.store import BASE_MAP, GENERATED, FoundTile, TileStore
 from tilecascade.model.cascade import Block
@@ -74,7 +74,7 @@ def keep_block(store: TileStore, block: Block, encoded: EncodedBlock, began: int
         base = store.layer.base_map_tile(tile)
         if base is not None:
             tiles[tile] = FoundTile(base, BASE_MAP)
-        elif (kept := store.put(tile, PLAIN, data, began)) is not None:
+        elif (kept := store.put(tile, store.layer.plain, data, began)) is not None:
             tiles[tile] = FoundTile(kept, GENERATED)
         else:
             return None

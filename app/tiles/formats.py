@@ -44,7 +44,11 @@ class Variant:
 
 
 PLAIN = Variant()
-"""The tile itself; every other variant is made from such ones."""
+"""A map's tile itself; every other variant is made from such ones."""
+
+
+PAINTED = Variant(format="webp")
+"""That of painted imagery: lossless WebP is a tenth smaller than PNG there, and written in a quarter of the time."""
 
 
 CONFIDENCE = Variant(kind="confidence")

@@ -1,4 +1,4 @@
-"""Tiles as PNG: pixels and mask to bytes and back, with the constants of the tile in text chunks."""
+"""Tiles as image files: pixels and mask to bytes and back, with the constants of the tile in their metadata."""
 
 from __future__ import annotations
 
@@ -23,11 +23,18 @@ COMPRESSION = 4
 FAST_COMPRESSION = 1
 """That of fields, which are written once and read a few times."""
 
+WEBP_EFFORT, WEBP_METHOD = 30, 2
+"""What lossless WebP files are written with; both are 0 for painted imagery, which is 4 % larger then and written in a
+fifth of the time."""
+
 DECODED = 48
 """Files kept decoded (64 MiB of fields), because each is the reference of several blocks."""
 
 MARK, MARK_TEXT = (170, 0, 90), "GENERATED"
 """Colour and text of the visible mark."""
+
+BETWEEN = "; "
+"""Between two notes in a file other than a PNG."""
 
 QUALITY = 90
 """Of JPEG, without subsampling of colours: roads are thin."""
@@ -61,7 +68,7 @@ def encode(colours: Pixels, known: Mask, notes: dict[str, str], form: str = "png
     """S x S x 3 colours and mask -> PNG, lossless WebP or JPEG ("jpg"), with the notes inside.
 
     RGB where all is known, else RGBA, transparent where nothing is; JPEG has no transparency and shows LAND there.
-    fast: a larger PNG in less time.
+    fast: a larger PNG or WebP in less time.
     """
     out = io.BytesIO()
     if known.all():
@@ -80,18 +87,21 @@ def encode(colours: Pixels, known: Mask, notes: dict[str, str], form: str = "png
     exif = Image.Exif()
     exif[ExifTags.Base.Software] = notes.get("Software", "")
     described = [*(f"{name}={value}" for name, value in notes.items()), f"{CHECKSUM.decode()}00000000"]
-    exif[ExifTags.Base.ImageDescription] = "; ".join(described)
+    exif[ExifTags.Base.ImageDescription] = BETWEEN.join(described)
     if form == "webp":
-        image.save(out, "WEBP", lossless=True, quality=30, method=2, exif=exif)
+        effort, method = (0, 0) if fast else (WEBP_EFFORT, WEBP_METHOD)
+        image.save(out, "WEBP", lossless=True, exact=True, quality=effort, method=method, exif=exif)
     else:
         image.save(out, "JPEG", quality=QUALITY, subsampling=0, exif=exif)
     return with_checksum(out.getvalue())
 
 
-def notes_of(png: bytes) -> dict[str, str]:
-    """The notes inside a PNG, without decoding it."""
-    with Image.open(io.BytesIO(png)) as image:
-        return dict(getattr(image, "text", {}))
+def notes_of(data: bytes) -> dict[str, str]:
+    """The notes inside a file, and its checksum unless it is a PNG, without decoding it."""
+    with Image.open(io.BytesIO(data)) as image:
+        described = str(image.getexif().get(ExifTags.Base.ImageDescription, ""))
+        notes = dict(part.split("=", 1) for part in described.split(BETWEEN) if "=" in part)
+        return notes | getattr(image, "text", {})
 
 
 def marked(data: bytes, form: str) -> bytes:

@@ -24,7 +24,7 @@ from tilecascade.app.sources.scene import Scene, open_scene
 from tilecascade.app.sources.sensors import sensors_notice
 from tilecascade.app.sources.source import Source, digest
 from tilecascade.app.sources.territory import TerritorySource
-from tilecascade.app.tiles.formats import MAX_ZOOM, PLAIN, Variant
+from tilecascade.app.tiles.formats import MAX_ZOOM, PAINTED, PLAIN, Variant
 from tilecascade.app.tiles.layer_info import BASE_MAP_NOTICE, DRAWN_NOTICE, IMAGERY_NOTICE, NOTICE, LayerInfo
 from tilecascade.app.tiles.reviews import Reviews, given_roads
 from tilecascade.model.blending import STARTS
@@ -77,13 +77,11 @@ class Layer:
 
     version: a hash of everything that a tile's bytes depend on except its coordinates, the scenes, the areas and the
     reviews, because these change some of the tiles only. revision: a hash of the version and of these; while it stays,
-    no tile changes.
-    info: what answers say of the layer's tiles. base: the base map, whose tiles are served as they are and are the
-    references of generated ones. finish: see `model.pipeline.Stage`. reviews: what people have said about its objects.
-    base_drawn: whether the base map is drawn of a sketch. given: objects of the imagery's source that are there for
-    certain; they come before what people say.
-    kind: "map"; or "imagery", painted for a map layer (see `imagery_layer`). areas: of its territory; they change while
-    it is served.
+    no tile changes. plain: how a tile is kept when it is made. info: what answers say of the layer's tiles. base: the
+    base map, whose tiles are served as they are and are the references of generated ones. finish: see
+    `model.pipeline.Stage`. reviews: what people have said about its objects. base_drawn: whether the base map is drawn
+    of a sketch. given: objects of the imagery's source that are there for certain; they come before what people say.
+    kind: "map"; or "imagery", painted for a map layer (see `imagery_layer`). areas: of its territory, which may change.
     """
 
     name: str
@@ -103,12 +101,14 @@ class Layer:
     version: str = field(init=False)
     revision: str = field(init=False)
     info: LayerInfo = field(init=False)
+    plain: Variant = field(init=False)
 
     def __post_init__(self) -> None:
         described = json.dumps(self.identity(), sort_keys=True)
         object.__setattr__(self, "version", hashlib.sha256(described.encode()).hexdigest()[:12])
         changing = [some.id for some in (self.reviews, self.areas) if some.all]
         object.__setattr__(self, "revision", digest([self.version, self.imagery.id, *changing]))
+        object.__setattr__(self, "plain", PLAIN if self.kind == "map" else PAINTED)
         object.__setattr__(self, "info", self._info())
 
     def identity(self) -> dict[str, object]:
@@ -123,7 +123,7 @@ class Layer:
             "span": self.ladder.span,
             "windows": STARTS if self.ladder.windows.blend else asdict(self.ladder.windows),
             "seed": self.seed,
-            "style": STYLE if self.kind == "map" else self.kind,
+            "style": STYLE if self.kind == "map" else f"{self.kind} as {PAINTED.format}",
             "finish": libraries() if self.finish == "cartographic" else self.finish,
         } | ({} if self.base is None else {"base": self.base.id})
 
@@ -139,7 +139,7 @@ class Layer:
         return min(self.ladder.root, FIRST_ROAD_ZOOM) if few else max(0, self.ladder.root - OVERVIEW_LEVELS)
 
     def base_map_tile(self, tile: Tile) -> bytes | None:
-        """The base map's tile as PNG; None if it has none. May block. Raises BaseMapError.
+        """The base map's tile, an image file; None if it has none. May block. Raises BaseMapError.
 
         From the root zoom on, tiles of a sketch with what people have said are no longer its own.
         """
@@ -162,9 +162,9 @@ class Layer:
         """What the cache keys of all of its tiles begin with."""
         return f"{self.name}/{self.version}"
 
-    def key(self, tile: Tile, variant: Variant = PLAIN) -> str:
-        """The cache key of a tile: also its path below the tile directory."""
-        return f"{self.folder}/{tile.z}/{tile.x}/{tile.y}{variant.suffix}"
+    def key(self, tile: Tile, variant: Variant | None = None) -> str:
+        """The cache key of a tile, as it is made if None; also its path below the tile directory."""
+        return f"{self.folder}/{tile.z}/{tile.x}/{tile.y}{(variant or self.plain).suffix}"
 
     def depth(self, zoom: int) -> int:
         """Stages of the cascade that lead to a zoom: 1 at the root and below it."""

@@ -9,7 +9,6 @@ from typing import Any
 from mercantile import Tile
 
 from tilecascade.app.errors import TilecascadeError
-from tilecascade.app.tiles.formats import PLAIN
 from tilecascade.app.tiles.resolver import TileResolver
 from tilecascade.model.engine import Priority, QueueFullError
 
@@ -43,7 +42,7 @@ class BackgroundTiles:
         for across, down in ((a, d) for d in (-edge, 0, edge) for a in (-edge, 0, edge) if a or d):
             if 0 <= tile.y + down < world:
                 near = Tile((tile.x + across) % world, tile.y + down, tile.z)
-                self.keep_going(asyncio.ensure_future(resolver.find(near, PLAIN, Priority.NEIGHBOUR)))
+                self.keep_going(asyncio.ensure_future(resolver.find(near, priority=Priority.NEIGHBOUR)))
 
     def warm(self, resolver: TileResolver, count: int) -> None:
         """Begin with up to `count` tiles of the layer's root zoom, one after the other and behind all other work."""
@@ -62,4 +61,4 @@ async def _warm(resolver: TileResolver, count: int) -> None:
     """Whatever fails here fails again, and is told, when a client asks for it."""
     for tile in resolver.layer.root_tiles_from_center(count):
         with suppress(TilecascadeError, QueueFullError):
-            await resolver.find(tile, PLAIN, Priority.PREFETCH)
+            await resolver.find(tile, priority=Priority.PREFETCH)

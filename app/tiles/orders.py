@@ -87,7 +87,7 @@ class PaintingOrder:
         for tile, colours in self.block.cut(painted.pixels).items():
             if masks[tile].any():
                 notes = image.provenance(self.layer, tile) | {ATTEMPTS: str(painted.attempts)}
-                tiles[tile] = image.encode(colours, masks[tile], notes)
+                tiles[tile] = image.encode(colours, masks[tile], notes, self.layer.plain.format, fast=True)
         rejected = tuple(_png(pixels) for pixels in painted.rejected)
         return EncodedBlock(tiles, {}, painted.attempts, painted.accepted, rejected)
 

@@ -11,7 +11,7 @@ from mercantile import Tile
 
 from tilecascade.app.errors import NoTileError
 from tilecascade.app.tiles import image
-from tilecascade.app.tiles.formats import OBJECTS, PLAIN, Variant
+from tilecascade.app.tiles.formats import OBJECTS, Variant
 from tilecascade.app.tiles.generator import BlockGenerator
 from tilecascade.app.tiles.layer import OVERVIEW_LEVELS
 from tilecascade.app.tiles.objects import decode_objects, encode_objects
@@ -32,7 +32,7 @@ MAX_GENERATED = 4**OVERVIEW_LEVELS
 AT_ONCE = 8
 """Root tiles that are generated for it at once, so that the queue has room for others."""
 
-FindTile = Callable[[Tile, Variant, Priority], Awaitable[FoundTile]]
+FindTile = Callable[[Tile, Variant | None, Priority], Awaitable[FoundTile]]
 
 
 class Overviews:
@@ -56,11 +56,13 @@ class Overviews:
             else:
                 made, pixels = await self._drawn(tile, priority)
             layer = self._store.layer
-            data = image.encode(pixels[..., :3], pixels[..., 3] > 127, image.provenance(layer, tile))
+            data = image.encode(
+                pixels[..., :3], pixels[..., 3] > 127, image.provenance(layer, tile), layer.plain.format
+            )
             store = self._store
             if made is not None and await store.run(store.put, tile, OBJECTS, encode_objects(made), began) is None:
                 continue
-            kept = await store.run(store.put, tile, PLAIN, data, began)
+            kept = await store.run(store.put, tile, layer.plain, data, began)
             if kept is not None:
                 return FoundTile(kept, GENERATED)
 
@@ -81,14 +83,14 @@ class Overviews:
             )
         for first in range(0, len(missing), AT_ONCE):
             some = missing[first : first + AT_ONCE]
-            await asyncio.gather(*(self._find(root, PLAIN, priority) for root in some))
+            await asyncio.gather(*(self._find(root, None, priority) for root in some))
 
     async def _children(self, tile: Tile, priority: Priority) -> dict[tuple[int, int], Pixels]:
         """The RGBA pixels of a tile's children, by (column, row)."""
         children = {}
         for child in mercantile.children(tile):
             try:
-                found = await self._find(child, PLAIN, priority)
+                found = await self._find(child, None, priority)
             except NoTileError:
                 continue
             children[child.x % 2, child.y % 2] = image.decode(found.data)

@@ -12,7 +12,7 @@ from mercantile import Tile
 from tilecascade.app.errors import NoTileError
 from tilecascade.app.tiles.confidence import ConfidenceTiles
 from tilecascade.app.tiles.features import FeatureSource
-from tilecascade.app.tiles.formats import PLAIN, Variant
+from tilecascade.app.tiles.formats import Variant
 from tilecascade.app.tiles.generator import BlockGenerator
 from tilecascade.app.tiles.layer import Layer
 from tilecascade.app.tiles.overviews import Overviews
@@ -48,19 +48,25 @@ class TileResolver:
         """The layer as it is served now."""
         return self.store.layer
 
-    async def find(self, tile: Tile, variant: Variant = PLAIN, priority: Priority = Priority.INTERACTIVE) -> FoundTile:
-        """The tile, made if need be. Raises NoTileError where there is nothing to show, and BaseMapError."""
+    async def find(
+        self, tile: Tile, variant: Variant | None = None, priority: Priority = Priority.INTERACTIVE
+    ) -> FoundTile:
+        """The tile, made if need be; in the layer's plain variant if None. Raises NoTileError where there is nothing to
+        show, and BaseMapError."""
         return await self.store.lookup(tile, variant) or await self.make(tile, variant, priority)
 
-    async def make(self, tile: Tile, variant: Variant = PLAIN, priority: Priority = Priority.INTERACTIVE) -> FoundTile:
+    async def make(
+        self, tile: Tile, variant: Variant | None = None, priority: Priority = Priority.INTERACTIVE
+    ) -> FoundTile:
         """A tile that `lookup` has not found. Raises like `find`.
 
         Cancelling this call drops the work, unless others wait for it or the device has begun with it.
         """
         self.check_zoom(tile)
+        variant = variant or self.layer.plain
         if variant.kind == "confidence":
             return await self.confidence.make(tile, priority)
-        if variant != PLAIN:
+        if variant != self.layer.plain:
             return await make_variant(self.store, self.find, tile, variant, priority)
         if tile.z < self.layer.ladder.root:
             return await self.overviews.make(tile, priority)

@@ -14,7 +14,7 @@ from mercantile import Tile
 from tilecascade.app.errors import PurgeError
 from tilecascade.app.storage.caches import Caches
 from tilecascade.app.tiles.announcements import Announcements
-from tilecascade.app.tiles.formats import PLAIN, Variant
+from tilecascade.app.tiles.formats import Variant
 from tilecascade.app.tiles.invalidation import AffectedTiles, InvalidationClock
 from tilecascade.app.tiles.layer import Layer, tile_of_key
 
@@ -58,18 +58,19 @@ class TileStore:
         """Run something that may block outside the event loop."""
         return await asyncio.get_running_loop().run_in_executor(self._executor, partial(work, *arguments))
 
-    async def lookup(self, tile: Tile, variant: Variant = PLAIN) -> FoundTile | None:
-        """The finished tile, or the base map's. Memory answers at once; the other caches are asked outside the loop.
+    async def lookup(self, tile: Tile, variant: Variant | None = None) -> FoundTile | None:
+        """The finished tile, in the layer's plain variant if None, or the base map's. Memory answers at once; the other
+        caches are asked outside the loop.
 
         Every call counts as one hit or one miss, unless the base map answers. Memory is read without waiting for a
         change of the imagery: until the change is made, the tile from before is the right one. Raises BaseMapError.
         """
-        outdated = self.clock.purging(tile)
+        variant, outdated = variant or self.layer.plain, self.clock.purging(tile)
         memory = None if outdated else self._tiers.get_nearest(self.layer.key(tile, variant))
         if memory is not None:
             return FoundTile(memory, self._tiers.tiers[0].name)
         # after memory, because tiles of the base map are never kept there
-        if variant == PLAIN and (found := await self.from_base_map(tile)):
+        if variant == self.layer.plain and (found := await self.from_base_map(tile)):
             return found
         hit = None if outdated else await self.run(self._read, tile, variant, True)
         if hit is None:
@@ -84,12 +85,12 @@ class TileStore:
         data = await self.run(self.layer.base_map_tile, tile)
         return None if data is None else FoundTile(data, BASE_MAP)
 
-    def stored(self, tiles: Iterable[Tile], variant: Variant = PLAIN) -> dict[Tile, FoundTile] | None:
+    def stored(self, tiles: Iterable[Tile], variant: Variant | None = None) -> dict[Tile, FoundTile] | None:
         """These tiles, if all of them are stored or the base map's. Counts neither hits nor misses."""
-        found = {}
+        found, plain = {}, variant in (None, self.layer.plain)
         for tile in tiles:
-            data = self.layer.base_map_tile(tile) if variant == PLAIN else None
-            here = self._read(tile, variant, False) if data is None else FoundTile(data, BASE_MAP)
+            data = self.layer.base_map_tile(tile) if plain else None
+            here = self._read(tile, variant or self.layer.plain, False) if data is None else FoundTile(data, BASE_MAP)
             if here is None:
                 return None
             found[tile] = here
@@ -111,7 +112,7 @@ class TileStore:
             if self.clock.stale(tile, began):
                 return None
             data = self._tiers.put(self.layer.key(tile, variant), data)
-        if variant == PLAIN:
+        if variant == self.layer.plain:
             self.finished.announce(tile)
         return data
 

@@ -10,17 +10,17 @@ from mercantile import Tile
 
 from tilecascade.app.errors import NoTileError
 from tilecascade.app.tiles import image
-from tilecascade.app.tiles.formats import PLAIN, Variant
+from tilecascade.app.tiles.formats import Variant
 from tilecascade.app.tiles.layer import Layer
 from tilecascade.app.tiles.store import BASE_MAP, GENERATED, FoundTile, TileStore
 from tilecascade.model.cascade import Pixels
 from tilecascade.model.engine import Priority
 
-FindTile = Callable[[Tile, Variant, Priority], Awaitable[FoundTile]]
+FindTile = Callable[[Tile, Variant | None, Priority], Awaitable[FoundTile]]
 
 
 async def make_variant(store: TileStore, find: FindTile, tile: Tile, variant: Variant, priority: Priority) -> FoundTile:
-    """A tile in another variant than PLAIN and CONFIDENCE; `find` gives the plain tiles that it is made from.
+    """A tile in another variant than the layer's plain one and CONFIDENCE, made from plain tiles, which `find` gives.
 
     At twice the resolution a tile consists of the four tiles of the next zoom; at the max zoom it is enlarged. Raises
     NoTileError where there is nothing to show.
@@ -29,10 +29,10 @@ async def make_variant(store: TileStore, find: FindTile, tile: Tile, variant: Va
         began, layer = store.clock.now, store.layer
         if variant.scale == 2 and tile.z < layer.max_zoom:
             if tile.z < layer.ladder.root:
-                await find(tile, PLAIN, priority)  # only if all root tiles under it exist
+                await find(tile, None, priority)  # only if all root tiles under it exist
             pixels, from_base_map = await _four_children(find, tile, priority)
         else:
-            plain = await find(tile, PLAIN, priority)
+            plain = await find(tile, None, priority)
             pixels, from_base_map = image.decode(plain.data), plain.from_base_map
             if variant.scale == 2:
                 pixels = await asyncio.to_thread(image.double, pixels)
@@ -47,7 +47,7 @@ async def make_variant(store: TileStore, find: FindTile, tile: Tile, variant: Va
 async def _four_children(find: FindTile, tile: Tile, priority: Priority) -> tuple[Pixels, bool]:
     """A tile's children side by side, and whether all of them are the base map's."""
     tiles = mercantile.children(tile)
-    answers = await asyncio.gather(*(find(child, PLAIN, priority) for child in tiles), return_exceptions=True)
+    answers = await asyncio.gather(*(find(child, None, priority) for child in tiles), return_exceptions=True)
     children, from_base_map = {}, True
     for child, answer in zip(tiles, answers, strict=True):
         if isinstance(answer, FoundTile):

@@ -70,6 +70,9 @@ START_SECONDS = 300.0
 WATCH_SECONDS = 2.0
 """Time between two looks at how many replicas there are."""
 
+LEAVE_SECONDS = 5.0
+"""How long an engine that closes waits for its last look at the replicas."""
+
 STOP_SECONDS = 60.0
 """How long a replica that is not needed any more may work on."""
 
@@ -151,8 +154,11 @@ class Replicas:
 
     def running(self) -> int:
         """How many replicas are ready. Raises what Ray raises."""
+        import ray
         from ray import serve
 
+        if not ray.is_initialized():  # Ray Serve would join the cluster again
+            return 0
         application = serve.status().applications.get(self._name)
         if application is None:
             return 0
@@ -261,6 +267,8 @@ def connect(address: str, start: Callable[[list[str]], subprocess.Popen[bytes]])
     Not by Ray's client protocol (port 10001): with it the handles of Ray Serve cancel calls, which ends the connection.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # a thread that still asks something would join the cluster again after `disconnect`
+    os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
     if any(name in os.environ for name in TOKENS) or (Path.home() / ".ray" / "auth_token").is_file():
         os.environ.setdefault("RAY_AUTH_MODE", "token")  # as `ray start` has it, where there is a token
     logging.getLogger("ray").setLevel(logging.ERROR)
@@ -357,6 +365,7 @@ class RayEngine(LocalEngine):
         """See GenerationEngine."""
         self._closing.set()
         super().close(drop_waiting)
+        self._watcher.join(LEAVE_SECONDS)
 
     def _ask(self, kind: str, stage: Stage, batch: Sequence[Any]) -> list[Any]:
         outputs = self._asked(kind, stage, batch)

@@ -51,7 +51,9 @@ def address(rng: random.Random) -> str:
 
 @pytest.mark.slow
 def test_memory_stays_flat(make_scene: SceneMaker, tiny_weights: Path, tmp_path: Path) -> None:
-    settings = {"TILECASCADE_REDIS_URL": "none", "TILECASCADE_API_KEY": KEY["X-API-Key"]}
+    # little memory for tiles, so that it is full after the first quarter
+    settings = {"TILECASCADE_REDIS_URL": "none", "TILECASCADE_MEMORY_BYTES": "8MiB"}
+    settings["TILECASCADE_API_KEY"] = KEY["X-API-Key"]
     server = ready(Server(make_scene(), tiny_weights, tmp_path / "data", settings))
     other = make_scene("other.tif", 256, 5).read_bytes()
     statuses: Counter[int] = Counter()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +21,13 @@ from tilecascade.app.scenes import territories
 from tilecascade.app.settings import LayerSettings, Settings
 from tilecascade.app.sources.mosaic import SceneMosaic
 from tilecascade.app.sources.scene import open_scene
+from tilecascade.app.tiles.image import decode
 from tilecascade.model.cascade import tile_window
+from tilecascade.model.confidence import BASE_MAP_COLOUR, KNOTS
 from tilecascade.model.imagery.gate import Gate
+from tilecascade.model.palette import CLASSES
+from tilecascade.model.sgdm.config import tiny
+from tilecascade.model.sgdm.network import random_network, save_network
 from tilecascade.model.world.sketch import COVERS
 
 MakeSettings = Callable[..., Settings]
@@ -215,6 +221,31 @@ def test_a_real_mosaic_lies_over_the_country(client: TestClient, tmp_path: Path)
     removed = client.delete(f"/scenes/{added.json()['id']}?layer=carana", headers=KEY)
     assert removed.status_code == 200, removed.text
     assert {key: fetch(*key) for key in before} == before
+
+
+def test_what_is_drawn_of_a_sketch_is_never_called_surveyed(
+    make_settings: MakeSettings, make_scene: SceneMaker, tmp_path: Path
+) -> None:
+    """It has no confidence, and what a scene shows beside it has one."""
+    table = tuple(place / 100 for place in range(KNOTS))
+    save_network(random_network(replace(tiny(), calibration=(table,) * len(CLASSES))), tmp_path / "calibrated")
+    settings = make_settings(interactive_wait=60, api_key=KEY["X-API-Key"], weights=tmp_path / "calibrated")
+    with TestClient(create_app(settings, [LayerSettings(name="map", scenes=[make_scene()])])) as client:
+        wait_ready(client)
+        make(client)
+        inside = tile(10.05, 50.03, 17)
+        west, south, east, north = xy_bounds(inside)
+        scene = write_scene(tmp_path / "drone.tif", picture(512, 5), (west + 2, south + 2, east - 2, north - 2))
+        assert client.post("/scenes?layer=carana", content=scene.read_bytes(), headers=KEY).status_code == 201
+        answers = {
+            place: client.get(f"/tiles/carana/confidence/17/{place.x}/{place.y}.png?wait=60")
+            for place in (inside, Tile(inside.x ^ 1, inside.y, 17), tile(10.09, 50.05, 17))
+        }
+    generated, *drawn = answers.values()
+    assert generated.status_code == 200, generated.text
+    assert not (decode(generated.content)[..., :3] == BASE_MAP_COLOUR).all(axis=-1).any()
+    for answer in drawn:
+        assert (answer.status_code, "drawn from a sketch" in answer.text) == (404, True)
 
 
 def test_nothing_is_painted_where_a_mosaic_hides_it(client: TestClient, tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from tilecascade.cache.redis import EmbeddedRedis
 from tilecascade.model.cascade import tile_window
 from tilecascade.model.sgdm.config import WEIGHTS_DIR
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.xdist_group("ray")]
+pytestmark = [pytest.mark.slow, pytest.mark.cluster, pytest.mark.timeout(1200)]
 
 
 @pytest.fixture(scope="module")
@@ -106,14 +106,21 @@ def _is_replica(command: list[str] | None) -> bool:
 
 
 def end_applications(address: str) -> None:
-    """Let nothing be left for the next test."""
+    """Let nothing be left for the next test. A replica that has just been told to start ends late."""
     import ray
     from ray import serve
 
     ray.init(address, log_to_driver=False, logging_level="ERROR")
-    for name in serve.status().applications:
-        serve.delete(name)
-    ray.shutdown()
+    try:
+        for name in serve.status().applications:
+            serve.delete(name, _blocking=False)
+        for _ in range(300):
+            if not serve.status().applications:
+                return
+            time.sleep(1)
+        pytest.fail("replicas do not end")
+    finally:
+        ray.shutdown()
 
 
 def metric(server: Server, name: str) -> float:

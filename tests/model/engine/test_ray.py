@@ -16,7 +16,7 @@ from tilecascade.model.conditions import Stage
 from tilecascade.model.engine import BatchTooLargeError, Declined, Generated, OutOfMemoryError, Priority
 from tilecascade.model.engine.ray import THIS_MACHINE, ClusterError, RayEngine, ReplicaOptions, Replicas
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300), pytest.mark.xdist_group("ray")]
+pytestmark = [pytest.mark.slow, pytest.mark.cluster, pytest.mark.timeout(600)]
 
 STAGE = Stage(16, 15, 512)
 
@@ -41,6 +41,7 @@ class Free:
                 Path(asked.removeprefix("die once ")).touch(exist_ok=False)
             except FileExistsError:
                 return "alive"
+            time.sleep(0.5)  # before a replica has said that it has a call, Ray itself gives the call to another one
             os._exit(1)
         if asked == "fail":
             return ValueError("this block only")
