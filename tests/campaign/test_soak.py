@@ -18,7 +18,7 @@ from tests.program import Server, memory, ready, stops_in_time
 REQUESTS = int(os.environ.get("TILECASCADE_CAMPAIGN_SOAK", "3200"))
 """`make campaign` sends a hundred thousand."""
 
-GROWTH = 64 << 20
+GROWTH = 128 << 20
 """Bytes that may come in the second half. The first quarter fills caches; what allocators keep goes up and down by as
 much from one quarter to the next, so that the lower one of the last two counts."""
 
