@@ -1,6 +1,7 @@
 # make serve [SCENE=path/to/scene.tif] [PORT=8000]   set everything up and serve
 # make test                                          set everything up and run all checks but the slow tests
 # make test-slow                                     run the slow ones, half an hour
+# make test-cluster                                  run those with a Ray cluster, six minutes
 # make test-newest                                   the same with the newest versions of all packages, in .venv-newest
 # make test-oldest                                   the same with the oldest that pyproject.toml allows, in .venv-oldest
 # make lock                                          write the versions of .venv to deploy/constraints.txt
@@ -16,7 +17,7 @@ SCENE ?=
 INSTALL ?= pip install --quiet --constraint deploy/constraints.txt
 PYTEST ?= -n 2 --dist worksteal
 
-.PHONY: serve test test-slow test-newest test-oldest lint format lock wheel clean campaign audit sbom
+.PHONY: serve test test-slow test-cluster test-newest test-oldest lint format lock wheel clean campaign audit sbom
 
 $(VENV)/.serve: pyproject.toml deploy/constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -37,6 +38,8 @@ test: lint
 
 test-slow: $(VENV)/.test
 	$(BIN)/python -m pytest -m 'slow and not cluster' $(PYTEST)
+
+test-cluster: $(VENV)/.test
 	$(BIN)/python -m pytest -m cluster
 
 # the long form of what CI runs in a short form: an hour or two

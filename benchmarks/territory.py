@@ -33,6 +33,7 @@ from tilecascade.model.imagery.octave import split
 from tilecascade.model.imagery.painter import ImageryCascade, OctavePainter, load_octaves
 
 LAYERS = {"imagery": "map-imagery", "map": "map"}
+SUFFIXES = {"imagery": "webp", "map": "png"}
 BLOCK = 2 * TILE_SIZE
 
 
@@ -56,7 +57,7 @@ def halved(image: np.ndarray, times: int = 1) -> np.ndarray:
 
 async def fetch(client: httpx.AsyncClient, layer: str, tile: Tile) -> tuple[Pixels, np.ndarray]:
     """A tile's colours and mask; nothing is known where there is no tile."""
-    answer = await client.get(f"/tiles/{LAYERS[layer]}/{tile.z}/{tile.x}/{tile.y}.png?wait=600")
+    answer = await client.get(f"/tiles/{LAYERS[layer]}/{tile.z}/{tile.x}/{tile.y}.{SUFFIXES[layer]}?wait=600")
     if answer.status_code == 404:
         return np.zeros((TILE_SIZE, TILE_SIZE, 3), np.uint8), np.zeros((TILE_SIZE, TILE_SIZE), np.bool_)
     answer.raise_for_status()

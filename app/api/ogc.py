@@ -11,7 +11,7 @@ from tilecascade.app.api.dependencies import BaseUrl, ServiceDep
 from tilecascade.app.api.tiles import ContextDep, QueryDep, answer, parse_tile
 from tilecascade.app.api.wmts import GRID
 from tilecascade.app.errors import NotFoundError
-from tilecascade.app.tiles.formats import MEDIA_TYPES
+from tilecascade.app.tiles.formats import MEDIA_TYPES, media_types
 from tilecascade.app.tiles.layer import Layer
 from tilecascade.app.tiles.layer_info import NOTICE
 
@@ -125,20 +125,21 @@ async def tileset(service: ServiceDep, base: BaseUrl, layer: str, grid: str) -> 
 async def ogc_tile(
     context: ContextDep, layer: str, grid: str, matrix: str, row: str, column: str, query: QueryDep
 ) -> Response:
-    """A tile: as .png, .webp or .jpg after the column, or in the format that Accept prefers; PNG otherwise.
+    """A tile: as .png, .webp or .jpg after the column, or in the format that Accept prefers; else as it is kept.
 
     The parameters are the specification's, because clients fill in its template.
     """
     check_grid(grid)
-    suffix = "" if "." in column else f".{accepted_format(context.request.headers.get('accept', ''))}"
+    plain = context.service.resolver(layer).layer.plain.format
+    suffix = "" if "." in column else f".{accepted_format(context.request.headers.get('accept', ''), plain)}"
     number, _, form = (column + suffix).partition(".")
     return await answer(context, layer, parse_tile(matrix, number, f"{row}.{form}"), query)
 
 
-def accepted_format(accept: str) -> str:
-    """The first format of ours that an Accept header names, else PNG."""
+def accepted_format(accept: str, plain: str) -> str:
+    """The first format of ours that an Accept header names, else the plain one."""
     wanted = [part.partition(";")[0].strip() for part in accept.split(",")]
-    return next((form for media in wanted for form, name in MEDIA_TYPES.items() if name == media), "png")
+    return next((form for media in wanted for form, name in MEDIA_TYPES.items() if name == media), plain)
 
 
 def check_grid(id: str) -> None:
@@ -188,7 +189,7 @@ def describe_tileset(layer: Layer, base: str) -> Json:
     template = f"{place}/WebMercatorQuad/{{tileMatrix}}/{{tileRow}}/{{tileCol}}"
     forms = [
         link(f"{template}.{form}?v={layer.revision}", "item", f"Tiles as {form}", media, templated=True)
-        for form, media in MEDIA_TYPES.items()
+        for form, media in media_types(layer.plain.format).items()
     ]
     return {
         "title": layer.name,

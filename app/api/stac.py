@@ -9,6 +9,7 @@ from fastapi import APIRouter
 
 from tilecascade.app.api.dependencies import BaseUrl, ServiceDep
 from tilecascade.app.sources.mosaic import SceneMosaic
+from tilecascade.app.tiles.formats import MEDIA_TYPES
 from tilecascade.app.tiles.layer import Layer
 from tilecascade.app.tiles.layer_info import NOTICE
 
@@ -25,7 +26,7 @@ def describe(layer: Layer, base: str) -> dict[str, Any]:
     """The item of a layer. base: the server's address."""
     west, south, east, north = layer.imagery.bounds
     corners = [[west, south], [east, south], [east, north], [west, north], [west, south]]
-    place = f"{base}/tiles/{layer.name}"
+    place, media = f"{base}/tiles/{layer.name}", MEDIA_TYPES[layer.plain.format]
     return {
         "type": "Feature",
         "stac_version": "1.0.0",
@@ -44,7 +45,7 @@ def describe(layer: Layer, base: str) -> dict[str, Any]:
         },
         "links": [
             {"rel": "self", "href": f"{place}/stac.json", "type": "application/geo+json"},
-            {"rel": "xyz", "href": f"{place}/{{z}}/{{x}}/{{y}}.png?v={layer.revision}", "type": "image/png"},
+            {"rel": "xyz", "href": f"{place}/{{z}}/{{x}}/{{y}}{layer.plain.suffix}?v={layer.revision}", "type": media},
             {"rel": "tilejson", "href": f"{place}/tilejson.json", "type": "application/json"},
             {"rel": "wmts", "href": f"{base}/wmts/1.0.0/WMTSCapabilities.xml", "wmts:layer": layer.name},
         ],

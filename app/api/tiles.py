@@ -209,7 +209,7 @@ async def respond(wanted: TileRequest) -> Response:
     unchanged = not_modified(wanted)
     if unchanged is not None:
         return unchanged
-    found = await wanted.resolver.store.lookup(wanted.tile, wanted.variant)
+    found = await wanted.resolver.find_finished(wanted.tile, wanted.variant)
     if found is not None:
         return finished(wanted, found)
     if wanted.context.request.method == "HEAD":

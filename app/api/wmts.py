@@ -11,7 +11,7 @@ from tilecascade.app.api.dependencies import BaseUrl, KeyQuery, ServiceDep
 from tilecascade.app.api.tiles import ContextDep, TileQuery, answer, parse_tile
 from tilecascade.app.errors import BadRequestError
 from tilecascade.app.service import Service
-from tilecascade.app.tiles.formats import MEDIA_TYPES
+from tilecascade.app.tiles.formats import MEDIA_TYPES, media_types
 from tilecascade.app.tiles.layer import Layer
 from tilecascade.app.tiles.layer_info import NOTICE
 
@@ -77,7 +77,8 @@ def _layer(contents: xml.Element, layer: Layer, base: str, key: str) -> None:
     add(box, "ows:UpperCorner", f"{east} {north}")
     add(element, "ows:Identifier", layer.name)
     add(add(element, "Style", isDefault="true"), "ows:Identifier", "default")
-    for form in MEDIA_TYPES.values():
+    forms = media_types(layer.plain.format)
+    for form in forms.values():
         add(element, "Format", form)
     link = add(element, "TileMatrixSetLink")
     add(link, "TileMatrixSet", MATRIX_SET)
@@ -93,7 +94,7 @@ def _layer(contents: xml.Element, layer: Layer, base: str, key: str) -> None:
             ("MaxTileCol", high.x),
         ):
             add(limit, name, str(value))
-    for suffix, form in MEDIA_TYPES.items():
+    for suffix, form in forms.items():
         template = f"{base}/tiles/{layer.name}/{{TileMatrix}}/{{TileCol}}/{{TileRow}}.{suffix}" + key.replace("&", "?")
         add(element, "ResourceURL", format=form, resourceType="tile", template=template)
 
@@ -145,7 +146,7 @@ async def key_value_request(context: ContextDep, base: BaseUrl, key: KeyQuery) -
     if given.get("tilematrixset", MATRIX_SET) != MATRIX_SET:
         raise BadRequestError(f"TILEMATRIXSET is {MATRIX_SET}, not {given['tilematrixset'][:40]!r}")
     forms = {media: suffix for suffix, media in MEDIA_TYPES.items()}
-    form = given.get("format", "image/png")
+    form = given.get("format", MEDIA_TYPES[context.service.resolver(given["layer"]).layer.plain.format])
     if form not in forms:
         raise BadRequestError(f"FORMAT is one of {', '.join(forms)}, not {form[:40]!r}")
     place = parse_tile(given["tilematrix"], given["tilecol"], f"{given['tilerow']}.{forms[form]}")

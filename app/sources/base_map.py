@@ -97,7 +97,7 @@ class DrawnMap:
         source = TerritorySource(path.with_suffix(""), areas)
         self._territory = source.territory
         self.zooms = range(FIRST_DRAWN, LAST_DRAWN + 1)
-        self.id = f"map of {source.plain_id}"
+        self.id = f"map of the sketch {source.plain_id}"
         self._tiles: LRUCache[Any, bytes] = LRUCache(maxsize=KEPT_DRAWN)
         self._covers = source.covers
         self._lock = threading.Lock()

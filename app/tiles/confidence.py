@@ -16,6 +16,7 @@ from tilecascade.app.tiles.generator import BlockGenerator
 from tilecascade.app.tiles.layer import Layer
 from tilecascade.app.tiles.orders import MapOrder, prepared
 from tilecascade.app.tiles.store import GENERATED, FoundTile
+from tilecascade.app.tiles.territory_generator import is_drawn
 from tilecascade.app.tiles.work import Work
 from tilecascade.cache.single_flight import SingleFlight
 from tilecascade.model.cascade import Block
@@ -109,5 +110,5 @@ class ConfidenceTiles:
 
 
 def is_sketch(layer: Layer, tile: Tile) -> bool:
-    """Whether all of a tile is drawn from a sketch. May block."""
-    return layer.base_drawn and layer.uncorrected_tile(tile) is not None
+    """Whether all of a tile is drawn from a sketch, and what people have said of it. May block."""
+    return layer.base_drawn and (layer.base_map_tile(tile) is not None or is_drawn(layer, layer.ladder.block(tile)))

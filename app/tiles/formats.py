@@ -14,6 +14,11 @@ MEDIA_TYPES = {"png": "image/png", "webp": "image/webp", "jpg": "image/jpeg"}
 """Formats that tiles are served in, by file suffix."""
 
 
+def media_types(first: str) -> dict[str, str]:
+    """The same, beginning with a format that a layer's tiles are kept in."""
+    return {first: MEDIA_TYPES[first]} | MEDIA_TYPES
+
+
 PATH = re.compile(
     r"/tiles/(?:([a-z][a-z0-9_-]{0,31})/)?([0-9]{1,2})/([0-9]{1,10})/([0-9]{1,10})((?:@2x)?\.(png|webp|jpg))", re.ASCII
 )

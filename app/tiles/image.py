@@ -97,11 +97,12 @@ def encode(colours: Pixels, known: Mask, notes: dict[str, str], form: str = "png
 
 
 def notes_of(data: bytes) -> dict[str, str]:
-    """The notes inside a file, and its checksum unless it is a PNG, without decoding it."""
+    """The notes inside a file of ours, and its checksum unless it is a PNG, without decoding it."""
     with Image.open(io.BytesIO(data)) as image:
+        if image.format == "PNG":
+            return dict(getattr(image, "text", {}))
         described = str(image.getexif().get(ExifTags.Base.ImageDescription, ""))
-        notes = dict(part.split("=", 1) for part in described.split(BETWEEN) if "=" in part)
-        return notes | getattr(image, "text", {})
+        return dict(part.split("=", 1) for part in described.split(BETWEEN) if "=" in part)
 
 
 def marked(data: bytes, form: str) -> bytes:

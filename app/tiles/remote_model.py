@@ -7,11 +7,13 @@ import os
 import subprocess
 from collections.abc import Callable, Sequence
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from tilecascade.app.errors import SettingsError
 from tilecascade.app.settings import Settings
+from tilecascade.app.tiles.layer import ALGORITHM
 from tilecascade.app.tiles.loaded_model import LoadedModel
 from tilecascade.app.tiles.orders import Kind, Order
 from tilecascade.app.tiles.replica import BlockReplica, Brief, Description, LayersUnknown, for_replicas, layer_key
@@ -79,5 +81,6 @@ def ask(replicas: Replicas, kind: Kind, stage: Stage, orders: Sequence[Order]) -
 
 def _name(stem: Path, arguments: tuple[object, ...], options: ReplicaOptions) -> str:
     """Of the application: servers whose replicas would be the same share them."""
-    more = repr((arguments, options.least, options.most, options.processors, options.graphics))
+    program = (version("tilecascade"), ALGORITHM)
+    more = repr((program, arguments, options.least, options.most, options.processors, options.graphics))
     return f"{weights_hash(stem)}-{hashlib.sha256(more.encode()).hexdigest()[:8]}"

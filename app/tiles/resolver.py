@@ -48,6 +48,16 @@ class TileResolver:
         """The layer as it is served now."""
         return self.store.layer
 
+    async def find_finished(self, tile: Tile, variant: Variant) -> FoundTile | None:
+        """The tile, if it is finished or the base map's: in another image format than the plain one, too, which takes a
+        moment to make. Raises BaseMapError."""
+        found = await self.store.lookup(tile, variant)
+        plain = self.layer.plain
+        if found is not None or variant == plain or (variant.kind, variant.scale) != (plain.kind, plain.scale):
+            return found
+        here = await self.store.run(self.store.stored, [tile])
+        return None if here is None else await self.make(tile, variant)
+
     async def find(
         self, tile: Tile, variant: Variant | None = None, priority: Priority = Priority.INTERACTIVE
     ) -> FoundTile:

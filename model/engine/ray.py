@@ -167,8 +167,11 @@ class Replicas:
 
     def remove(self) -> None:
         """End the replicas. Another process that still asks them starts them again."""
+        import ray
         from ray import serve
 
+        if not ray.is_initialized():  # as in `running`
+            return
         try:
             serve.delete(self._name, _blocking=False)
         except transient_errors() as error:

@@ -22,7 +22,7 @@ from tilecascade.app.service import Service
 from tilecascade.app.settings import LayerSettings, Settings, read_configuration
 from tilecascade.app.sources.mosaic import SceneMosaic
 from tilecascade.app.sources.scene import open_scene
-from tilecascade.app.tiles.formats import PLAIN
+from tilecascade.app.tiles.formats import PLAIN, PNG_START
 from tilecascade.model.cascade import tile_window
 from tilecascade.model.engine import Priority
 from tilecascade.model.engine.device import choose_dtype
@@ -103,6 +103,36 @@ def test_its_imagery_is_a_layer_that_is_kept(make_settings: MakeSettings, make_s
             answer = again.get(f"/tiles/map-imagery/18/{tile.x}/{tile.y}.png")
             assert answer.headers["x-tile-state"] == "cached"
             assert answer.content == first[tile].content
+
+
+def test_other_formats_of_what_is_finished_come_at_once(client: TestClient) -> None:
+    """Tiles are kept as WebP; nobody who asks for PNG is told to wait for the generator."""
+    coarse = f"/tiles/map-imagery/15/{PLACE.x * 2}/{PLACE.y * 2}.png?wait=0"
+    for _ in range(2):
+        answer = client.get(coarse)
+        assert (answer.status_code, answer.headers["x-tile-state"]) == (200, "base-map")
+        assert answer.headers["x-tile-notice"] == "imagery, not a map"
+        assert answer.content.startswith(PNG_START)
+    assert client.head(coarse).status_code == 200
+    fine = f"/tiles/map-imagery/17/{PLACE.x * 8 + 2}/{PLACE.y * 8 + 2}"
+    assert client.head(fine + ".png").status_code == 404
+    assert client.get(fine + ".webp").headers["x-tile-state"] == "generated"
+    portable = client.get(fine + ".png?wait=0")
+    assert portable.headers["x-tile-state"] == "generated"
+    assert portable.content.startswith(PNG_START)
+    assert client.get(fine + ".png?wait=0").headers["x-tile-state"] == "cached"
+
+
+def test_addresses_name_the_format_that_is_kept(client: TestClient) -> None:
+    assert ".webp?v=" in client.get("/tiles/map-imagery/tilejson.json").json()["tiles"][0]
+    assert ".png?v=" in client.get("/tiles/map/tilejson.json").json()["tiles"][0]
+    links = {each["rel"]: each for each in client.get("/tiles/map-imagery/stac.json").json()["links"]}
+    assert links["xyz"]["type"] == "image/webp"
+    place = f"tilematrix=15&tilecol={PLACE.x * 2}&tilerow={PLACE.y * 2}"
+    for layer, kept in (("map", "image/png"), ("map-imagery", "image/webp")):
+        wmts = client.get(f"/wmts?request=GetTile&layer={layer}&{place}")
+        ogc = client.get(f"/ogc/collections/{layer}/map/tiles/WebMercatorQuad/15/{PLACE.y * 2}/{PLACE.x * 2}")
+        assert (wmts.headers["content-type"], ogc.headers["content-type"]) == (kept, kept)
 
 
 def test_a_map_hurries_the_imagery_that_it_waits_for(make_settings: MakeSettings, make_scene: SceneMaker) -> None:
