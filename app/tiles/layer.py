@@ -35,7 +35,7 @@ from tilecascade.model.sgdm.config import Finish
 from tilecascade.model.sgdm.scale_text import MAX_TABLE_ZOOM
 from tilecascade.model.style import FIRST_ROAD_ZOOM
 
-ALGORITHM = 10
+ALGORITHM = 11
 """Counts the changes of code that have changed pixels."""
 
 LEVELS_BELOW = 2

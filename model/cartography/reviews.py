@@ -6,11 +6,15 @@ each other make the same of it.
 
 from __future__ import annotations
 
+import itertools
+import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import shapely
-from shapely import LineString, Polygon
+from shapely import LineString, Point, Polygon
 from shapely.affinity import translate
 from shapely.geometry.base import BaseGeometry
 
@@ -24,6 +28,9 @@ REACH = 1.5 * LARGEST
 
 BESIDE = 5.0
 """Pixels from the line of a reviewed road within which another line is the same road, at least."""
+
+SLACK = 1.0
+"""Pixels by which the end of what is left of a road may be farther away than that."""
 
 CERTAIN = 1.0
 """Confidence of what a person has accepted or drawn."""
@@ -58,9 +65,48 @@ def reviewed(found: Iterable[MapObject], reviews: Sequence[ReviewedObject], zoom
         if review.seen is not None and review.there is None and review.theme == "cover":
             objects.append(MapObject("cover", "land", review.seen, CERTAIN, reviewed=True))
         if review.there is not None and _is_shown(review, review.there, zoom):
-            width = road_width(review.kind, zoom) if review.theme == "road" else 0.0
-            objects.append(MapObject(review.theme, review.kind, review.there, CERTAIN, width, reviewed=True))
+            there, width = review.there, 0.0
+            if isinstance(there, LineString):
+                width = road_width(review.kind, zoom)
+                objects, there = _joined(objects, there, _beside(review, zoom))
+            objects.append(MapObject(review.theme, review.kind, there, CERTAIN, width, reviewed=True))
     return objects
+
+
+def _beside(review: ReviewedObject, zoom: int) -> float:
+    """Pixels from a reviewed road within which another line is the same road."""
+    return max(BESIDE, road_width(review.kind, zoom) / 2)
+
+
+def _joined(found: list[MapObject], line: LineString, reach: float) -> tuple[list[MapObject], LineString]:
+    """Objects, of which roads that end beside a reviewed one end on it, and that one, with a point where they do."""
+    ends = Counter(end for each in found if each.theme == "road" for end in _ends(each.geometry))
+    objects, places = [], dict[float, tuple[float, ...]]()
+    for each in found:
+        if each.theme != "road" or each.geometry.distance(line) > reach + SLACK:
+            objects.append(each)
+            continue
+        points, near = list(each.geometry.coords), 0
+        for end in _ends(each.geometry):
+            away = line.distance(Point(end))
+            if away > BESIDE and (away > reach + SLACK or ends[end] > 1):
+                continue
+            place = line.project(Point(end))
+            met = places.setdefault(place, line.interpolate(place).coords[0])
+            at = 0 if end == points[0] else len(points) - 1
+            if away <= BESIDE:
+                points[at], near = met, near + 1
+            else:  # what was between has been taken away with the road that the reviewed one replaces
+                points.insert(at and at + 1, met)
+        if near < 2 or each.geometry.length > 4 * BESIDE:  # else it is a bit of the same road
+            objects.append(replace(each, geometry=LineString(points)))
+    along = np.cumsum([0.0, *(math.dist(*pair) for pair in itertools.pairwise(line.coords))]).tolist()
+    places |= dict(zip(along, line.coords, strict=True))
+    return objects, LineString([places[place] for place in sorted(places)])
+
+
+def _ends(line: BaseGeometry) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    return line.coords[0], line.coords[-1]
 
 
 def _without(each: MapObject, review: ReviewedObject, outline: BaseGeometry, zoom: int) -> list[MapObject]:
@@ -71,7 +117,7 @@ def _without(each: MapObject, review: ReviewedObject, outline: BaseGeometry, zoo
         shared = each.geometry.intersection(outline).area
         return [] if shared > SAME * min(each.geometry.area, outline.area) else [each]
     if each.theme == "road":
-        beside = outline.buffer(max(BESIDE, road_width(review.kind, zoom) / 2))
+        beside = outline.buffer(_beside(review, zoom))
         # a road that only crosses the other one stays
         if each.geometry.intersection(beside).length < min(4 * BESIDE, 0.8 * each.geometry.length):
             return [each]

@@ -74,7 +74,8 @@ def roads(field: ClassField) -> list[MapObject]:
     lines = [translate(line, -BEYOND, -BEYOND) for line in centrelines(remove_small_holes(mask, max_size=ISLAND))]
     planes = [field.of_colours(colour) for colour in ("road", *ROAD_COLOUR.values())]
     found = []
-    for line in _closed(_without_spurs(lines), likely):
+    # twice: the stem of a fork is a spur when its tines are gone
+    for line in _closed(_without_spurs(_without_spurs(lines)), likely):
         found += _parts(line, field.zoom, planes, plain, likely)
     return found
 
@@ -226,15 +227,15 @@ def _at(plane: NDArray[np.floating], points: NDArray[np.float64]) -> NDArray[np.
 
 
 def _smoothed(line: LineString) -> NDArray[np.float64]:
-    """A line of pixels -> points of a smooth one with the same ends, N x 2, STEP apart."""
+    """A line of pixels -> points of a smooth one with the same ends, to the last bit, N x 2, STEP apart."""
     points = _along(line)
     reach = min(len(points) - 1, int(2 * BEND))
     # mirrored through its ends, which so stay where they are
     before, after = 2 * points[0] - points[reach:0:-1], 2 * points[-1] - points[-2 : -reach - 2 : -1]
     padded = np.concatenate([before, points, after])
-    return np.asarray(
-        ndimage.gaussian_filter1d(padded, BEND / STEP, axis=0, mode="nearest")[reach : reach + len(points)]
-    )
+    smooth = ndimage.gaussian_filter1d(padded, BEND / STEP, axis=0, mode="nearest")[reach : reach + len(points)]
+    smooth[[0, -1]] = line.coords[0], line.coords[-1]  # rounding, and lines shorter than the filter, have moved them
+    return np.asarray(smooth)
 
 
 def _widths(points: NDArray[np.float64], plain: Floats) -> Floats:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -104,6 +105,22 @@ def test_a_gap_in_a_road_is_closed_and_a_stub_is_cut() -> None:
     assert right > EDGE - 1
     assert 98 < top <= bottom < 102
     assert {each.kind for each in found} == {"residential"}
+
+
+@given(st.integers(40, 90), st.floats(0, 45))
+def test_streets_that_meet_have_the_same_point_there(block: int, angle: float) -> None:
+    """To the last bit, because files share the nodes of lines that meet, however short the streets between are."""
+    middle = EDGE / 2
+    streets = [((x, 60), (x, EDGE - 60)) for x in range(61, EDGE - 60, block)]
+    streets += [((60, y), (EDGE - 60, y)) for y in range(61, EDGE - 60, block)]
+    grid = [rotate(shapely.LineString(street), angle, (middle, middle)).coords for street in streets]
+    found = roads(field({"road": np.maximum.reduce([likely_line([*line], 8) for line in grid])}))
+    ends = Counter(end for each in found for end in (each.geometry.coords[0], each.geometry.coords[-1]))
+    assert sum(count > 1 for count in ends.values()) >= 4
+    for end, count in ends.items():
+        if count == 1:
+            others = [each.geometry for each in found if end not in each.geometry.coords]
+            assert shapely.union_all(others).distance(shapely.Point(end)) > 4, "a loose end meets nothing"
 
 
 def test_roads_of_both_colours_and_widths() -> None:

@@ -61,6 +61,26 @@ def test_a_rejected_road_goes_where_it_runs_and_what_crosses_it_stays() -> None:
     assert sum(lengths) < 310
 
 
+def test_streets_that_meet_a_redrawn_road_go_on_to_it() -> None:
+    """What was between them went with the road that it replaces. They have a point in common then, as files want."""
+    bent = MapObject("road", "residential", LineString([(200, 60), (300, 61), (300, 200)]), 0.9, 8.0)
+    street = MapObject("road", "residential", LineString([(120, 62), (120, 200)]), 0.9, 8.0)
+    through = LineString([(0, 60), (150, 58), (400, 60)])
+    found = reviewed([WOOD, bent, street], [ReviewedObject("road", "secondary", None, through)], 17)
+    *left, road = (each for each in found if each.theme == "road")
+    assert road.reviewed
+    assert len(left) == 2
+    for each in left:
+        met = {*each.geometry.coords} & {*road.geometry.coords}
+        assert len(met) == 1
+        assert each.geometry.length > 135
+    assert {*through.coords} <= {*road.geometry.coords}
+    assert road.geometry.hausdorff_distance(through) < 1e-6
+    # nothing is led to a road that is only taken away
+    gone = reviewed([bent, street], [ReviewedObject("road", "secondary", through, None)], 17)
+    assert all(each.geometry.distance(through) > 1 for each in gone)
+
+
 def test_rejected_ground_is_unmapped_and_other_ground_takes_the_place_of_redrawn() -> None:
     lake = shapely.box(100, 100, 200, 200)
     wrong = reviewed([WOOD], [ReviewedObject("cover", "forest", lake, None)], 17)
