@@ -65,9 +65,8 @@ def reviewed(found: Iterable[MapObject], reviews: Sequence[ReviewedObject], zoom
         if review.seen is not None and review.there is None and review.theme == "cover":
             objects.append(MapObject("cover", "land", review.seen, CERTAIN, reviewed=True))
         if review.there is not None and _is_shown(review, review.there, zoom):
-            there, width = review.there, 0.0
-            if isinstance(there, LineString):
-                width = road_width(review.kind, zoom)
+            there, width = review.there, road_width(review.kind, zoom) if review.theme == "road" else 0.0
+            if isinstance(there, LineString) and there.length:
                 objects, there = _joined(objects, there, _beside(review, zoom))
             objects.append(MapObject(review.theme, review.kind, there, CERTAIN, width, reviewed=True))
     return objects

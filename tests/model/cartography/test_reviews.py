@@ -76,6 +76,9 @@ def test_streets_that_meet_a_redrawn_road_go_on_to_it() -> None:
         assert each.geometry.length > 135
     assert {*through.coords} <= {*road.geometry.coords}
     assert road.geometry.hausdorff_distance(through) < 1e-6
+    # a road that is a point at this zoom does no harm
+    point = LineString([(150, 60), (150, 60)])
+    assert len(reviewed([WOOD, street], [ReviewedObject("road", "secondary", None, point)], 17)) == 3
     # nothing is led to a road that is only taken away
     gone = reviewed([bent, street], [ReviewedObject("road", "secondary", through, None)], 17)
     assert all(each.geometry.distance(through) > 1 for each in gone)
