@@ -21,7 +21,6 @@ from tilecascade.app.storage.ownership import Ownership
 from tilecascade.app.storage.revisions import Revisions
 from tilecascade.app.storage.versions import old_versions, remove
 from tilecascade.app.tiles.layer import names_of
-from tilecascade.model.engine.ray import disconnect
 
 if TYPE_CHECKING:
     from tilecascade.cache.object_store import ObjectStore
@@ -163,7 +162,5 @@ class Service(TerritoryLayers):
 
     def _stop(self) -> None:
         self._executor.shutdown(wait=True)
-        if self.settings.engine != "local" and self.model is not None:
-            disconnect()
         self.caches.close()
         self._ownership.release()

@@ -155,15 +155,18 @@ class Replicas:
     def running(self) -> int:
         """How many replicas are ready. Raises what Ray raises."""
         import ray
+
+        # Ray Serve would join the cluster again
+        return int(self._states().get("RUNNING", 0)) if ray.is_initialized() else 0
+
+    def _states(self) -> dict[str, int]:
+        """How many replicas there are in each of Ray Serve's states."""
         from ray import serve
 
-        if not ray.is_initialized():  # Ray Serve would join the cluster again
-            return 0
         application = serve.status().applications.get(self._name)
-        if application is None:
-            return 0
-        states = application.deployments[DEPLOYMENT].replica_states if DEPLOYMENT in application.deployments else {}
-        return int(sum(count for state, count in states.items() if state == "RUNNING"))
+        if application is None or DEPLOYMENT not in application.deployments:
+            return {}
+        return dict(application.deployments[DEPLOYMENT].replica_states)
 
     def remove(self) -> None:
         """End the replicas. Another process that still asks them starts them again."""
@@ -198,16 +201,26 @@ class Replicas:
         from ray.serve.exceptions import RayServeException
 
         try:
-            known = serve.status().applications.get(self._name)
-            if known is None or known.status in ("NOT_STARTED", "DEPLOY_FAILED", "DELETING"):
+            if not self._deployed():
                 serve.start(proxy_location="Disabled")
-                self._deploy()
+                if not self._deployed():  # which has taken seconds, and other servers start, too
+                    self._deploy()
             return serve.get_app_handle(self._name)
         except (ActorAlreadyExistsError, RayServeException):  # another process has just begun, or ended, the same
             time.sleep(PAUSE)
             return self._start()
         except RuntimeError as error:
             raise ClusterError(f"the replicas do not start: {self._reason() or first_line(error)}") from None
+
+    def _deployed(self) -> bool:
+        """Whether the application is there, or on its way."""
+        from ray import serve
+
+        known = serve.status().applications.get(self._name)
+        if known is None or known.status in ("NOT_STARTED", "DELETING"):
+            return False
+        # it counts as failed, too, when a replica dies while others start; to deploy it again would end them all
+        return known.status != "DEPLOY_FAILED" or any(self._states().get(state) for state in ("RUNNING", "STARTING"))
 
     def _deploy(self) -> None:
         """Have the replicas started, and wait for the first of them. Raises RuntimeError, or ClusterError."""
@@ -267,10 +280,11 @@ class Replicas:
 def connect(address: str, start: Callable[[list[str]], subprocess.Popen[bytes]]) -> None:
     """Join a cluster as a driver, unless this process has. Raises ClusterError.
 
+    It stays one until it ends: threads of Ray Serve go on asking, and Ray aborts a process that asks when it has left.
     Not by Ray's client protocol (port 10001): with it the handles of Ray Serve cancel calls, which ends the connection.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # a thread that still asks something would join the cluster again after `disconnect`
+    # otherwise whoever asks something of Ray without a connection makes one, with options of its own
     os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
     if any(name in os.environ for name in TOKENS) or (Path.home() / ".ray" / "auth_token").is_file():
         os.environ.setdefault("RAY_AUTH_MODE", "token")  # as `ray start` has it, where there is a token
@@ -291,13 +305,6 @@ def connect(address: str, start: Callable[[list[str]], subprocess.Popen[bytes]])
         )
     except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
         raise ClusterError(f"the Ray cluster cannot be joined: {first_line(error)}") from None
-
-
-def disconnect() -> None:
-    """Leave the cluster, if this process has joined one. Replicas stay, for others."""
-    import ray
-
-    ray.shutdown()
 
 
 def _start_node(address: str, start: Callable[[list[str]], subprocess.Popen[bytes]]) -> None:
